@@ -1,0 +1,3 @@
+from .adversary import Adversary, sweep
+from .tar_config import TARConfig
+from .tar_trainer import TARTrainer

@@ -1,0 +1,260 @@
+"""One description of an attacker, read by training (simulated in place) and by the red team (run by a TRL trainer)."""
+
+import itertools
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+
+OBJECTIVES = ("sft", "dpo")
+OPTIMIZERS = ("adamw", "schedule_free_adamw", "sgd", "adadelta", "adagrad")
+LR_SCHEDULERS = ("constant", "constant_with_warmup", "cosine")
+Rows = list[tuple[str, int]]  # (name of the data set, index of the row)
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """An attacker who fine-tunes the released weights.
+
+    Args:
+        name (`str`):
+            Unique name, used in logs and reports.
+        dataset (`str`, *optional*):
+            Name of the data set that the attacker trains on, a key of `adversary_datasets` (training) or `datasets`
+            (red team). Exclusive with `mixture`.
+        objective (`str`, *optional*, defaults to `"sft"`):
+            `"sft"` (next-token cross-entropy) or `"dpo"` (https://huggingface.co/papers/2305.18290, the data set holds
+            preference pairs and the reference is the model under attack).
+        learning_rate (`float`, *optional*, defaults to `2e-5`):
+            Peak learning rate.
+        num_steps (`int`, *optional*, defaults to `64`):
+            Optimizer steps, K in the paper. 0 means no attack: the tamper-resistance loss is taken at θ itself.
+        batch_size (`int`, *optional*, defaults to `8`):
+            Rows of one step over all devices together.
+        micro_batch_size (`int`, *optional*):
+            Rows of one forward pass on one device. All of the device's rows by default.
+        optimizer (`str`, *optional*, defaults to `"adamw"`):
+            `"adamw"`, `"schedule_free_adamw"`, `"sgd"`, `"adadelta"` or `"adagrad"`.
+        momentum (`float`, *optional*, defaults to `0.0`):
+            For `"sgd"`.
+        nesterov (`bool`, *optional*, defaults to `False`):
+            For `"sgd"` with momentum.
+        lr_scheduler (`str`, *optional*, defaults to `"constant"`):
+            `"constant"`, `"constant_with_warmup"` or `"cosine"` (with warm-up), as in transformers.
+        warmup_steps (`int`, *optional*, defaults to `0`):
+            Steps of linear warm-up.
+        weight_decay (`float`, *optional*, defaults to `0.01`):
+            Not applied to norms and biases, as in every Hugging Face trainer.
+        max_grad_norm (`float`, *optional*, defaults to `0.0`):
+            Clipping of the gradient norm; 0 is none.
+        lora_r (`int`, *optional*):
+            Rank of a LoRA attack; `None` is a full-parameter attack.
+        lora_alpha (`int`, *optional*):
+            Defaults to twice the rank.
+        lora_dropout (`float`, *optional*, defaults to `0.0`):
+            Dropout of the adapter.
+        lora_target_modules (`str` or `tuple[str, ...]`, *optional*, defaults to `"all-linear"`):
+            As in [`~peft.LoraConfig`].
+        quantization (`str`, *optional*):
+            `"nf4"`: attack a 4-bit base through LoRA. Red team only.
+        beta (`float`, *optional*, defaults to `0.1`):
+            β of the DPO objective.
+        mixture (`dict[str, float]`, *optional*):
+            Share of each data set in every batch, for example `{"forget": 0.5, "retain": 0.5}`.
+        first_dataset (`str`, *optional*):
+            Data set of the first part of the attack, as in the paper's retain→forget attacks.
+        switch_at (`float` or `str`, *optional*, defaults to `"beta"`):
+            Share of the steps after which `first_dataset` gives way to `dataset`; `"beta"` draws it from Beta(6, 3)
+            for each attack. Used only with `first_dataset`.
+        weight (`float`, *optional*, defaults to `1.0`):
+            Unnormalised probability of being drawn from A_train.
+
+    Example:
+
+    ```python
+    >>> from trl_tar import Adversary, sweep
+
+    >>> mix = Adversary("mix", mixture={"forget": 0.5, "retain": 0.5}, learning_rate=1e-3)
+    >>> [a.name for a in sweep(mix, lora_r=[None, 16])]
+    ['mix-lora_r=None', 'mix-lora_r=16']
+    ```
+    """
+
+    name: str
+    dataset: str | None = None
+    objective: str = "sft"
+    learning_rate: float = 2e-5
+    num_steps: int = 64
+    batch_size: int = 8
+    micro_batch_size: int | None = None
+    optimizer: str = "adamw"
+    momentum: float = 0.0
+    nesterov: bool = False
+    lr_scheduler: str = "constant"
+    warmup_steps: int = 0
+    weight_decay: float = 0.01
+    max_grad_norm: float = 0.0
+    lora_r: int | None = None
+    lora_alpha: int | None = None
+    lora_dropout: float = 0.0
+    lora_target_modules: str | tuple[str, ...] = "all-linear"
+    quantization: str | None = None
+    beta: float = 0.1
+    mixture: Mapping[str, float] | None = None
+    first_dataset: str | None = None
+    switch_at: float | str = "beta"
+    weight: float = 1.0
+
+    def __post_init__(self):
+        for name in ("learning_rate", "momentum", "weight_decay", "max_grad_norm", "lora_dropout", "beta", "weight"):
+            self._coerce(name, float)
+        for name in ("num_steps", "batch_size", "micro_batch_size", "warmup_steps", "lora_r", "lora_alpha"):
+            self._coerce(name, int)
+        if self.switch_at != "beta":
+            self._coerce("switch_at", float)
+        if isinstance(self.lora_target_modules, list):  # as YAML and JSON have it
+            object.__setattr__(self, "lora_target_modules", tuple(self.lora_target_modules))
+        if self.lora_r is not None and self.lora_alpha is None:
+            object.__setattr__(self, "lora_alpha", 2 * self.lora_r)
+        self._check()
+
+    def _coerce(self, name: str, to: type) -> None:
+        value = getattr(self, name)
+        if value is None:
+            return
+        try:
+            number = to(value)
+        except (TypeError, ValueError):
+            number = None
+        if isinstance(value, bool) or number is None or float(value) != number:
+            raise ValueError(f"Adversary {self.name!r} has {name}={value!r}. Give {name} as {_article(to)}.")
+        object.__setattr__(self, name, number)
+
+    def _check(self) -> None:
+        def refuse(what: str, remedy: str):
+            raise ValueError(f"Adversary {self.name!r} has {what}. {remedy}")
+
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"An adversary has name={self.name!r}. Give it a non-empty string.")
+        for name, allowed in [("objective", OBJECTIVES), ("optimizer", OPTIMIZERS), ("lr_scheduler", LR_SCHEDULERS)]:
+            if getattr(self, name) not in allowed:
+                refuse(f"{name}={getattr(self, name)!r}", f"Use one of {', '.join(map(repr, allowed))}.")
+        if self.quantization not in (None, "nf4"):
+            refuse(f"quantization={self.quantization!r}", "Use 'nf4' or None.")
+        if self.quantization is not None and self.lora_r is None:
+            refuse("quantization='nf4' without lora_r", "Set lora_r: 4-bit weights take no gradient.")
+        if (self.dataset is None) == (self.mixture is None):
+            refuse(f"dataset={self.dataset!r} and mixture={self.mixture!r}", "Give exactly one of the two.")
+        if self.mixture is not None:
+            if not self.mixture or min(self.mixture.values()) <= 0:
+                refuse(f"mixture={dict(self.mixture)!r}", "Give every data set a share above 0.")
+            if self.first_dataset is not None:
+                refuse("both mixture and first_dataset", "Give one of the two.")
+            if min(self.rows_per_batch().values()) < 1:
+                refuse(
+                    f"mixture={dict(self.mixture)!r} with batch_size={self.batch_size}",
+                    "Use a larger batch so that every data set gets a row.",
+                )
+        for name, low in [("batch_size", 1), ("micro_batch_size", 1), ("num_steps", 0), ("lora_r", 1)]:
+            if getattr(self, name) is not None and getattr(self, name) < low:
+                refuse(f"{name}={getattr(self, name)}", f"Use at least {low}.")
+        for name in ("learning_rate", "weight", "beta"):
+            if not 0 < getattr(self, name) < float("inf"):
+                refuse(f"{name}={getattr(self, name)}", "Use a finite number above 0.")
+        for name in ("warmup_steps", "weight_decay", "max_grad_norm", "momentum", "lora_dropout"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                refuse(f"{name}={getattr(self, name)}", "Use a finite number of at least 0.")
+        if self.switch_at != "beta" and not 0 <= self.switch_at <= 1:
+            refuse(f"switch_at={self.switch_at}", "Use a share of the steps in [0, 1], or 'beta'.")
+        if (self.momentum or self.nesterov) and self.optimizer != "sgd":
+            refuse(f"momentum or nesterov with optimizer={self.optimizer!r}", "Use them with optimizer='sgd'.")
+        if self.nesterov and not self.momentum:
+            refuse("nesterov=True with momentum=0", "Set momentum, for example 0.9.")
+        if self.warmup_steps and self.lr_scheduler == "constant" and self.optimizer != "schedule_free_adamw":
+            refuse(
+                f"warmup_steps={self.warmup_steps} with lr_scheduler='constant'",
+                "Use lr_scheduler='constant_with_warmup'.",
+            )
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Names of all data sets that the attack reads."""
+        if self.mixture is not None:
+            return tuple(self.mixture)
+        return (self.dataset,) if self.first_dataset is None else (self.first_dataset, self.dataset)
+
+    def kind(self) -> dict[str, Any]:
+        """What makes two adversaries the same attack: all fields but name, weight and number of steps.
+
+        An attack of the red team counts as seen in training if some training adversary has the same kind."""
+        return {k: v for k, v in asdict(self).items() if k not in ("name", "weight", "num_steps", "micro_batch_size")}
+
+    def rows_per_batch(self) -> dict[str, int]:
+        """Rows of each data set in one batch of a mixture (largest remainders; the first named wins a tie)."""
+        if self.mixture is None:
+            return {self.dataset: self.batch_size}
+        total = sum(self.mixture.values())
+        exact = {name: share / total * self.batch_size for name, share in self.mixture.items()}
+        rows = {name: int(value) for name, value in exact.items()}
+        by_remainder = sorted(exact, key=lambda name: rows[name] - exact[name])
+        for name in by_remainder[: self.batch_size - sum(rows.values())]:
+            rows[name] += 1
+        return rows
+
+
+def sweep(adversary: Adversary, **values: list) -> list[Adversary]:
+    """All combinations of `values` over one adversary; each name says what differs.
+
+    Args:
+        adversary ([`Adversary`]):
+            The one to vary.
+        **values (`list`):
+            Field name → values to try.
+    """
+    unknown = set(values) - {field.name for field in fields(Adversary)}
+    if unknown:
+        raise ValueError(f"sweep() got {sorted(unknown)[0]!r}, which is not a field of Adversary. Check its spelling.")
+    adversaries = []
+    for combination in itertools.product(*values.values()):
+        chosen = dict(zip(values, combination, strict=True))
+        if "lora_r" in chosen and "lora_alpha" not in chosen:
+            chosen["lora_alpha"] = None  # twice the new rank, not the old one's
+        label = "-".join(f"{name}={chosen[name]}" for name in values)
+        adversaries.append(replace(adversary, **chosen, name=f"{adversary.name}-{label}"))
+    return adversaries
+
+
+def draw_batches(adversary: Adversary, sizes: Mapping[str, int], seed: int | str) -> Iterator[Rows]:
+    """The rows of each of the attack's `num_steps` batches, over all devices, as `(data set, index)` pairs.
+
+    Rows are drawn without replacement: each data set is shuffled, and shuffled anew when what is left does not fill its
+    part of a batch. Training and red team both call this, so the same seed means the same data order.
+
+    Args:
+        adversary ([`Adversary`]):
+            The attack.
+        sizes (`dict[str, int]`):
+            Number of rows of each data set.
+        seed (`int` or `str`):
+            Seed of the data order (and of the switch point).
+    """
+    rng = random.Random(f"{seed}")
+    switch = 0
+    if adversary.first_dataset is not None:
+        share = rng.betavariate(6, 3) if adversary.switch_at == "beta" else adversary.switch_at
+        switch = int(adversary.num_steps * share)
+    left: dict[str, list[int]] = {name: [] for name in adversary.datasets}
+    for step in range(adversary.num_steps):
+        counts = {adversary.first_dataset: adversary.batch_size} if step < switch else adversary.rows_per_batch()
+        batch = []
+        for name, count in counts.items():
+            if len(left[name]) < count:
+                left[name] = list(range(sizes[name]))
+                rng.shuffle(left[name])
+            batch += [(name, left[name].pop()) for _ in range(count)]
+        yield batch
+
+
+def _article(kind: type) -> str:
+    return "a whole number" if kind is int else "a number"

@@ -1,0 +1,81 @@
+"""Schedule-Free optimizers save the averaged point x, not the point y where gradients are taken."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+
+TRAINING_WEIGHTS_FILE = "schedule_free_y.safetensors"
+
+
+class AveragedWeightsMixin:
+    """Makes a [`~transformers.Trainer`] save, evaluate and return a Schedule-Free model at its averaged point.
+
+    In transformers, only evaluation leaves the training point y, so a save or the end of training would keep y. The
+    step from x back to y rounds, so checkpoints hold y beside x: resuming is then bitwise the run without a stop.
+    """
+
+    def _schedule_free(self) -> torch.optim.Optimizer | None:
+        optimizer = self.optimizer and getattr(self.optimizer, "optimizer", self.optimizer)
+        return optimizer if optimizer is not None and "train_mode" in optimizer.param_groups[0] else None
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[list[torch.Tensor]]:
+        """The model at x; back to the very same y afterwards. Yields y (empty where nothing is averaged)."""
+        optimizer = self._schedule_free()
+        if optimizer is None or not optimizer.param_groups[0]["train_mode"]:
+            yield []
+            return
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        training_point = [p.detach().clone() for p in parameters]
+        optimizer.eval()
+        try:
+            yield training_point
+        finally:
+            self._return_to(training_point)
+
+    def _return_to(self, training_point: list[torch.Tensor]) -> None:
+        optimizer = self._schedule_free()
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        with torch.no_grad():
+            for p, y in zip(parameters, training_point, strict=True):
+                p.copy_(y)
+        for group in optimizer.param_groups:
+            group["train_mode"] = True
+
+    def train(self, *args, **kwargs):
+        output = super().train(*args, **kwargs)
+        optimizer = self._schedule_free()
+        if optimizer is not None:
+            optimizer.eval()
+        return output
+
+    def evaluate(self, *args, **kwargs):
+        with self.averaged():
+            return super().evaluate(*args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        with self.averaged():
+            super().save_model(output_dir, _internal_call)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        with self.averaged() as training_point:
+            self._training_point = training_point
+            super()._save_checkpoint(model, trial)
+            self._training_point = []
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self._training_point and self.args.should_save:
+            tensors = {str(i): y.cpu().contiguous() for i, y in enumerate(self._training_point)}
+            save_file(tensors, Path(output_dir) / TRAINING_WEIGHTS_FILE)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        file = Path(checkpoint) / TRAINING_WEIGHTS_FILE if checkpoint else None
+        if file is not None and file.is_file():
+            tensors = load_file(file)
+            self._return_to([tensors[str(i)] for i in range(len(tensors))])

@@ -1,0 +1,89 @@
+"""Checks and batches of the data sets beside D_retain: D_TR and those of the adversaries."""
+
+import random
+from collections.abc import Iterator, Mapping
+
+import torch
+from datasets import Dataset
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+from .losses import IGNORED
+
+
+LANGUAGE_MODELING_COLUMNS = ({"messages"}, {"conversations"}, {"prompt", "completion"}, {"input_ids"})
+PREFERENCE_COLUMNS = ({"chosen", "rejected"}, {"prompt_ids", "chosen_ids", "rejected_ids"})
+
+
+def check_dataset(argument: str, dataset: Dataset, preference: bool, text_field: str = "text") -> None:
+    """Raises `ValueError` for a data set that is missing, empty or of another type than the objective needs.
+
+    Args:
+        argument (`str`):
+            Name of the argument, for the message.
+        dataset ([`~datasets.Dataset`]):
+            Data set in one of TRL's types, raw or tokenised.
+        preference (`bool`):
+            Whether pairs are needed (DPO).
+        text_field (`str`, *optional*, defaults to `"text"`):
+            Column of a plain-text data set.
+    """
+    if not isinstance(dataset, Dataset):
+        raise ValueError(f"`{argument}` is {type(dataset).__name__!r}. Give a `datasets.Dataset`.")
+    if len(dataset) == 0:
+        raise ValueError(f"`{argument}` has 0 rows. Give a data set with at least one batch.")
+    allowed = PREFERENCE_COLUMNS if preference else ({text_field}, *LANGUAGE_MODELING_COLUMNS)
+    columns = set(dataset.column_names)
+    if not any(wanted <= columns for wanted in allowed):
+        wanted = " or ".join("+".join(sorted(names)) for names in allowed)
+        raise ValueError(f"`{argument}` has columns {sorted(columns)}. Rename them: TRL reads {wanted}.")
+
+
+def check_disjoint(tamper_resistance: Dataset, others: Mapping[str, Dataset]) -> None:
+    """Raises `ValueError` where D_TR shares an entity with another data set, or two of the others overlap in part.
+
+    Only data sets with an `entity` column are compared. Two names for the same set of entities, as an adversary that
+    rehearses D_retain has, are no overlap.
+    """
+    entities = {name: set(data["entity"]) for name, data in others.items() if "entity" in data.column_names}
+    if "entity" in tamper_resistance.column_names:
+        proxy = set(tamper_resistance["entity"])
+        for name, other in entities.items():
+            _refuse_overlap("tamper_resistance_dataset", name, proxy & other)
+    names = list(entities)
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            if entities[first] != entities[second]:
+                _refuse_overlap(first, second, entities[first] & entities[second])
+
+
+def _refuse_overlap(first: str, second: str, shared: set[str]) -> None:
+    if shared:
+        raise ValueError(
+            f"`{first}` and `{second}` share {len(shared)} entities, for example {min(shared)!r}. Remove them from one "
+            "of the two: a measurement on shared entities shows memory, not resistance."
+        )
+
+
+class PreferenceCollator:
+    """Pairs → `input_ids`, `attention_mask` and `labels` of shape `(2B, T)`, the B chosen ones first."""
+
+    def __init__(self, pad_token_id: int, max_length: int | None):
+        self._collate = DataCollatorForPreference(pad_token_id=pad_token_id, max_length=max_length)
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        batch = self._collate(rows)
+        labels = batch["input_ids"].masked_fill(batch.pop("completion_mask") == 0, IGNORED)
+        return {**batch, "labels": labels}
+
+
+def draw_rows(size: int, count: int, seed: str) -> list[int]:
+    """`count` different row numbers below `size`, for a seed."""
+    return random.Random(seed).sample(range(size), count)
+
+
+def device_share(rows: list, rank: int, world_size: int, micro_batch_size: int | None) -> Iterator[list]:
+    """This device's rows of a global batch, in micro-batches; an empty share gives no micro-batch."""
+    share = rows[rank::world_size]
+    size = micro_batch_size or max(len(share), 1)
+    for start in range(0, len(share), size):
+        yield share[start : start + size]

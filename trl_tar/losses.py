@@ -1,0 +1,182 @@
+"""Tamper-resistance and retain losses, each with its equation.
+
+Every loss comes as a (sum, count) pair of this device's batch, so that a caller who sees several devices or micro-batches
+can form the global mean: Σ sums / Σ counts.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+IGNORED = -100
+
+
+def language_modeling_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Next-token cross-entropy, in nats, L_LM of Eq. 2 (https://huggingface.co/papers/2408.00761).
+
+    Args:
+        logits (`torch.Tensor` of shape `(B, T, V)`):
+            In their own precision: transformers' `.loss` would upcast to float32 and lose float64.
+        labels (`torch.Tensor` of shape `(B, T)`):
+            Token ids; −100 is ignored.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: sum over next-token positions with a label, and their number.
+    """
+    logits, targets = logits[:, :-1], labels[:, 1:]
+    total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    return total, (targets != IGNORED).sum()
+
+
+def max_entropy_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Negative next-token entropy Σ p log p (Eq. 3), in nats; its mean lies in [−log V, 0].
+
+    Shapes and return as [`language_modeling_loss`]. Deviation from the authors' code, which averages over all positions:
+    only positions that predict a label count, so neither padding nor a masked prompt does.
+    """
+    wanted = labels[:, 1:] != IGNORED
+    log_p = F.log_softmax(logits[:, :-1][wanted], dim=-1)  # (N, V)
+    return (log_p.exp() * log_p).sum(), wanted.sum()
+
+
+def negative_cross_entropy_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """−L_CE of MLAC-AR (https://huggingface.co/papers/2408.00761), before the clamp at log V.
+
+    Shapes and return as [`language_modeling_loss`]. The clamp −min(CE, log V) applies to the mean over the global batch,
+    so the trainer does it, where that mean is known: no gradient for a cross-entropy above that of the uniform distribution.
+    """
+    total, count = language_modeling_loss(logits, labels)
+    return -total, count
+
+
+def inverse_cross_entropy_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """−log(1 − p_y) of SOPHON (https://huggingface.co/papers/2404.12699), in nats, ≥ 0, minimised.
+
+    Shapes and return as [`language_modeling_loss`]. Formed as logsumexp(all) − logsumexp(all but y), which stays finite
+    as p_y → 1.
+    """
+    wanted = labels[:, 1:] != IGNORED
+    logits, targets = logits[:, :-1][wanted], labels[:, 1:][wanted]  # (N, V), (N,)
+    others = logits.scatter(1, targets[:, None], -torch.inf)
+    return (logits.logsumexp(-1) - others.logsumexp(-1)).sum(), wanted.sum()
+
+
+def sequence_log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Summed log-probability of each row's labelled tokens, in nats, shape `(B,)`."""
+    targets = labels[:, 1:]
+    token = -F.cross_entropy(logits[:, :-1].transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
+    return token.sum(-1)
+
+
+def dpo_loss(
+    log_probs: torch.Tensor, reference_log_probs: torch.Tensor, beta: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """−log σ(β · margin) (https://huggingface.co/papers/2305.18290, Eq. 7), in nats; ln 2 where policy = reference.
+
+    Args:
+        log_probs (`torch.Tensor` of shape `(2B,)`):
+            Summed completion log-probabilities, the B chosen ones first. For the tamper-resistance loss the chosen
+            completion is the refusal.
+        reference_log_probs (`torch.Tensor` of shape `(2B,)`):
+            The same under the reference model.
+        beta (`float`):
+            β.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: sum over pairs, and their number.
+    """
+    chosen, rejected = (log_probs - reference_log_probs).chunk(2)
+    losses = -F.logsigmoid(beta * (chosen - rejected))
+    return losses.sum(), torch.tensor(len(losses), device=losses.device)
+
+
+def representation_loss(
+    hidden_states: tuple[torch.Tensor, ...],
+    reference_hidden_states: tuple[torch.Tensor, ...],
+    attention_mask: torch.Tensor,
+    squared: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """‖h_θ − h_θG0‖₂ (the released runs), or squared (Eq. 2), over tokens that are not padding and all hidden states.
+
+    Args:
+        hidden_states (`tuple[torch.Tensor, ...]`, each of shape `(B, T, D)`):
+            Embeddings and the output of each layer.
+        reference_hidden_states (`tuple[torch.Tensor, ...]`):
+            The same under θ_G0, without gradient.
+        attention_mask (`torch.Tensor` of shape `(B, T)`):
+            0 on padding.
+        squared (`bool`, *optional*, defaults to `False`):
+            Use ‖·‖₂².
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: sum over hidden states and tokens, and their number.
+    """
+    mask = attention_mask.bool()
+    total = hidden_states[0].new_zeros(())
+    for h, reference in zip(hidden_states, reference_hidden_states, strict=True):
+        difference = (h - reference)[mask]  # (N, D)
+        if squared:
+            total = total + difference.pow(2).sum()
+        else:
+            # vector_norm has subgradient 0 at 0, so the anchor is silent where nothing has moved
+            total = total + torch.linalg.vector_norm(difference, dim=-1).sum()
+    return total, mask.sum() * len(hidden_states)
+
+
+def random_mapping_loss(
+    hidden_states: tuple[torch.Tensor, ...], targets: torch.Tensor, attention_mask: torch.Tensor, signed: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """1 − |cos(h_θ(x), r)|, or 1 − cos, over tokens that are not padding and all hidden states; each in [0, 1] or [0, 2].
+
+    Args:
+        hidden_states (`tuple[torch.Tensor, ...]`, each of shape `(B, T, D)`):
+            Embeddings and the output of each layer.
+        targets (`torch.Tensor` of shape `(B, T, D)`):
+            Random vector r of each token.
+        attention_mask (`torch.Tensor` of shape `(B, T)`):
+            0 on padding.
+        signed (`bool`, *optional*, defaults to `False`):
+            Drop the absolute value of the authors' code.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: sum over hidden states and tokens, and their number.
+    """
+    mask = attention_mask.bool()
+    total = hidden_states[0].new_zeros(())
+    for h in hidden_states:
+        cosine = F.cosine_similarity(h[mask], targets[mask].to(h.dtype), dim=-1)  # (N,)
+        total = total + (1 - (cosine if signed else cosine.abs())).sum()
+    return total, mask.sum() * len(hidden_states)
+
+
+# tamper_resistance_loss of TARConfig → function of (logits, labels); "dpo" needs pairs and a reference: see dpo_loss
+TAMPER_RESISTANCE_LOSSES = {
+    "entropy": max_entropy_loss,
+    "negative_cross_entropy": negative_cross_entropy_loss,
+    "inverse_cross_entropy": inverse_cross_entropy_loss,
+}
+
+
+def inner_weight(step: int, num_steps: int, interval: int, weighting: str, rate: float) -> float:
+    """w_k, the weight of L_TR after step k of an attack.
+
+    Args:
+        step (`int`):
+            k, counted from 0; −1 is θ itself, in an attack of no steps, with weight 1.
+        num_steps (`int`):
+            K.
+        interval (`int`):
+            L_TR is taken where (k + 1) mod interval = 0.
+        weighting (`str`):
+            `"exponential"`: exp(rate · (k − (K − 1))), as the released code, not normalised. `"uniform"`: 1 / number of
+            evaluations, the 1/K of Algorithm 1 (https://huggingface.co/papers/2408.00761).
+        rate (`float`):
+            Rate of the exponential weights.
+    """
+    if step < 0:
+        return 1.0
+    if weighting == "uniform":
+        return 1 / (num_steps // interval)
+    return math.exp(rate * (step - (num_steps - 1)))

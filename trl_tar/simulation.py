@@ -1,0 +1,333 @@
+"""The adversary inside training: weights are edited in place, and put back.
+
+This is the one file that knows how gradients travel between devices. Losses come as (sum, count) pairs, so that every
+gradient is that of a mean over the global batch.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import schedulefree
+import torch
+import torch.distributed as dist
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel, Trainer, get_scheduler
+
+from .adversary import Adversary
+
+
+Batch = dict[str, torch.Tensor]
+LossFunction = Callable[[nn.Module, Batch], tuple[torch.Tensor, torch.Tensor]]
+ATTACK_ADAPTER = "attack"  # beside the adapter that is being trained, where there is one
+
+
+class AttackDiverged(Exception):
+    """The adversary's loss or gradient is not finite."""
+
+
+@dataclass
+class Attacked:
+    """A model under attack.
+
+    Attributes:
+        model (`nn.Module`):
+            The model to run: the caller's own, or a [`~peft.PeftModel`] around it for a LoRA attack.
+        parameters (`list[nn.Parameter]`):
+            What the adversary trains.
+        snapshot (`list[tuple[torch.Tensor, torch.Tensor]]`):
+            Each parameter and buffer, and its value before the attack.
+        losses (`list[float]`):
+            The adversary's loss before each step, in nats.
+        tamper_resistance_losses (`list[float]`):
+            L_TR at each judgement, in nats.
+    """
+
+    model: nn.Module
+    parameters: list[nn.Parameter]
+    snapshot: list[tuple[torch.Tensor, torch.Tensor]]
+    adapter: str | None = None
+    losses: list[float] = field(default_factory=list)
+    tamper_resistance_losses: list[float] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def original(self) -> Iterator[nn.Module]:
+        """The model as it was before the attack; for forward passes without gradient."""
+        with swapped_in(self.snapshot), contextlib.ExitStack() as stack:
+            if self.adapter is not None:
+                stack.enter_context(_without_adapter(self.model, self.adapter))
+            yield self.model
+
+
+@contextlib.contextmanager
+def restored(model: nn.Module, adversary: Adversary, seed: int) -> Iterator[Attacked]:
+    """Opens `model` to an attack; on exit, also by an exception, everything is bitwise as it was.
+
+    That covers parameters, buffers, gradients, `requires_grad`, training mode, adapters and the state of torch's random
+    number generators.
+
+    Args:
+        model (`nn.Module`):
+            Unwrapped model (no DDP around it), with or without adapter.
+        adversary ([`Adversary`]):
+            Says whether the attack is on all parameters or through LoRA.
+        seed (`int`):
+            Seed of the adapter's initialisation and of dropout during the attack.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    snapshot = [(t, t.detach().clone()) for t in tensors]
+    state = [(p, p.grad, p.requires_grad) for p in model.parameters()]
+    mode = {module: module.training for module in model.modules()}
+    devices = [next(model.parameters()).device] if next(model.parameters()).is_cuda else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        try:
+            model.train()
+            with contextlib.ExitStack() as stack:
+                attacked = stack.enter_context(_opened(model, adversary, snapshot))
+                for p in model.parameters():
+                    p.grad = None
+                yield attacked
+        finally:
+            with torch.no_grad():
+                for tensor, value in snapshot:
+                    tensor.copy_(value)
+            for p, grad, requires_grad in state:
+                p.grad = grad
+                p.requires_grad_(requires_grad)
+            for module, training in mode.items():
+                module.training = training
+
+
+@contextlib.contextmanager
+def _opened(model: nn.Module, adversary: Adversary, snapshot: list) -> Iterator[Attacked]:
+    outer = [p for p in model.parameters() if p.requires_grad]
+    if adversary.lora_r is None:
+        if isinstance(model, PeftModel):
+            adapter = {id(p) for p in outer}
+            parameters = [p for p in model.parameters() if id(p) not in adapter]
+        else:
+            parameters = list(model.parameters())
+        for p in parameters:
+            p.requires_grad_(True)
+        yield Attacked(model, parameters, snapshot)
+        return
+
+    config = lora_config(adversary)
+    if isinstance(model, PeftModel):
+        active = model.active_adapters
+        model.add_adapter(ATTACK_ADAPTER, config)
+        try:
+            model.base_model.set_adapter([*active, ATTACK_ADAPTER])
+            marker = f".{ATTACK_ADAPTER}."
+            parameters = [p for name, p in model.named_parameters() if marker in name]
+            for p in (*outer, *parameters):
+                p.requires_grad_(True)
+            yield Attacked(model, parameters, snapshot, adapter=ATTACK_ADAPTER)
+        finally:
+            model.base_model.set_adapter(active)
+            model.delete_adapter(ATTACK_ADAPTER)
+        return
+
+    attacked = get_peft_model(model, config)
+    try:
+        parameters = [p for p in attacked.parameters() if p.requires_grad]
+        for p in outer:
+            p.requires_grad_(True)
+        yield Attacked(attacked, parameters, snapshot, adapter="default")
+    finally:
+        attacked.unload()
+
+
+def lora_config(adversary: Adversary) -> LoraConfig:
+    """The adapter of a LoRA attack."""
+    targets = adversary.lora_target_modules
+    return LoraConfig(
+        r=adversary.lora_r,
+        lora_alpha=adversary.lora_alpha,
+        lora_dropout=adversary.lora_dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
+    )
+
+
+@contextlib.contextmanager
+def _without_adapter(model: PeftModel, adapter: str) -> Iterator[None]:
+    active = model.active_adapters
+    others = [name for name in active if name != adapter]
+    if not others:
+        with model.disable_adapter():
+            yield
+        return
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    model.base_model.set_adapter(others)
+    try:
+        yield
+    finally:
+        model.base_model.set_adapter(active)
+        for p, requires_grad in flags:
+            p.requires_grad_(requires_grad)
+
+
+@contextlib.contextmanager
+def swapped_in(values: list[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[None]:
+    """Other values for some tensors, by reference and without a copy; for forward passes without gradient."""
+    current = [tensor.data for tensor, _ in values]
+    for tensor, value in values:
+        tensor.data = value
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for (tensor, _), data in zip(values, current, strict=True):
+            tensor.data = data
+
+
+def attack_steps(
+    attacked: Attacked,
+    adversary: Adversary,
+    batches: Iterable[list[Batch]],
+    loss_function: LossFunction,
+    interval: int = 1,
+) -> Iterator[int]:
+    """Runs the attack, and stops to be judged after every `interval`-th step.
+
+    A Schedule-Free attacker is at its averaged point x while it is judged and steps at y.
+
+    Args:
+        attacked ([`Attacked`]):
+            From [`restored`].
+        adversary ([`Adversary`]):
+            Optimizer and schedule.
+        batches (`Iterable[list[dict[str, torch.Tensor]]]`):
+            One item a step: this device's share of the global batch, as micro-batches.
+        loss_function (`Callable`):
+            Model and micro-batch → (summed loss, count).
+        interval (`int`, *optional*, defaults to `1`):
+            Steps between two judgements.
+
+    Yields:
+        `int`: k, counted from 0, with the weights at θ_{k+1}; −1 once, at θ itself, for an attack of no steps.
+
+    Raises:
+        [`AttackDiverged`]: if loss or gradient is not finite.
+    """
+    if adversary.num_steps == 0:
+        yield -1
+        return
+    optimizer = create_optimizer(attacked.model, attacked.parameters, adversary)
+    scheduler = get_scheduler(
+        adversary.lr_scheduler, optimizer, num_warmup_steps=adversary.warmup_steps, num_training_steps=adversary.num_steps
+    )
+    schedule_free = isinstance(optimizer, schedulefree.AdamWScheduleFree)
+    if schedule_free:
+        optimizer.train()
+    for step, micro_batches in enumerate(batches):
+        loss, gradients = mean_gradient(attacked.model, attacked.parameters, micro_batches, loss_function)
+        for p, gradient in zip(attacked.parameters, gradients, strict=True):
+            p.grad = gradient
+        if adversary.max_grad_norm:
+            nn.utils.clip_grad_norm_(attacked.parameters, adversary.max_grad_norm)
+        if not math.isfinite(loss):
+            raise AttackDiverged(f"loss {loss} at step {step}")
+        attacked.losses.append(loss)
+        optimizer.step()
+        scheduler.step()
+        for p in attacked.parameters:
+            p.grad = None
+        if (step + 1) % interval == 0:
+            if schedule_free:
+                optimizer.eval()
+            yield step
+            if schedule_free:
+                optimizer.train()
+
+
+def optimizer_class_and_arguments(adversary: Adversary) -> tuple[type[torch.optim.Optimizer], dict]:
+    """Optimizer of an attack and its arguments, in the form of `Trainer`'s `optimizer_cls_and_kwargs`."""
+    lr = {"lr": adversary.learning_rate}
+    match adversary.optimizer:
+        case "adamw":
+            return torch.optim.AdamW, {**lr, "betas": (0.9, 0.999), "eps": 1e-8, "fused": True}
+        case "schedule_free_adamw":
+            return schedulefree.AdamWScheduleFree, {**lr, "betas": (0.9, 0.999), "warmup_steps": adversary.warmup_steps}
+        case "sgd":
+            return torch.optim.SGD, {**lr, "momentum": adversary.momentum, "nesterov": adversary.nesterov}
+        case "adadelta":
+            return torch.optim.Adadelta, lr
+        case "adagrad":
+            return torch.optim.Adagrad, lr
+    raise AssertionError(adversary.optimizer)
+
+
+def create_optimizer(
+    model: nn.Module, parameters: list[nn.Parameter], adversary: Adversary
+) -> torch.optim.Optimizer:
+    """Optimizer of an attack, with the parameter groups of a Hugging Face trainer: no decay on norms and biases."""
+    wanted = {id(p) for p in parameters}
+    # the method does not use `self`; calling it keeps the rule in one place, transformers
+    decay_names = set(Trainer.get_decay_parameter_names(None, model))
+    named = [(name, p) for name, p in model.named_parameters() if id(p) in wanted]
+    groups = [
+        {"params": [p for name, p in named if name in decay_names], "weight_decay": adversary.weight_decay},
+        {"params": [p for name, p in named if name not in decay_names], "weight_decay": 0.0},
+    ]
+    optimizer_class, arguments = optimizer_class_and_arguments(adversary)
+    return optimizer_class([group for group in groups if group["params"]], **arguments)
+
+
+def mean_gradient(
+    model: nn.Module, parameters: list[nn.Parameter], micro_batches: list[Batch], loss_function: LossFunction
+) -> tuple[float, list[torch.Tensor]]:
+    """Mean loss over the global batch and its gradient, all-reduced and weighted by the count of every device.
+
+    Uses `torch.autograd.grad` on the unwrapped model, so neither `.grad` nor the hooks of DDP see it.
+    """
+    device = parameters[0].device
+    totals: list[torch.Tensor | None] = [None] * len(parameters)
+    sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss, count
+    for batch in micro_batches:
+        loss, count = loss_function(model, batch)
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        sums += torch.stack([loss.detach().double(), count.double()])
+        totals = [
+            gradient if total is None else total if gradient is None else total.add_(gradient)
+            for total, gradient in zip(totals, gradients, strict=True)
+        ]
+    gradient = [torch.zeros_like(p) if t is None else t for p, t in zip(parameters, totals, strict=True)]
+    all_reduce([*gradient, sums])
+    total_loss, total_count = sums.tolist()
+    if total_count == 0:
+        raise ValueError("A batch has no token to predict. Check that no row of the data set is cut to its prompt.")
+    for g in gradient:
+        g.div_(total_count)
+    return total_loss / total_count, gradient
+
+
+def all_reduce(tensors: list[torch.Tensor]) -> None:
+    """Sums each tensor over all devices, in place; nothing to do in one process."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return
+    by_type: dict[tuple, list[torch.Tensor]] = {}
+    for tensor in tensors:
+        by_type.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    for group in by_type.values():
+        flat = torch.cat([tensor.flatten() for tensor in group])
+        dist.all_reduce(flat)
+        for tensor, part in zip(group, flat.split([t.numel() for t in group]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def check_can_be_simulated(model: PreTrainedModel | PeftModel) -> None:
+    """One sentence for a model whose weights the simulation cannot edit."""
+    if getattr(model, "is_quantized", False):
+        raise ValueError("The model is quantised, and its weights take no gradient. Load it without quantization_config.")
+    low = next((name for name, p in model.named_parameters() if p.dtype not in (torch.float32, torch.float64)), None)
+    if low is not None:
+        dtype = model.get_parameter(low).dtype
+        raise ValueError(
+            f"Parameter {low!r} is {dtype}: an adversary in low precision moves a small part of its way. Load the model "
+            "with dtype=torch.float32 and set bf16=True for autocast."
+        )

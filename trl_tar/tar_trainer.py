@@ -1,0 +1,511 @@
+"""Tamper-resistant training, phase 2 (https://huggingface.co/papers/2408.00761)."""
+
+import hashlib
+import json
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from trl import DPOTrainer, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from .adversary import Adversary, draw_batches
+from .averaged_weights import AveragedWeightsMixin
+from .data import PreferenceCollator, check_dataset, check_disjoint, device_share, draw_rows
+from .losses import (
+    IGNORED,
+    TAMPER_RESISTANCE_LOSSES,
+    dpo_loss,
+    inner_weight,
+    language_modeling_loss,
+    representation_loss,
+    sequence_log_probs,
+)
+from .simulation import (
+    AttackDiverged,
+    Attacked,
+    Batch,
+    LossFunction,
+    all_reduce,
+    attack_steps,
+    check_can_be_simulated,
+    mean_gradient,
+    restored,
+    swapped_in,
+)
+from .tar_config import TARConfig
+
+
+STATE_FILE = "tar_state.json"
+
+
+class TARTrainer(AveragedWeightsMixin, SFTTrainer):
+    """
+    Trainer for tamper-resistant safeguards (TAR), from the paper [Tamper-Resistant Safeguards for Open-Weight
+    LLMs](https://huggingface.co/papers/2408.00761).
+
+    Each outer step simulates fine-tuning attacks on the model in place, takes the gradient of a tamper-resistance loss
+    at the attacked weights, puts the weights back, and steps with that gradient and the retain gradient
+    ([`TARConfig`] states the sum).
+
+    Data sets may be of TRL's language-modeling, prompt-completion, conversational or (for DPO) preference types, raw or
+    tokenised.
+
+    Args:
+        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            The safeguarded model, θ_G0: the anchor is its hidden states at construction. A path is loaded in float32.
+        args ([`TARConfig`], *optional*):
+            Configuration. If `None`, a default configuration is used.
+        train_dataset ([`~datasets.Dataset`]):
+            D_retain.
+        tamper_resistance_dataset ([`~datasets.Dataset`]):
+            D_TR: hazardous text, or preference pairs (chosen = refusal) for `tamper_resistance_loss="dpo"`.
+        adversaries (`Sequence[Adversary]`):
+            A_train, drawn from by `weight`.
+        adversary_datasets (`dict[str, Dataset]`):
+            The data sets that the adversaries name.
+        ref_model ([`~transformers.PreTrainedModel`], *optional*):
+            Other reference for the anchor than θ_G0.
+        eval_dataset, processing_class, data_collator, callbacks, optimizers, optimizer_cls_and_kwargs, compute_metrics,
+        preprocess_logits_for_metrics, formatting_func, peft_config:
+            As in [`~trl.SFTTrainer`]. With `peft_config` the outer update is the adapter, while full-parameter
+            adversaries still attack the base weights.
+
+    Raises:
+        `ValueError`: for data sets, adversaries and options that cannot be trained with, before anything is trained.
+
+    Example:
+
+    ```python
+    from trl_tar import Adversary, TARConfig, TARTrainer
+
+    trainer = TARTrainer(
+        model="my-safeguarded-model",
+        args=TARConfig("my-tar-model", max_steps=750, per_device_train_batch_size=8),
+        train_dataset=retain,
+        tamper_resistance_dataset=hazard_held_out,
+        adversaries=[Adversary("forget", "forget", learning_rate=2e-5, num_steps=64, batch_size=32)],
+        adversary_datasets={"forget": hazard},
+    )
+    trainer.train()
+    ```
+    """
+
+    _tag_names = ["trl", "trl-tar", "tamper-resistance"]
+    _name = "TAR"
+    _paper = {
+        "title": "Tamper-Resistant Safeguards for Open-Weight LLMs",
+        "id": "2408.00761",
+        # docstyle-ignore
+        "citation": """\
+@inproceedings{tamirisa2025tamperresistant,
+    title        = {Tamper-Resistant Safeguards for Open-Weight {LLM}s},
+    author       = {Rishub Tamirisa and Bhrugu Bharathi and Long Phan and others},
+    year         = 2025,
+    booktitle    = {The Thirteenth International Conference on Learning Representations},
+}""",
+    }
+    loss_is_scaled_for_ga = True  # compute_loss divides by the counts of all micro-batches
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        args: TARConfig | None = None,
+        data_collator: Any | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        *,
+        tamper_resistance_dataset: Dataset,
+        adversaries: Sequence[Adversary],
+        adversary_datasets: Mapping[str, Dataset],
+        ref_model: PreTrainedModel | None = None,
+        peft_config: Any | None = None,
+        **kwargs,
+    ):
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            args = TARConfig(f"{name.split('/')[-1]}-TAR")
+        args.check()
+        if isinstance(model, str):
+            args.model_init_kwargs = {"dtype": "float32", **(args.model_init_kwargs or {})}
+        if processing_class is None:
+            processing_class = AutoTokenizer.from_pretrained(
+                model if isinstance(model, str) else model.config._name_or_path
+            )
+        self.adversaries = _checked_adversaries(adversaries, adversary_datasets, args)
+        check_dataset("train_dataset", train_dataset, preference=False, text_field=args.dataset_text_field)
+        _check_tamper_resistance_dataset(tamper_resistance_dataset, args)
+        used = {name: adversary_datasets[name] for a in self.adversaries for name in a.datasets}
+        check_disjoint(
+            tamper_resistance_dataset,
+            {"train_dataset": train_dataset, **{f"adversary_datasets[{n!r}]": d for n, d in used.items()}},
+        )
+        _check_tokenizer(processing_class, model)
+        if not isinstance(model, str):
+            check_can_be_simulated(model)
+        super().__init__(
+            model,
+            args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            peft_config=peft_config,
+            **kwargs,
+        )
+        # TRL's fused head has neither hidden states nor the precision of the weights
+        unpatched = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        unpatched.__dict__.pop("forward")
+        check_can_be_simulated(self.model)
+        if self.accelerator.parallelism_config is not None:
+            raise ValueError("TARTrainer got a `parallelism_config`, which shards rows. Use data parallelism alone.")
+
+        self.ref_model = ref_model
+        if ref_model is not None:
+            ref_model.to(self.accelerator.device).eval()
+        self._outer_parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self._reference = [(p, p.detach().clone()) for p in self._outer_parameters]  # θ_G0
+        self._collators = {
+            "sft": DataCollatorForLanguageModeling(processing_class.pad_token_id),
+            "dpo": PreferenceCollator(processing_class.pad_token_id, args.max_length),
+        }
+        objective = {name: a.objective for a in self.adversaries for name in a.datasets}
+        self._adversary_rows = {name: self._tokenised(used[name], name, objective[name]) for name in used}
+        self._check_batches()
+        pairs = args.tamper_resistance_loss == "dpo"
+        self._tamper_resistance_objective = "dpo" if pairs else "sft"
+        self._tamper_resistance_rows = self._tokenised(
+            tamper_resistance_dataset, "tamper-resistance", self._tamper_resistance_objective
+        )
+        if pairs:
+            self._cache_reference_log_probs()
+        self._retain_counts: torch.Tensor | None = None
+        self._retain_sums = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """One outer step of TAR (Algorithm 1, https://huggingface.co/papers/2408.00761)."""
+        retain_loss = super().training_step(model, inputs, num_items_in_batch)  # .grad = λ_retain ∇L_retain(θ)
+        if not self.accelerator.sync_gradients:  # more micro-batches of this step to come
+            return retain_loss
+        g_tr = [torch.zeros_like(p) for p in self._outer_parameters]
+        for index, adversary in enumerate(self.sample_adversaries()):  # attack ~ A_train
+            x_tr = self.sample_tamper_resistance_batch(index)  # x_TR ~ D_TR, one for the whole attack
+            with restored(self.model, adversary, self._attack_seed(index)) as attacked, self._recorded(attacked, adversary):
+                for step in self.attack_steps(attacked, adversary, index):  # θ back on exit, always
+                    self.add_tamper_resistance_gradient(g_tr, attacked, adversary, x_tr, step)
+        self._add_to_outer_gradient(g_tr)
+        return retain_loss
+
+    def sample_adversaries(self) -> list[Adversary]:
+        """The S adversaries of this outer step: a function of (seed, step), the same on all devices."""
+        rng = random.Random(f"{self.args.seed} adversaries {self.state.global_step}")
+        weights = [a.weight for a in self.adversaries]
+        return rng.choices(self.adversaries, weights, k=self.args.adversaries_per_step)
+
+    def sample_tamper_resistance_batch(self, index: int) -> list[Batch]:
+        """This device's share of x_TR for the `index`-th attack of this outer step, in micro-batches."""
+        seed = f"{self.args.seed} tamper-resistance {self.state.global_step} {index}"
+        chosen = draw_rows(len(self._tamper_resistance_rows), self.args.tamper_resistance_batch_size, seed)
+        rows = [self._tamper_resistance_rows[i] for i in chosen]
+        return self._collated(rows, self._tamper_resistance_objective, self.args.tamper_resistance_micro_batch_size)
+
+    def attack_steps(self, attacked: Attacked, adversary: Adversary, index: int) -> Iterator[int]:
+        """Runs the `index`-th attack of this outer step; yields k wherever L_TR is to be taken, at θ_{k+1}."""
+        sizes = {name: len(rows) for name, rows in self._adversary_rows.items()}
+        drawn = draw_batches(adversary, sizes, f"{self.args.seed} attack {self.state.global_step} {index}")
+        batches = (
+            self._collated(
+                [self._adversary_rows[name][i] for name, i in rows], adversary.objective, adversary.micro_batch_size
+            )
+            for rows in drawn
+        )
+        loss_function = self._adversary_loss(adversary, attacked)
+        return attack_steps(attacked, adversary, batches, loss_function, self.args.tamper_resistance_interval)
+
+    def add_tamper_resistance_gradient(
+        self, g_tr: list[torch.Tensor], attacked: Attacked, adversary: Adversary, x_tr: list[Batch], step: int
+    ) -> None:
+        """g_TR += λ_TR / S · w_k ∇L_TR(θ_{k+1}), straight through the attack (first-order MAML)."""
+        args = self.args
+        loss, gradient = mean_gradient(attacked.model, self._outer_parameters, x_tr, self._tamper_resistance_loss)
+        weight = inner_weight(
+            step,
+            adversary.num_steps,
+            args.tamper_resistance_interval,
+            args.inner_weighting,
+            args.inner_weighting_rate,
+        )
+        if args.tamper_resistance_loss == "negative_cross_entropy":
+            bounded = max(loss, -math.log(attacked.model.config.vocab_size))
+            if bounded > loss:  # clamped: no gradient
+                loss, weight = bounded, 0.0
+        if not torch.stack([g.isfinite().all() for g in gradient]).all():
+            raise AttackDiverged(f"gradient of the tamper-resistance loss after step {step}")
+        attacked.tamper_resistance_losses.append(loss)
+        for total, g in zip(g_tr, gradient, strict=True):
+            total.add_(g, alpha=args.tamper_resistance_weight * weight / args.adversaries_per_step)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """λ_retain [L_LM(θ) + λ_rep · L_rep(θ)] (Eq. 2), this micro-batch's part of the mean over the global batch."""
+        args = self.args
+        anchored = args.representation_weight > 0
+        labels = inputs["labels"]
+        arguments = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+        arguments |= {"output_hidden_states": anchored, "use_cache": False}
+        reference = self._reference_hidden_states(arguments) if anchored else ()
+        outputs = model(**arguments)
+        sums = [language_modeling_loss(outputs.logits, labels)]
+        if anchored:
+            squared = args.representation_loss == "l2_squared"
+            mask = inputs["attention_mask"]
+            sums.append(representation_loss(outputs.hidden_states, reference, mask, squared))
+        if model.training:
+            counts, devices = self._retain_counts, self.accelerator.num_processes  # DDP averages over devices
+            self._retain_sums[: len(sums)] += torch.stack([total.detach().double() for total, _ in sums])
+        else:
+            counts, devices = torch.stack([count for _, count in sums]), 1
+        losses = [total / count for (total, _), count in zip(sums, counts, strict=False)]
+        loss = losses[0] + args.representation_weight * losses[1] if anchored else losses[0]
+        loss = args.retain_weight * loss * devices
+        return (loss, outputs) if return_outputs else loss
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Counts what the retain means divide by, over all micro-batches and devices of this outer step."""
+        batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
+        hidden_states = self.model.config.get_text_config().num_hidden_layers + 1
+        counts = torch.zeros(2, dtype=torch.float64, device=device)
+        for batch in batches:
+            counts[0] += (batch["labels"][:, 1:] != IGNORED).sum()
+            counts[1] += batch["attention_mask"].sum() * hidden_states
+        all_reduce([counts])
+        self._retain_counts = counts
+        self._retain_sums.zero_()
+        return batches, num_items_in_batch
+
+    def _reference_hidden_states(self, arguments: dict) -> tuple[torch.Tensor, ...]:
+        if self.ref_model is not None:
+            with torch.no_grad():
+                return self.ref_model(**arguments).hidden_states
+        with swapped_in(self._reference), _in_eval_mode(self.model):
+            return self.model(**arguments).hidden_states
+
+    def _adversary_loss(self, adversary: Adversary, attacked: Attacked) -> LossFunction:
+        def sft(model: nn.Module, batch: Batch):
+            with self.compute_loss_context_manager():
+                return language_modeling_loss(_logits(model, batch), batch["labels"])
+
+        def dpo(model: nn.Module, batch: Batch):
+            with self.compute_loss_context_manager():
+                with attacked.original() as original, _in_eval_mode(original):
+                    reference = sequence_log_probs(_logits(original, batch), batch["labels"])
+                return dpo_loss(sequence_log_probs(_logits(model, batch), batch["labels"]), reference, adversary.beta)
+
+        return {"sft": sft, "dpo": dpo}[adversary.objective]
+
+    def _tamper_resistance_loss(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        with self.compute_loss_context_manager():
+            logits = _logits(model, batch)
+            if self.args.tamper_resistance_loss == "dpo":
+                log_probs = sequence_log_probs(logits, batch["labels"])
+                return dpo_loss(log_probs, batch["reference_log_probs"], self.args.beta)
+            return TAMPER_RESISTANCE_LOSSES[self.args.tamper_resistance_loss](logits, batch["labels"])
+
+    def _add_to_outer_gradient(self, g_tr: list[torch.Tensor]) -> None:
+        """`.grad` += g_TR, and both norms and their cosine into the log."""
+        pairs = [(p.grad if p.grad is not None else torch.zeros_like(p), g) for p, g in zip(self._outer_parameters, g_tr)]
+        retain = torch.stack([r.double().square().sum() for r, _ in pairs]).sum().sqrt()
+        tamper = torch.stack([g.double().square().sum() for _, g in pairs]).sum().sqrt()
+        product = torch.stack([(r.double() * g.double()).sum() for r, g in pairs]).sum()
+        for p, (r, g) in zip(self._outer_parameters, pairs, strict=True):
+            p.grad = r.add_(g)
+        all_reduce([self._retain_sums])
+        means = self._retain_sums / self._retain_counts
+        self._record("retain_loss/lm", means[0].item())
+        if self.args.representation_weight > 0:
+            self._record("retain_loss/representation", means[1].item())
+        self._record("grad_norm/retain", retain.item())
+        self._record("grad_norm/tamper_resistance", tamper.item())
+        if retain > 0 and tamper > 0:
+            self._record("grad_cosine", (product / (retain * tamper)).item())
+
+    @contextmanager
+    def _recorded(self, attacked: Attacked, adversary: Adversary) -> Iterator[None]:
+        """Logs one attack; one that diverges ends here, and what it had given so far stays in g_TR."""
+        diverged = 0.0
+        try:
+            yield
+        except AttackDiverged:
+            diverged = 1.0
+        self._record("attacks_diverged", diverged)
+        self._record(f"adversary/{adversary.name}", 1.0)
+        for name, losses in [
+            ("adversary_loss", attacked.losses),
+            ("tamper_resistance_loss", attacked.tamper_resistance_losses),
+        ]:
+            if losses:
+                self._record(f"{name}/first", losses[0])
+                self._record(f"{name}/last", losses[-1])
+
+    def _record(self, name: str, value: float) -> None:
+        self._metrics["train"][name].append(value)
+
+    def _attack_seed(self, index: int) -> int:
+        return random.Random(f"{self.args.seed} attack {self.state.global_step} {index}").getrandbits(31)
+
+    def _collated(self, rows: list[dict], objective: str, micro_batch_size: int | None) -> list[Batch]:
+        """This device's share of the rows, padded and on the device, in micro-batches."""
+        accelerator = self.accelerator
+        shares = device_share(rows, accelerator.process_index, accelerator.num_processes, micro_batch_size)
+        batches = []
+        for share in shares:
+            batch = self._collators[objective](share)
+            if "reference_log_probs" in share[0]:
+                pairs = torch.tensor([row["reference_log_probs"] for row in share])  # (B, 2): chosen, rejected
+                batch["reference_log_probs"] = pairs.T.flatten()
+            batches.append({name: value.to(accelerator.device) for name, value in batch.items()})
+        return batches
+
+    def _tokenised(self, dataset: Dataset, name: str, objective: str) -> list[dict]:
+        """Rows as token ids, in memory: `input_ids` and `labels`, or prompt, chosen and rejected ids."""
+        if objective == "dpo":
+            if "prompt_ids" not in dataset.column_names:
+                dataset = DPOTrainer._prepare_dataset(self, dataset, self.processing_class, self.args, name)
+            columns = ["prompt_ids", "chosen_ids", "rejected_ids"]
+        else:
+            completion_only, self.completion_only_loss = self.completion_only_loss, self.args.completion_only_loss
+            if self.completion_only_loss is None:  # TRL decides by the type of D_retain; each of ours by its own
+                self.completion_only_loss = "prompt" in dataset.column_names
+            dataset = self._prepare_dataset(dataset, self.processing_class, self.args, False, None, name)
+            self.completion_only_loss = completion_only
+            columns = ["input_ids", "labels"]
+        return dataset.select_columns(columns).to_list()
+
+    def _cache_reference_log_probs(self) -> None:
+        rows, size = self._tamper_resistance_rows, self.args.tamper_resistance_micro_batch_size or 8
+        with torch.no_grad(), _in_eval_mode(self.model), self.compute_loss_context_manager():
+            for start in range(0, len(rows), size):
+                some = rows[start : start + size]
+                batch = {k: v.to(self.accelerator.device) for k, v in self._collators["dpo"](some).items()}
+                log_probs = sequence_log_probs(_logits(self.model, batch), batch["labels"])
+                for row, *pair in zip(some, *log_probs.view(2, -1).tolist(), strict=True):
+                    row["reference_log_probs"] = pair
+
+    def _check_batches(self) -> None:
+        """Raises `ValueError` where a data set has fewer rows than a batch takes, or the tokens do not fit the model."""
+        for adversary in self.adversaries:
+            counts = adversary.rows_per_batch()
+            if adversary.first_dataset is not None:
+                counts = {**counts, adversary.first_dataset: adversary.batch_size}
+            for name, count in counts.items():
+                size = len(self._adversary_rows[name])
+                if size < count:
+                    raise ValueError(
+                        f"Adversary {adversary.name!r} takes {count} rows of {name!r} in each batch, and the data set "
+                        f"has {size}. Lower its batch_size or give more rows."
+                    )
+
+    def _save_checkpoint(self, model, trial) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+            (folder / STATE_FILE).write_text(json.dumps({"reference_sha256": self._reference_hash()}))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        saved = json.loads((Path(checkpoint) / STATE_FILE).read_text())["reference_sha256"]
+        if saved != self._reference_hash():
+            raise ValueError(
+                f"The checkpoint {str(checkpoint)!r} was trained from other weights than the model given here, and the "
+                "anchor would move. Give the trainer the model that the first run started from."
+            )
+
+    def _reference_hash(self) -> str:
+        digest = hashlib.sha256()
+        for _, value in self._reference:
+            digest.update(value.cpu().contiguous().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def _logits(model: nn.Module, batch: Batch) -> torch.Tensor:
+    return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+
+
+@contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Without dropout; for reference forward passes."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _checked_adversaries(
+    adversaries: Sequence[Adversary], datasets: Mapping[str, Dataset], args: TARConfig
+) -> list[Adversary]:
+    if not adversaries:
+        raise ValueError("`adversaries` is empty. Give at least one Adversary (num_steps=0 for none simulated).")
+    names = [a.name for a in adversaries]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"`adversaries` has two named {twice!r}. Give each its own name.")
+    for adversary in adversaries:
+        if adversary.quantization is not None:
+            raise ValueError(
+                f"Adversary {adversary.name!r} has quantization={adversary.quantization!r}, which cannot be simulated in "
+                "training. Drop it, or pass the adversary to red_team only."
+            )
+        if 0 < adversary.num_steps < args.tamper_resistance_interval:
+            raise ValueError(
+                f"Adversary {adversary.name!r} has num_steps={adversary.num_steps}, below tamper_resistance_interval="
+                f"{args.tamper_resistance_interval}: it would never be judged. Raise the one or lower the other."
+            )
+        for name in adversary.datasets:
+            if name not in datasets:
+                raise ValueError(
+                    f"Adversary {adversary.name!r} reads {name!r}, and `adversary_datasets` has {sorted(datasets)}. Add "
+                    "the data set under that name."
+                )
+            check_dataset(
+                f"adversary_datasets[{name!r}]", datasets[name], adversary.objective == "dpo", args.dataset_text_field
+            )
+    return list(adversaries)
+
+
+def _check_tamper_resistance_dataset(dataset: Dataset, args: TARConfig) -> None:
+    pairs = args.tamper_resistance_loss == "dpo"
+    check_dataset("tamper_resistance_dataset", dataset, pairs, args.dataset_text_field)
+    if len(dataset) < args.tamper_resistance_batch_size:
+        raise ValueError(
+            f"`tamper_resistance_dataset` has {len(dataset)} rows, fewer than tamper_resistance_batch_size="
+            f"{args.tamper_resistance_batch_size}. Lower the batch size or give more rows."
+        )
+
+
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: str | PreTrainedModel | PeftModel) -> None:
+    if tokenizer.pad_token is None:
+        raise ValueError(
+            "`processing_class` has no pad token. Set tokenizer.pad_token to a token of its vocabulary that is not the "
+            "end of text, so that the model still learns to stop."
+        )
+    if isinstance(model, str):
+        rows = AutoConfig.from_pretrained(model).get_text_config().vocab_size
+    else:
+        rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"`processing_class` has {len(tokenizer)} tokens and the model embeds {rows}. Give the model's own tokenizer, "
+            "or call model.resize_token_embeddings."
+        )
