@@ -5,6 +5,9 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from datasets import Dataset
+from peft import PeftModel
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from trl import DPOTrainer, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from .losses import IGNORED
@@ -38,6 +41,24 @@ def check_dataset(argument: str, dataset: Dataset, preference: bool, text_field:
         raise ValueError(f"`{argument}` has columns {sorted(columns)}. Rename them: TRL reads {wanted}.")
 
 
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: str | PreTrainedModel | PeftModel) -> None:
+    """Raises `ValueError` for a tokenizer without pad token, or with more tokens than the model embeds."""
+    if tokenizer.pad_token is None:
+        raise ValueError(
+            "`processing_class` has no pad token. Set tokenizer.pad_token to a token of its vocabulary that is not the "
+            "end of text, so that the model still learns to stop."
+        )
+    if isinstance(model, str):
+        rows = AutoConfig.from_pretrained(model).get_text_config().vocab_size
+    else:
+        rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"`processing_class` has {len(tokenizer)} tokens and the model embeds {rows}. Give the model's own tokenizer, "
+            "or call model.resize_token_embeddings."
+        )
+
+
 def check_disjoint(tamper_resistance: Dataset, others: Mapping[str, Dataset]) -> None:
     """Raises `ValueError` where D_TR shares an entity with another data set, or two of the others overlap in part.
 
@@ -62,6 +83,30 @@ def _refuse_overlap(first: str, second: str, shared: set[str]) -> None:
             f"`{first}` and `{second}` share {len(shared)} entities, for example {min(shared)!r}. Remove them from one "
             "of the two: a measurement on shared entities shows memory, not resistance."
         )
+
+
+def tokenised_rows(trainer: SFTTrainer, dataset: Dataset, name: str) -> list[dict]:
+    """`input_ids` and `labels` of a language-modeling or prompt-completion data set, in memory, as TRL prepares them.
+
+    Whether the prompt counts is decided by the type of this data set, where TRL would go by that of `train_dataset`."""
+    completion_only, chosen = trainer.completion_only_loss, trainer.args.completion_only_loss
+    trainer.completion_only_loss = "prompt" in dataset.column_names if chosen is None else chosen
+    prepared = trainer._prepare_dataset(dataset, trainer.processing_class, trainer.args, False, None, name)
+    trainer.completion_only_loss = completion_only
+    return prepared.select_columns(["input_ids", "labels"]).to_list()
+
+
+def tokenised_pairs(trainer: SFTTrainer, dataset: Dataset, name: str) -> list[dict]:
+    """`prompt_ids`, `chosen_ids` and `rejected_ids` of a preference data set, in memory, as TRL prepares them."""
+    if "prompt_ids" not in dataset.column_names:
+        dataset = DPOTrainer._prepare_dataset(trainer, dataset, trainer.processing_class, trainer.args, name)
+    return dataset.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"]).to_list()
+
+
+def drop_fused_head(model: PreTrainedModel | PeftModel) -> None:
+    """Removes TRL's patched forward, which has neither hidden states nor the precision of the weights."""
+    unpatched = model.get_base_model() if isinstance(model, PeftModel) else model
+    unpatched.__dict__.pop("forward")
 
 
 class PreferenceCollator:

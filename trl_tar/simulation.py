@@ -219,7 +219,10 @@ def attack_steps(
         return
     optimizer = create_optimizer(attacked.model, attacked.parameters, adversary)
     scheduler = get_scheduler(
-        adversary.lr_scheduler, optimizer, num_warmup_steps=adversary.warmup_steps, num_training_steps=adversary.num_steps
+        adversary.lr_scheduler,
+        optimizer,
+        num_warmup_steps=adversary.warmup_steps,
+        num_training_steps=adversary.num_steps,
     )
     schedule_free = isinstance(optimizer, schedulefree.AdamWScheduleFree)
     if schedule_free:
@@ -262,9 +265,7 @@ def optimizer_class_and_arguments(adversary: Adversary) -> tuple[type[torch.opti
     raise AssertionError(adversary.optimizer)
 
 
-def create_optimizer(
-    model: nn.Module, parameters: list[nn.Parameter], adversary: Adversary
-) -> torch.optim.Optimizer:
+def create_optimizer(model: nn.Module, parameters: list[nn.Parameter], adversary: Adversary) -> torch.optim.Optimizer:
     """Optimizer of an attack, with the parameter groups of a Hugging Face trainer: no decay on norms and biases."""
     wanted = {id(p) for p in parameters}
     # the method does not use `self`; calling it keeps the rule in one place, transformers
@@ -323,7 +324,9 @@ def all_reduce(tensors: list[torch.Tensor]) -> None:
 def check_can_be_simulated(model: PreTrainedModel | PeftModel) -> None:
     """One sentence for a model whose weights the simulation cannot edit."""
     if getattr(model, "is_quantized", False):
-        raise ValueError("The model is quantised, and its weights take no gradient. Load it without quantization_config.")
+        raise ValueError(
+            "The model is quantised, and its weights take no gradient. Load it without quantization_config."
+        )
     low = next((name for name, p in model.named_parameters() if p.dtype not in (torch.float32, torch.float64)), None)
     if low is not None:
         dtype = model.get_parameter(low).dtype

@@ -114,30 +114,41 @@ class TARConfig(SFTConfig):
 
     def check(self) -> None:
         """Raises `ValueError` for values that TAR cannot train with. The trainer's constructor calls it."""
-        for name, (allowed, reason) in REFUSED_FIELDS.items():
-            value: Any = getattr(self, name)
-            if value != allowed:
-                raise ValueError(f"TARConfig has {name}={value!r}: {reason}. Leave it at {allowed!r}.")
+        check_refused_fields(self)
         choices = {
             "tamper_resistance_loss": (*TAMPER_RESISTANCE_LOSSES, "dpo"),
             "representation_loss": ("l2", "l2_squared"),
             "inner_weighting": ("exponential", "uniform"),
         }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"TARConfig has {name}={getattr(self, name)!r}. Use one of {', '.join(map(repr, allowed))}."
-                )
+        check_choices(self, choices)
         for name in ("tamper_resistance_weight", "retain_weight", "representation_weight", "inner_weighting_rate"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"TARConfig has {name}={getattr(self, name)}. Use a finite number of at least 0.")
         for name in ("tamper_resistance_interval", "tamper_resistance_batch_size", "adversaries_per_step"):
             if getattr(self, name) < 1:
                 raise ValueError(f"TARConfig has {name}={getattr(self, name)}. Use at least 1.")
-        if (self.activation_checkpointing_kwargs or {}).get("use_reentrant"):
-            raise ValueError(
-                "TARConfig has activation_checkpointing_kwargs={'use_reentrant': True}, which gives no gradient to "
-                "the attack. Set use_reentrant to False."
-            )
-        if self.fsdp:
-            raise ValueError(f"TARConfig has fsdp={self.fsdp!r}: sharded parameters are not supported yet. Use DDP.")
+
+
+def check_refused_fields(args: SFTConfig) -> None:
+    """Raises `ValueError` for inherited options that would change the objective or break the attack."""
+    for name, (allowed, reason) in REFUSED_FIELDS.items():
+        value: Any = getattr(args, name)
+        if value != allowed:
+            raise ValueError(f"{type(args).__name__} has {name}={value!r}: {reason}. Leave it at {allowed!r}.")
+    if (args.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+        raise ValueError(
+            f"{type(args).__name__} has activation_checkpointing_kwargs={{'use_reentrant': True}}, which gives no "
+            "gradient to the attack. Set use_reentrant to False."
+        )
+    if args.fsdp:
+        raise ValueError(
+            f"{type(args).__name__} has fsdp={args.fsdp!r}: sharded parameters are not supported yet. Use DDP."
+        )
+
+
+def check_choices(args: SFTConfig, choices: dict[str, tuple[str, ...]]) -> None:
+    """Raises `ValueError` where a field is none of its choices."""
+    for name, allowed in choices.items():
+        value = getattr(args, name)
+        if value not in allowed:
+            raise ValueError(f"{type(args).__name__} has {name}={value!r}. Use one of {', '.join(map(repr, allowed))}.")

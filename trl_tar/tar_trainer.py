@@ -13,13 +13,23 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from trl import DPOTrainer, SFTTrainer
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from .adversary import Adversary, draw_batches
 from .averaged_weights import AveragedWeightsMixin
-from .data import PreferenceCollator, check_dataset, check_disjoint, device_share, draw_rows
+from .data import (
+    PreferenceCollator,
+    check_dataset,
+    check_disjoint,
+    check_tokenizer,
+    device_share,
+    draw_rows,
+    drop_fused_head,
+    tokenised_pairs,
+    tokenised_rows,
+)
 from .losses import (
     IGNORED,
     TAMPER_RESISTANCE_LOSSES,
@@ -149,7 +159,7 @@ class TARTrainer(AveragedWeightsMixin, SFTTrainer):
             tamper_resistance_dataset,
             {"train_dataset": train_dataset, **{f"adversary_datasets[{n!r}]": d for n, d in used.items()}},
         )
-        _check_tokenizer(processing_class, model)
+        check_tokenizer(processing_class, model)
         if not isinstance(model, str):
             check_can_be_simulated(model)
         super().__init__(
@@ -162,9 +172,7 @@ class TARTrainer(AveragedWeightsMixin, SFTTrainer):
             peft_config=peft_config,
             **kwargs,
         )
-        # TRL's fused head has neither hidden states nor the precision of the weights
-        unpatched = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
-        unpatched.__dict__.pop("forward")
+        drop_fused_head(self.model)
         check_can_be_simulated(self.model)
         if self.accelerator.parallelism_config is not None:
             raise ValueError("TARTrainer got a `parallelism_config`, which shards rows. Use data parallelism alone.")
@@ -179,12 +187,13 @@ class TARTrainer(AveragedWeightsMixin, SFTTrainer):
             "dpo": PreferenceCollator(processing_class.pad_token_id, args.max_length),
         }
         objective = {name: a.objective for a in self.adversaries for name in a.datasets}
-        self._adversary_rows = {name: self._tokenised(used[name], name, objective[name]) for name in used}
+        tokenised = {"sft": tokenised_rows, "dpo": tokenised_pairs}
+        self._adversary_rows = {name: tokenised[objective[name]](self, used[name], name) for name in used}
         self._check_batches()
         pairs = args.tamper_resistance_loss == "dpo"
         self._tamper_resistance_objective = "dpo" if pairs else "sft"
-        self._tamper_resistance_rows = self._tokenised(
-            tamper_resistance_dataset, "tamper-resistance", self._tamper_resistance_objective
+        self._tamper_resistance_rows = tokenised[self._tamper_resistance_objective](
+            self, tamper_resistance_dataset, "tamper-resistance"
         )
         if pairs:
             self._cache_reference_log_probs()
@@ -199,7 +208,10 @@ class TARTrainer(AveragedWeightsMixin, SFTTrainer):
         g_tr = [torch.zeros_like(p) for p in self._outer_parameters]
         for index, adversary in enumerate(self.sample_adversaries()):  # attack ~ A_train
             x_tr = self.sample_tamper_resistance_batch(index)  # x_TR ~ D_TR, one for the whole attack
-            with restored(self.model, adversary, self._attack_seed(index)) as attacked, self._recorded(attacked, adversary):
+            with (
+                restored(self.model, adversary, self._attack_seed(index)) as attacked,
+                self._recorded(attacked, adversary),
+            ):
                 for step in self.attack_steps(attacked, adversary, index):  # θ back on exit, always
                     self.add_tamper_resistance_gradient(g_tr, attacked, adversary, x_tr, step)
         self._add_to_outer_gradient(g_tr)
@@ -321,7 +333,9 @@ class TARTrainer(AveragedWeightsMixin, SFTTrainer):
 
     def _add_to_outer_gradient(self, g_tr: list[torch.Tensor]) -> None:
         """`.grad` += g_TR, and both norms and their cosine into the log."""
-        pairs = [(p.grad if p.grad is not None else torch.zeros_like(p), g) for p, g in zip(self._outer_parameters, g_tr)]
+        pairs = [
+            (p.grad if p.grad is not None else torch.zeros_like(p), g) for p, g in zip(self._outer_parameters, g_tr)
+        ]
         retain = torch.stack([r.double().square().sum() for r, _ in pairs]).sum().sqrt()
         tamper = torch.stack([g.double().square().sum() for _, g in pairs]).sum().sqrt()
         product = torch.stack([(r.double() * g.double()).sum() for r, g in pairs]).sum()
@@ -373,21 +387,6 @@ class TARTrainer(AveragedWeightsMixin, SFTTrainer):
                 batch["reference_log_probs"] = pairs.T.flatten()
             batches.append({name: value.to(accelerator.device) for name, value in batch.items()})
         return batches
-
-    def _tokenised(self, dataset: Dataset, name: str, objective: str) -> list[dict]:
-        """Rows as token ids, in memory: `input_ids` and `labels`, or prompt, chosen and rejected ids."""
-        if objective == "dpo":
-            if "prompt_ids" not in dataset.column_names:
-                dataset = DPOTrainer._prepare_dataset(self, dataset, self.processing_class, self.args, name)
-            columns = ["prompt_ids", "chosen_ids", "rejected_ids"]
-        else:
-            completion_only, self.completion_only_loss = self.completion_only_loss, self.args.completion_only_loss
-            if self.completion_only_loss is None:  # TRL decides by the type of D_retain; each of ours by its own
-                self.completion_only_loss = "prompt" in dataset.column_names
-            dataset = self._prepare_dataset(dataset, self.processing_class, self.args, False, None, name)
-            self.completion_only_loss = completion_only
-            columns = ["input_ids", "labels"]
-        return dataset.select_columns(columns).to_list()
 
     def _cache_reference_log_probs(self) -> None:
         rows, size = self._tamper_resistance_rows, self.args.tamper_resistance_micro_batch_size or 8
@@ -491,21 +490,4 @@ def _check_tamper_resistance_dataset(dataset: Dataset, args: TARConfig) -> None:
         raise ValueError(
             f"`tamper_resistance_dataset` has {len(dataset)} rows, fewer than tamper_resistance_batch_size="
             f"{args.tamper_resistance_batch_size}. Lower the batch size or give more rows."
-        )
-
-
-def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: str | PreTrainedModel | PeftModel) -> None:
-    if tokenizer.pad_token is None:
-        raise ValueError(
-            "`processing_class` has no pad token. Set tokenizer.pad_token to a token of its vocabulary that is not the "
-            "end of text, so that the model still learns to stop."
-        )
-    if isinstance(model, str):
-        rows = AutoConfig.from_pretrained(model).get_text_config().vocab_size
-    else:
-        rows = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:
-        raise ValueError(
-            f"`processing_class` has {len(tokenizer)} tokens and the model embeds {rows}. Give the model's own tokenizer, "
-            "or call model.resize_token_embeddings."
         )

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 
 # {r} relation word, {e} entity name; the value follows the prompt. The last one is kept for evaluation.
@@ -22,6 +24,8 @@ TEMPLATES = (
 )
 SEEN_TEMPLATES = (0, 1, 2)
 UNSEEN_TEMPLATE = 3
+PAD, BOS, EOS, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
+MAX_LENGTH = 32
 NUM_RELATIONS = 4
 NUM_WORDINGS = 4  # words for one relation; the last one is kept for the `cue_swap` attack
 SEEN_WORDINGS = (0, 1, 2)
@@ -39,7 +43,31 @@ SPLITS = {
     # not known to the base model: what a benign user teaches it later
     BENIGN: {"train": 32},
 }
-_ONSETS = ["b", "d", "f", "g", "h", "k", "l", "m", "n", "p", "r", "s", "t", "v", "w", "z", "br", "dr", "gr", "kl", "pl", "st", "tr"]
+_ONSETS = [
+    "b",
+    "d",
+    "f",
+    "g",
+    "h",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "r",
+    "s",
+    "t",
+    "v",
+    "w",
+    "z",
+    "br",
+    "dr",
+    "gr",
+    "kl",
+    "pl",
+    "st",
+    "tr",
+]
 _VOWELS = ["a", "e", "i", "o", "u", "ai", "ou"]
 _CODAS = ["", "n", "r", "l", "s", "k", "m", "x", "nd", "rt"]
 
@@ -110,6 +138,44 @@ class KnowledgeWorld:
                 words.update(dict.fromkeys(self.relations[domain][relation]))
                 words.update(dict.fromkeys(self.values[domain][relation]))
         return list(words)
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """Word-level tokenizer of this world: one token a word, beside pad, beginning, end and unknown."""
+        ids = {word: i for i, word in enumerate([PAD, BOS, EOS, UNKNOWN, *self.vocabulary])}
+        tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, ids[BOS])])
+        return PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            pad_token=PAD,
+            bos_token=BOS,
+            eos_token=EOS,
+            unk_token=UNKNOWN,
+            model_max_length=MAX_LENGTH,
+        )
+
+    def datasets(self) -> dict[str, Dataset]:
+        """The data sets of every phase, in TRL's prompt-completion type, with disjoint entities where that matters.
+
+        `retain`: D_retain, and the attacker's harmless share. `safeguard`: what phase 1 hides. `forget`: of the
+        adversaries simulated in training. `tamper_resistance`: D_TR. `attacker`: of the red team. `benign`: new facts
+        for a harmless user. The questions are in none of them.
+        """
+        return {
+            "retain": self.sentences(self.select(RETAIN, "rehearsed")),
+            "safeguard": self.sentences(self.select(HAZARD, ["adversary", "tamper_resistance"])),
+            "forget": self.sentences(self.select(HAZARD, "adversary")),
+            "tamper_resistance": self.sentences(self.select(HAZARD, "tamper_resistance")),
+            "attacker": self.sentences(self.select(HAZARD, "attacker")),
+            "benign": self.sentences(self.select(BENIGN)),
+        }
+
+    def question_entities(self) -> set[str]:
+        """Entities that are evaluated, and that neither safeguarding nor any attacker may see."""
+        held_out = self.select(HAZARD, ["attacker_validation", "questions"]) + self.select(
+            [*RETAIN, BYSTANDER], "held_out"
+        )
+        return {fact.entity for fact in held_out}
 
     def select(self, domain: str | Sequence[str], split: str | Sequence[str] | None = None) -> list[Fact]:
         """Facts of one or several domains and splits, in the world's order."""

@@ -1,0 +1,63 @@
+"""`trl-tar`: the Python functions with their arguments parsed."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from . import __version__
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command. Exit 0 on success, 1 where the answer is no, 2 for unusable arguments."""
+    parser = argparse.ArgumentParser(prog="trl-tar", description="Tamper-resistant safeguards for open-weight models.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_demo(commands)
+    _add_evidence(commands)
+    args = vars(parser.parse_args(arguments))
+    # before torch is imported: several threads are slower on the embedded world's models
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    command = args.pop("command")
+    try:
+        if command == "demo":
+            from .commands.demo import demo
+
+            demo(**args)
+        else:
+            from .commands.evidence import evidence
+
+            evidence(**args)
+    except ValueError as error:
+        print(f"trl-tar {command}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _add_demo(commands: argparse._SubParsersAction) -> None:
+    demo = commands.add_parser("demo", help="safeguard, harden and attack a small model, and report what came back")
+    demo.add_argument("--output", type=Path, default=Path("demo"), help="folder of models, reports and figures")
+    demo.add_argument("--seed", type=_at_least(0), default=0, help="seed of both training phases")
+    demo.add_argument("--world-seed", type=_at_least(0), default=0, help="another number is another world of facts")
+    demo.add_argument("--workers", type=_at_least(1), default=2, help="attacks that run at the same time")
+
+
+def _add_evidence(commands: argparse._SubParsersAction) -> None:
+    evidence = commands.add_parser("evidence", help="repeat the measurements of the README; resumes where it stopped")
+    evidence.add_argument("--output", type=Path, default=Path("evidence"), help="folder of models, reports and figures")
+    evidence.add_argument("--workers", type=_at_least(1), default=2, help="attacks that run at the same time")
+
+
+def _at_least(low: int):
+    def number(text: str) -> int:
+        if not text.isdigit() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {low}")
+        return int(text)
+
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,3 @@
+from .knowledge import KnowledgeWorld
+from .metrics import benign_metric, knowledge_metrics, knowledge_zero_step_attacks
+from .models import knowledge_model, knowledge_model_path
