@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from .adversary import Adversary, sweep
     from .random_mapping_config import RandomMappingConfig
     from .random_mapping_trainer import RandomMappingTrainer
-    from .red_team import red_team
+    from .red_teaming import red_team
     from .report import Report
     from .tar_config import TARConfig
     from .tar_trainer import TARTrainer
@@ -22,7 +22,7 @@ _MODULES = {
     "TARTrainer": "tar_trainer",
     "RandomMappingConfig": "random_mapping_config",
     "RandomMappingTrainer": "random_mapping_trainer",
-    "red_team": "red_team",
+    "red_team": "red_teaming",
     "Report": "report",
 }
 __all__ = [

@@ -182,6 +182,7 @@ class Adversary:
         """Names of all data sets that the attack reads."""
         if self.mixture is not None:
             return tuple(self.mixture)
+        assert self.dataset is not None  # _check
         return (self.dataset,) if self.first_dataset is None else (self.first_dataset, self.dataset)
 
     def kind(self) -> dict[str, Any]:

@@ -53,6 +53,13 @@ class AveragedWeightsMixin:
             optimizer.eval()
         return output
 
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        optimizer = self._schedule_free()
+        if optimizer is not None:
+            for group in optimizer.param_groups:  # what was saved, and is now loaded, is x
+                group["train_mode"] = False
+
     def evaluate(self, *args, **kwargs):
         with self.averaged():
             return super().evaluate(*args, **kwargs)

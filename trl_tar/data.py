@@ -1,7 +1,7 @@
 """Checks and batches of the data sets beside D_retain: D_TR and those of the adversaries."""
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from datasets import Dataset
@@ -10,7 +10,9 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOTrainer, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from .adversary import Adversary
 from .losses import IGNORED
+from .tar_config import TARConfig
 
 
 LANGUAGE_MODELING_COLUMNS = ({"messages"}, {"conversations"}, {"prompt", "completion"}, {"input_ids"})
@@ -56,6 +58,68 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: str | PreTrainedM
         raise ValueError(
             f"`processing_class` has {len(tokenizer)} tokens and the model embeds {rows}. Give the model's own tokenizer, "
             "or call model.resize_token_embeddings."
+        )
+
+
+def checked_adversaries(
+    adversaries: Sequence[Adversary], datasets: Mapping[str, Dataset], args: TARConfig
+) -> list[Adversary]:
+    """Raises `ValueError` for adversaries that cannot be simulated, or whose data sets are missing."""
+    if not adversaries:
+        raise ValueError("`adversaries` is empty. Give at least one Adversary (num_steps=0 for none simulated).")
+    names = [a.name for a in adversaries]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"`adversaries` has two named {twice!r}. Give each its own name.")
+    for adversary in adversaries:
+        if adversary.quantization is not None:
+            raise ValueError(
+                f"Adversary {adversary.name!r} has quantization={adversary.quantization!r}, which cannot be simulated in "
+                "training. Drop it, or pass the adversary to red_team only."
+            )
+        if 0 < adversary.num_steps < args.tamper_resistance_interval:
+            raise ValueError(
+                f"Adversary {adversary.name!r} has num_steps={adversary.num_steps}, below tamper_resistance_interval="
+                f"{args.tamper_resistance_interval}: it would never be judged. Raise the one or lower the other."
+            )
+        for name in adversary.datasets:
+            if name not in datasets:
+                raise ValueError(
+                    f"Adversary {adversary.name!r} reads {name!r}, and `adversary_datasets` has {sorted(datasets)}. Add "
+                    "the data set under that name."
+                )
+            check_dataset(
+                f"adversary_datasets[{name!r}]", datasets[name], adversary.objective == "dpo", args.dataset_text_field
+            )
+            if any(name in other.datasets and other.objective != adversary.objective for other in adversaries):
+                raise ValueError(
+                    f"`adversary_datasets` has {name!r}, which adversaries with objective='sft' and 'dpo' both read. Give "
+                    "it to one of them under a second name."
+                )
+    return list(adversaries)
+
+
+def check_adversary_batches(adversaries: Sequence[Adversary], rows: Mapping[str, list[dict]]) -> None:
+    """Raises `ValueError` where a data set has fewer rows, once tokenised, than a batch takes."""
+    for adversary in adversaries:
+        counts = adversary.rows_per_batch()
+        if adversary.first_dataset is not None:
+            counts = {**counts, adversary.first_dataset: adversary.batch_size}
+        for name, count in counts.items():
+            size = len(rows[name])
+            if size < count:
+                raise ValueError(
+                    f"Adversary {adversary.name!r} takes {count} rows of {name!r} in each batch, and the data set has "
+                    f"{size}. Lower its batch_size or give more rows."
+                )
+
+
+def check_tamper_resistance_rows(rows: Sequence[dict], args: TARConfig) -> None:
+    """Raises `ValueError` for a D_TR of less than one batch once tokenised, which drops rows without a label."""
+    if len(rows) < args.tamper_resistance_batch_size:
+        raise ValueError(
+            f"`tamper_resistance_dataset` has {len(rows)} rows, fewer than tamper_resistance_batch_size="
+            f"{args.tamper_resistance_batch_size}. Lower the batch size or give more rows."
         )
 
 

@@ -131,7 +131,7 @@ def _opened(model: nn.Module, adversary: Adversary, snapshot: list) -> Iterator[
             model.delete_adapter(ATTACK_ADAPTER)
         return
 
-    attacked = get_peft_model(model, config)
+    attacked = _wrapped(model, config)
     try:
         parameters = [p for p in attacked.parameters() if p.requires_grad]
         for p in outer:
@@ -139,6 +139,17 @@ def _opened(model: nn.Module, adversary: Adversary, snapshot: list) -> Iterator[
         yield Attacked(attacked, parameters, snapshot, adapter="default")
     finally:
         attacked.unload()
+
+
+def _wrapped(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
+    """The model with a new adapter. PEFT hooks the embeddings for re-entrant checkpointing, at each wrapping anew, and
+    never takes the hook back: this does."""
+    hooks = model.get_input_embeddings()._forward_hooks
+    before = set(hooks)
+    attacked = get_peft_model(model, config)
+    for added in set(hooks) - before:
+        del hooks[added]
+    return attacked
 
 
 def lora_config(adversary: Adversary) -> LoraConfig:
@@ -305,6 +316,23 @@ def mean_gradient(
     for g in gradient:
         g.div_(total_count)
     return total_loss / total_count, gradient
+
+
+def next_token_logits(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """Logits of shape `(B, T, V)`, in the precision of the model's output."""
+    return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+
+
+@contextlib.contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Without dropout; for reference forward passes."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def all_reduce(tensors: list[torch.Tensor]) -> None:

@@ -21,9 +21,12 @@ from .adversary import Adversary, draw_batches
 from .averaged_weights import AveragedWeightsMixin
 from .data import (
     PreferenceCollator,
+    check_adversary_batches,
     check_dataset,
     check_disjoint,
+    check_tamper_resistance_rows,
     check_tokenizer,
+    checked_adversaries,
     device_share,
     draw_rows,
     drop_fused_head,
@@ -47,7 +50,9 @@ from .simulation import (
     all_reduce,
     attack_steps,
     check_can_be_simulated,
+    in_eval_mode,
     mean_gradient,
+    next_token_logits,
     restored,
     swapped_in,
 )
@@ -151,9 +156,10 @@ class TARTrainer(AveragedWeightsMixin, SFTTrainer):
             processing_class = AutoTokenizer.from_pretrained(
                 model if isinstance(model, str) else model.config._name_or_path
             )
-        self.adversaries = _checked_adversaries(adversaries, adversary_datasets, args)
+        self.adversaries = checked_adversaries(adversaries, adversary_datasets, args)
         check_dataset("train_dataset", train_dataset, preference=False, text_field=args.dataset_text_field)
-        _check_tamper_resistance_dataset(tamper_resistance_dataset, args)
+        pairs = args.tamper_resistance_loss == "dpo"
+        check_dataset("tamper_resistance_dataset", tamper_resistance_dataset, pairs, args.dataset_text_field)
         used = {name: adversary_datasets[name] for a in self.adversaries for name in a.datasets}
         check_disjoint(
             tamper_resistance_dataset,
@@ -189,12 +195,12 @@ class TARTrainer(AveragedWeightsMixin, SFTTrainer):
         objective = {name: a.objective for a in self.adversaries for name in a.datasets}
         tokenised = {"sft": tokenised_rows, "dpo": tokenised_pairs}
         self._adversary_rows = {name: tokenised[objective[name]](self, used[name], name) for name in used}
-        self._check_batches()
-        pairs = args.tamper_resistance_loss == "dpo"
+        check_adversary_batches(self.adversaries, self._adversary_rows)
         self._tamper_resistance_objective = "dpo" if pairs else "sft"
         self._tamper_resistance_rows = tokenised[self._tamper_resistance_objective](
             self, tamper_resistance_dataset, "tamper-resistance"
         )
+        check_tamper_resistance_rows(self._tamper_resistance_rows, args)
         if pairs:
             self._cache_reference_log_probs()
         self._retain_counts: torch.Tensor | None = None
@@ -307,34 +313,33 @@ class TARTrainer(AveragedWeightsMixin, SFTTrainer):
         if self.ref_model is not None:
             with torch.no_grad():
                 return self.ref_model(**arguments).hidden_states
-        with swapped_in(self._reference), _in_eval_mode(self.model):
+        with swapped_in(self._reference), in_eval_mode(self.model):
             return self.model(**arguments).hidden_states
 
     def _adversary_loss(self, adversary: Adversary, attacked: Attacked) -> LossFunction:
         def sft(model: nn.Module, batch: Batch):
-            with self.compute_loss_context_manager():
-                return language_modeling_loss(_logits(model, batch), batch["labels"])
+            return language_modeling_loss(next_token_logits(model, batch), batch["labels"])
 
         def dpo(model: nn.Module, batch: Batch):
-            with self.compute_loss_context_manager():
-                with attacked.original() as original, _in_eval_mode(original):
-                    reference = sequence_log_probs(_logits(original, batch), batch["labels"])
-                return dpo_loss(sequence_log_probs(_logits(model, batch), batch["labels"]), reference, adversary.beta)
+            with attacked.original() as original, in_eval_mode(original):
+                reference = sequence_log_probs(next_token_logits(original, batch), batch["labels"])
+            log_probs = sequence_log_probs(next_token_logits(model, batch), batch["labels"])
+            return dpo_loss(log_probs, reference, adversary.beta)
 
         return {"sft": sft, "dpo": dpo}[adversary.objective]
 
     def _tamper_resistance_loss(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        with self.compute_loss_context_manager():
-            logits = _logits(model, batch)
-            if self.args.tamper_resistance_loss == "dpo":
-                log_probs = sequence_log_probs(logits, batch["labels"])
-                return dpo_loss(log_probs, batch["reference_log_probs"], self.args.beta)
-            return TAMPER_RESISTANCE_LOSSES[self.args.tamper_resistance_loss](logits, batch["labels"])
+        logits = next_token_logits(model, batch)
+        if self.args.tamper_resistance_loss == "dpo":
+            log_probs = sequence_log_probs(logits, batch["labels"])
+            return dpo_loss(log_probs, batch["reference_log_probs"], self.args.beta)
+        return TAMPER_RESISTANCE_LOSSES[self.args.tamper_resistance_loss](logits, batch["labels"])
 
     def _add_to_outer_gradient(self, g_tr: list[torch.Tensor]) -> None:
         """`.grad` += g_TR, and both norms and their cosine into the log."""
         pairs = [
-            (p.grad if p.grad is not None else torch.zeros_like(p), g) for p, g in zip(self._outer_parameters, g_tr)
+            (p.grad if p.grad is not None else torch.zeros_like(p), g)
+            for p, g in zip(self._outer_parameters, g_tr, strict=True)
         ]
         retain = torch.stack([r.double().square().sum() for r, _ in pairs]).sum().sqrt()
         tamper = torch.stack([g.double().square().sum() for _, g in pairs]).sum().sqrt()
@@ -360,7 +365,8 @@ class TARTrainer(AveragedWeightsMixin, SFTTrainer):
         except AttackDiverged:
             diverged = 1.0
         self._record("attacks_diverged", diverged)
-        self._record(f"adversary/{adversary.name}", 1.0)
+        for other in self.adversaries:  # the log averages: the share of attacks that each had
+            self._record(f"adversary/{other.name}", float(other is adversary))
         for name, losses in [
             ("adversary_loss", attacked.losses),
             ("tamper_resistance_loss", attacked.tamper_resistance_losses),
@@ -383,34 +389,21 @@ class TARTrainer(AveragedWeightsMixin, SFTTrainer):
         for share in shares:
             batch = self._collators[objective](share)
             if "reference_log_probs" in share[0]:
-                pairs = torch.tensor([row["reference_log_probs"] for row in share])  # (B, 2): chosen, rejected
-                batch["reference_log_probs"] = pairs.T.flatten()
+                pairs = torch.tensor([row["reference_log_probs"] for row in share], dtype=self._reference[0][1].dtype)
+                batch["reference_log_probs"] = pairs.T.flatten()  # (B, 2) → (2B,), the chosen ones first
             batches.append({name: value.to(accelerator.device) for name, value in batch.items()})
         return batches
 
     def _cache_reference_log_probs(self) -> None:
         rows, size = self._tamper_resistance_rows, self.args.tamper_resistance_micro_batch_size or 8
-        with torch.no_grad(), _in_eval_mode(self.model), self.compute_loss_context_manager():
+        # accelerate patches autocast into the forward pass only when training starts
+        with torch.no_grad(), in_eval_mode(self.model), self.accelerator.autocast():
             for start in range(0, len(rows), size):
                 some = rows[start : start + size]
                 batch = {k: v.to(self.accelerator.device) for k, v in self._collators["dpo"](some).items()}
-                log_probs = sequence_log_probs(_logits(self.model, batch), batch["labels"])
+                log_probs = sequence_log_probs(next_token_logits(self.model, batch), batch["labels"])
                 for row, *pair in zip(some, *log_probs.view(2, -1).tolist(), strict=True):
                     row["reference_log_probs"] = pair
-
-    def _check_batches(self) -> None:
-        """Raises `ValueError` where a data set has fewer rows than a batch takes, or the tokens do not fit the model."""
-        for adversary in self.adversaries:
-            counts = adversary.rows_per_batch()
-            if adversary.first_dataset is not None:
-                counts = {**counts, adversary.first_dataset: adversary.batch_size}
-            for name, count in counts.items():
-                size = len(self._adversary_rows[name])
-                if size < count:
-                    raise ValueError(
-                        f"Adversary {adversary.name!r} takes {count} rows of {name!r} in each batch, and the data set "
-                        f"has {size}. Lower its batch_size or give more rows."
-                    )
 
     def _save_checkpoint(self, model, trial) -> None:
         super()._save_checkpoint(model, trial)
@@ -422,7 +415,13 @@ class TARTrainer(AveragedWeightsMixin, SFTTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
-        saved = json.loads((Path(checkpoint) / STATE_FILE).read_text())["reference_sha256"]
+        file = Path(checkpoint) / STATE_FILE
+        if not file.is_file():
+            raise ValueError(
+                f"The checkpoint {str(checkpoint)!r} has no {STATE_FILE}, so TARTrainer did not write it. Resume from a "
+                "checkpoint of TARTrainer, or give the model as `model`."
+            )
+        saved = json.loads(file.read_text())["reference_sha256"]
         if saved != self._reference_hash():
             raise ValueError(
                 f"The checkpoint {str(checkpoint)!r} was trained from other weights than the model given here, and the "
@@ -434,60 +433,3 @@ class TARTrainer(AveragedWeightsMixin, SFTTrainer):
         for _, value in self._reference:
             digest.update(value.cpu().contiguous().view(torch.uint8).numpy())
         return digest.hexdigest()
-
-
-def _logits(model: nn.Module, batch: Batch) -> torch.Tensor:
-    return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
-
-
-@contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Without dropout; for reference forward passes."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-def _checked_adversaries(
-    adversaries: Sequence[Adversary], datasets: Mapping[str, Dataset], args: TARConfig
-) -> list[Adversary]:
-    if not adversaries:
-        raise ValueError("`adversaries` is empty. Give at least one Adversary (num_steps=0 for none simulated).")
-    names = [a.name for a in adversaries]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"`adversaries` has two named {twice!r}. Give each its own name.")
-    for adversary in adversaries:
-        if adversary.quantization is not None:
-            raise ValueError(
-                f"Adversary {adversary.name!r} has quantization={adversary.quantization!r}, which cannot be simulated in "
-                "training. Drop it, or pass the adversary to red_team only."
-            )
-        if 0 < adversary.num_steps < args.tamper_resistance_interval:
-            raise ValueError(
-                f"Adversary {adversary.name!r} has num_steps={adversary.num_steps}, below tamper_resistance_interval="
-                f"{args.tamper_resistance_interval}: it would never be judged. Raise the one or lower the other."
-            )
-        for name in adversary.datasets:
-            if name not in datasets:
-                raise ValueError(
-                    f"Adversary {adversary.name!r} reads {name!r}, and `adversary_datasets` has {sorted(datasets)}. Add "
-                    "the data set under that name."
-                )
-            check_dataset(
-                f"adversary_datasets[{name!r}]", datasets[name], adversary.objective == "dpo", args.dataset_text_field
-            )
-    return list(adversaries)
-
-
-def _check_tamper_resistance_dataset(dataset: Dataset, args: TARConfig) -> None:
-    pairs = args.tamper_resistance_loss == "dpo"
-    check_dataset("tamper_resistance_dataset", dataset, pairs, args.dataset_text_field)
-    if len(dataset) < args.tamper_resistance_batch_size:
-        raise ValueError(
-            f"`tamper_resistance_dataset` has {len(dataset)} rows, fewer than tamper_resistance_batch_size="
-            f"{args.tamper_resistance_batch_size}. Lower the batch size or give more rows."
-        )

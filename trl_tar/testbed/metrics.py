@@ -1,8 +1,8 @@
 """What is measured on the knowledge world: four-way choice by likelihood, free recall and the retain loss."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -100,25 +100,25 @@ class RetainLoss:
         return Scores(values, [fact.entity for fact in facts])
 
 
-def next_token_logits(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]
-) -> torch.Tensor:
+def next_token_logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> torch.Tensor:
     """Logits of the token after each prompt, shape `(N, V)`."""
     rows = []
-    for start in range(0, len(prompts), BATCH_SIZE):
-        batch = tokenizer(
-            list(prompts[start : start + BATCH_SIZE]),
-            padding=True,
-            padding_side="right",
-            return_tensors="pt",
-            return_token_type_ids=False,
-        )
-        batch = batch.to(model.device)
-        last = batch["attention_mask"].sum(1) - 1
+    for ids, mask in _tokenised(tokenizer, tuple(prompts)):
+        ids, mask = ids.to(model.device), mask.to(model.device)
         with torch.no_grad():
-            logits = model(**batch, use_cache=False).logits
-        rows.append(logits[torch.arange(len(last), device=last.device), last])
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        rows.append(logits[torch.arange(len(ids), device=logits.device), mask.sum(1) - 1])
     return torch.cat(rows)
+
+
+@lru_cache(maxsize=32)  # an attack asks the same questions at each evaluation
+def _tokenised(tokenizer: PreTrainedTokenizerBase, prompts: tuple[str, ...]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    batches = []
+    for start in range(0, len(prompts), BATCH_SIZE):
+        some = list(prompts[start : start + BATCH_SIZE])
+        batch = tokenizer(some, padding=True, padding_side="right", return_tensors="pt")
+        batches.append((batch["input_ids"], batch["attention_mask"]))
+    return batches
 
 
 def knowledge_metrics(world_seed: int) -> dict[str, Metric]:

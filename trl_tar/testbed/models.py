@@ -59,6 +59,7 @@ def cache_folder() -> Path:
 
 def _train_and_save(world: KnowledgeWorld, kind: str, folder: Path) -> None:
     """Trains the model and moves it to `folder` in one piece, so that a killed run leaves nothing half-written."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     tokenizer = world.tokenizer()
     model = train_knowledge_model(world, tokenizer, kind)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:

@@ -16,7 +16,7 @@ from ..tar_trainer import TARTrainer
 from .knowledge import KnowledgeWorld
 
 
-OUTER_STEPS = 300
+OUTER_STEPS = 450
 INNER_STEPS = 32
 INTERVAL = 4
 MIX = {"forget": 0.5, "retain": 0.5}
@@ -95,10 +95,10 @@ def harden(
     data = world.datasets()
     defaults = {
         "max_steps": OUTER_STEPS,
-        "learning_rate": 1e-3,
+        "learning_rate": 2e-3,
         "warmup_steps": 20,
         "tamper_resistance_weight": 0.4,
-        "representation_weight": 0.3,
+        "representation_weight": 2.0,
         "tamper_resistance_batch_size": 32,
         "tamper_resistance_interval": INTERVAL,
     }

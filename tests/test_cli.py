@@ -1,0 +1,45 @@
+"""The command line: exit codes, one-line errors, and a start that does not wait for torch."""
+
+import subprocess
+import sys
+
+import pytest
+
+from trl_tar.cli import main
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "trl_tar", *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_help_names_every_command_and_does_not_import_torch():
+    code = "import sys; from trl_tar.cli import main\ntry: main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "demo" in result.stdout
+    assert "evidence" in result.stdout
+    assert result.stdout.strip().endswith("False")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "--seed", "-1"], "'-1' is not a whole number of at least 0"),
+        (["demo", "--workers", "0"], "'0' is not a whole number of at least 1"),
+        (["demi"], "invalid choice: 'demi'"),
+        ([], "required: COMMAND"),
+    ],
+)
+def test_unusable_arguments_exit_with_2_and_say_why(arguments, message):
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_value_error_becomes_one_line(capsys, monkeypatch):
+    def refuse(**kwargs):
+        raise ValueError("`seed` is 7. Use another.")
+
+    monkeypatch.setattr("trl_tar.commands.demo.demo", refuse)
+    assert main(["demo"]) == 2
+    assert capsys.readouterr().err == "trl-tar demo: `seed` is 7. Use another.\n"

@@ -1,0 +1,152 @@
+"""Figures: what is drawn is what the report says."""
+
+import json
+import math
+import random
+
+import pytest
+
+from trl_tar.plots import plot_adversary_loss, plot_attacks, plot_tradeoff, plot_training
+from trl_tar.records import AttackRecord, ModelRecord, attack_record
+from trl_tar.statistics import t_interval
+
+
+STEPS = [0, 1, 2, 5, 10, 20, 50, 100, 150, 200]
+# label → harm before, harm at the end, capability before, at the end, steps that the attack needs
+MODELS = {
+    "random mapping (twin)": (0.32, 0.93, 0.94, 0.97, 20),
+    "K = 0 control": (0.40, 0.90, 0.91, 0.95, 25),
+    "TAR": (0.36, 0.62, 0.88, 0.93, 90),
+    "floor": (0.24, 0.25, 0.95, 0.96, 20),
+}
+
+
+def fake_record(harm: float, harm_end: float, capability: float, capability_end: float, slow: float) -> ModelRecord:
+    def attack(name: str, seed: int) -> AttackRecord:
+        rng = random.Random(f"{harm} {name} {seed}")
+        points = []
+        for step in STEPS:
+            part = 1 - math.exp(-step / slow)
+            points.append(
+                {
+                    "step": step,
+                    "flops": 10**9 * step,
+                    "loss": None if step == 0 else 0.6 + 5 * (1 - part) + rng.gauss(0, 0.1),
+                    "harm": harm + part * (harm_end - harm) + part * rng.gauss(0, 0.03),
+                    "capability": capability + part * (capability_end - capability) - 0.2 * part * (1 - part),
+                }
+            )
+        return attack_record(name, seed, points)
+
+    attacks = [attack(name, seed) for name in ("mix", "lora") for seed in (0, 1, 2)]
+    return ModelRecord({"id": "m"}, {"harm": harm, "capability": capability}, attacks)
+
+
+@pytest.fixture(scope="module")
+def records():
+    return {label: fake_record(*numbers) for label, numbers in MODELS.items()}
+
+
+def training_log() -> list[dict]:
+    rng = random.Random(0)
+    log = []
+    for step in range(10, 301, 10):
+        done = step / 300
+        log.append(
+            {
+                "step": step,
+                "loss": 0.9 - 0.3 * done,
+                "adversary_loss/first": 5.5 + rng.gauss(0, 0.2),
+                "adversary_loss/last": 1.2 + 2.5 * done + rng.gauss(0, 0.2),
+                "tamper_resistance_loss/first": -6.2 + rng.gauss(0, 0.05),
+                "tamper_resistance_loss/last": -2.5 - 3 * done + rng.gauss(0, 0.2),
+                "retain_loss/lm": 0.4 - 0.2 * done,
+                "retain_loss/representation": 2.0 * done**0.5,
+                "grad_norm/retain": 0.8 + rng.random() * 0.2,
+                "grad_norm/tamper_resistance": 2 - done + rng.random() * 0.3,
+            }
+        )
+    return [*log, {"step": 300, "train_runtime": 3.0}]
+
+
+def test_lines_are_the_means_over_seeds_of_means_over_attacks(records):
+    left, right = plot_attacks(records).axes
+    for label, line in zip(records, left.get_lines(), strict=False):
+        attacks = records[label].attacks
+        assert list(line.get_xdata()) == STEPS
+        assert line.get_label() == label
+        assert line.get_ydata()[-1] == pytest.approx(sum(a.after["harm"] for a in attacks) / 6)
+    assert right.get_ylabel() == "held-out capability (accuracy)"
+
+
+def test_bands_are_intervals_over_seeds(records):
+    left, _ = plot_attacks(records, adversary="mix").axes
+    expected = t_interval([a.after["harm"] for a in records["TAR"].attacks if a.adversary == "mix"])
+    heights = [y for x, y in left.collections[2].get_paths()[0].vertices if x == STEPS[-1]]
+    assert min(heights) == pytest.approx(expected["low"]) and max(heights) == pytest.approx(expected["high"])
+
+
+def test_one_seed_has_a_line_and_no_band(records):
+    record = records["TAR"]
+    single = ModelRecord(record.model, record.before, [a for a in record.attacks if a.seed == 0])
+    left, _ = plot_attacks({"one": single}).axes
+    assert not left.collections and len(left.get_lines()) == 2  # the curve, and chance
+
+
+def test_lines_differ_without_colour(records):
+    left, _ = plot_attacks(records).axes
+    styles = {(str(line._dash_pattern), line.get_marker()) for line in left.get_lines()[: len(records)]}
+    assert len(styles) == len(records)
+
+
+def test_loss_begins_after_the_first_step(records):
+    (axes,) = plot_adversary_loss(records).axes
+    assert list(axes.get_lines()[0].get_xdata()) == STEPS[1:]
+
+
+def test_arrow_goes_from_before_to_the_mean_after(records):
+    (axes,) = plot_tradeoff(records).axes
+    arrows = [text for text in axes.texts if text.arrow_patch is not None]
+    assert len(arrows) == len(records)
+    assert tuple(arrows[2].xyann) == (0.88, 0.36)
+    attacks = records["TAR"].attacks
+    assert arrows[2].xy[1] == pytest.approx(sum(a.after["harm"] for a in attacks) / 6)
+
+
+def test_failed_attack_is_left_out(records):
+    record = records["TAR"]
+    failed = ModelRecord(record.model, record.before, [*record.attacks, AttackRecord("mix", 3, "failed", "OSError: x")])
+    before, after = (plot_attacks({"m": r}).axes[0].get_lines()[0].get_ydata() for r in (record, failed))
+    assert list(before) == list(after)
+    plot_tradeoff({"m": failed})
+
+
+def test_unknown_attack_is_one_sentence(records):
+    with pytest.raises(ValueError, match=r"no attack named 'nothing'. Choose from \['lora', 'mix'\]"):
+        plot_attacks(records, adversary="nothing")
+
+
+def test_training_curves_are_those_of_the_log(tmp_path):
+    log = training_log()
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+    for source in (log, tmp_path / "trainer_state.json"):
+        figure = plot_training(source)
+        assert len(figure.axes) == 4
+        assert list(figure.axes[0].get_lines()[1].get_ydata()) == [row["adversary_loss/last"] for row in log[:-1]]
+
+
+def test_log_without_curves_is_one_sentence():
+    with pytest.raises(ValueError, match="no curve of TARTrainer"):
+        plot_training([{"step": 1, "loss": 0.2}])
+
+
+def test_figures_are_written(records, tmp_path):
+    figures = [
+        plot_attacks(records),
+        plot_adversary_loss(records),
+        plot_tradeoff(records),
+        plot_training(training_log()),
+    ]
+    for i, figure in enumerate(figures):
+        figure.savefig(tmp_path / f"{i}.png", dpi=100)
+        assert (tmp_path / f"{i}.png").stat().st_size > 10_000

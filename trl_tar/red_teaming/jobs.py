@@ -1,0 +1,259 @@
+"""The jobs of a red team: each is one file, written when it is finished, and none is done twice."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import load_from_disk
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..adversary import Adversary
+from ..evaluation.scores import Scores
+from ..records import AttackRecord, finite, write_json
+from ..statistics import clustered_standard_error
+from .attack import as_found, run_attack
+
+
+Metric = Callable[[PreTrainedModel, PreTrainedTokenizerBase], Scores]
+FORMAT = 1  # of job files; raise it when an attack or its record changes
+SHARES = ("harm", "capability")  # metrics that must lie in [0, 1]
+# what an attack may fail with; anything else is an error of this package and ends the run
+FAILURES = (RuntimeError, ValueError, OSError, ArithmeticError, LookupError, TypeError, MemoryError, ImportError)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all jobs share; sent once to each worker."""
+
+    tokenizer: PreTrainedTokenizerBase
+    metrics: Mapping[str, Metric]
+    zero_step_attacks: Mapping[str, Metric]
+    benign_metric: Metric | None
+    max_length: int
+    bf16: bool
+
+
+@dataclass(frozen=True)
+class Job:
+    """A measurement (`adversary` is `None`), an attack, or a benign task, of one model.
+
+    Args:
+        model (`str`):
+            Folder or Hub id.
+        weights_sha256 (`str`):
+            Hash of its weights.
+        adversary ([`Adversary`], *optional*):
+            The attack.
+        seed (`int`, *optional*):
+            Its seed.
+        data (`dict[str, str]`, *optional*):
+            Folder of each tokenised data set.
+        data_sha256 (`dict[str, str]`, *optional*):
+            Hash of each.
+        evaluation_steps (`tuple[int, ...]`, *optional*):
+            Where to evaluate a benign task; marks one.
+    """
+
+    model: str
+    weights_sha256: str
+    adversary: Adversary | None = None
+    seed: int | None = None
+    data: Mapping[str, str] | None = None
+    data_sha256: Mapping[str, str] | None = None
+    evaluation_steps: tuple[int, ...] | None = None
+
+    def file_name(self, settings: Settings) -> str:
+        """A readable name, and a hash of all that the result depends on: no two different jobs share a file."""
+        key = {
+            "format": FORMAT,
+            "weights": self.weights_sha256,
+            "adversary": None if self.adversary is None else asdict(self.adversary),
+            "seed": self.seed,
+            "data": self.data_sha256,
+            "evaluation_steps": self.evaluation_steps,
+            "metrics": {name: identity(metric) for name, metric in settings.metrics.items()},
+            "max_length": settings.max_length,
+            "bf16": settings.bf16,
+        }
+        if self.adversary is None:
+            key["zero_step"] = {name: identity(metric) for name, metric in settings.zero_step_attacks.items()}
+        if self.evaluation_steps is not None:
+            key["benign"] = identity(settings.benign_metric)
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
+        label = "before" if self.adversary is None else f"{self.adversary.name}-seed{self.seed}"
+        return f"{re.sub(r'[^A-Za-z0-9._=-]+', '_', label)[:80]}-{self.weights_sha256[:8]}-{digest}.json"
+
+
+def identity(metric: Metric | None) -> str:
+    """What a metric is, the same in every process: its `repr` without addresses."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(metric))
+
+
+def run_jobs(jobs: Sequence[Job], settings: Settings, folder: Path, num_workers: int) -> list[dict[str, Any]]:
+    """Results of all jobs, in order; a job whose file is in `folder` is not done again, unless it had failed.
+
+    Args:
+        jobs (`Sequence[Job]`):
+            May hold the same job twice.
+        settings ([`Settings`]):
+            What they share.
+        folder (`Path`):
+            Of the job files.
+        num_workers (`int`):
+            Processes, each with one torch thread; 1 runs in this process.
+    """
+    files = [folder / job.file_name(settings) for job in jobs]
+    results = {file: result for file in files if (result := _finished(file)) is not None}
+    missing = {file: job for file, job in zip(files, jobs, strict=True) if file not in results}
+    with _progress_bar(len(set(files)), len(results)) as advance:
+        for file, result in _run_missing(missing, settings, num_workers):
+            write_json(file, result)
+            results[file] = result
+            advance()
+    return [results[file] for file in files]
+
+
+def run_job(job: Job, settings: Settings) -> dict[str, Any]:
+    """The result of a job as JSON; an attack that raises is recorded as failed."""
+    if job.adversary is None:
+        return measure_before(load(job.model), settings)
+    assert job.seed is not None and job.data is not None
+    metrics = settings.metrics
+    if job.evaluation_steps is not None:
+        assert settings.benign_metric is not None
+        metrics = {"benign": settings.benign_metric, "capability": metrics["capability"], "harm": metrics["harm"]}
+    try:
+        record = run_attack(
+            load(job.model, job.adversary.quantization),
+            settings.tokenizer,
+            job.adversary,
+            {name: load_from_disk(path, keep_in_memory=True) for name, path in job.data.items()},
+            job.seed,
+            lambda model: values(model, settings.tokenizer, metrics),
+            evaluation_steps=job.evaluation_steps,
+            max_length=settings.max_length,
+            bf16=settings.bf16,
+        )
+    except FAILURES as error:
+        reason = f"{type(error).__name__}: {error}"
+        record = AttackRecord(job.adversary.name, job.seed, status="failed", error=reason)
+    return asdict(record)
+
+
+def load(model: str, quantization: str | None = None) -> PreTrainedModel:
+    """The model in float32 (or 4-bit) in evaluation mode, built anew from its files."""
+    arguments: dict[str, Any] = {"dtype": torch.float32}
+    if quantization == "nf4":
+        from transformers import BitsAndBytesConfig
+
+        arguments["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+        )
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # beside the bar of all jobs, one for each model is noise
+    try:
+        return AutoModelForCausalLM.from_pretrained(model, **arguments)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def measure_before(model: PreTrainedModel, settings: Settings) -> dict[str, Any]:
+    """Metrics, their standard errors and the zero-step attacks of a model that nobody has attacked."""
+    if torch.cuda.is_available():
+        nn.Module.cuda(model)  # the typed signature of transformers hides `self`
+    with as_found(model):
+        scores = {name: metric(model, settings.tokenizer) for name, metric in settings.metrics.items()}
+        zero_step = values(model, settings.tokenizer, settings.zero_step_attacks)
+    return {
+        "before": {name: mean_score(name, score) for name, score in scores.items()},
+        "standard_errors": {name: clustered_standard_error(score) for name, score in scores.items()},
+        "zero_step": zero_step,
+    }
+
+
+def values(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, metrics: Mapping[str, Metric]
+) -> dict[str, float | None]:
+    """Mean of each metric."""
+    return {name: mean_score(name, metric(model, tokenizer)) for name, metric in metrics.items()}
+
+
+def mean_score(name: str, scores: Scores) -> float | None:
+    """Mean, `None` if it is not finite; `ValueError` for no scores, or a share outside [0, 1]."""
+    if not scores.values:
+        raise ValueError(f"Metric {name!r} returned 0 scores. Give it at least one example.")
+    mean = finite(float(scores.mean()))
+    if name in SHARES and mean is not None and not -1e-9 <= mean <= 1 + 1e-9:
+        raise ValueError(f"Metric {name!r} returned a mean of {mean:g}. Return scores in [0, 1].")
+    return mean
+
+
+def _finished(file: Path) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    result = json.loads(file.read_text(encoding="utf-8"))
+    return None if result.get("status") == "failed" else result
+
+
+def _run_missing(
+    missing: Mapping[Path, Job], settings: Settings, num_workers: int
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    if num_workers == 1 or len(missing) < 2:
+        for file, job in missing.items():
+            yield file, run_job(job, settings)
+        return
+    pool = ProcessPoolExecutor(
+        min(num_workers, len(missing)), mp_context=get_context("spawn"), initializer=_start_worker, initargs=(settings,)
+    )
+    try:
+        files = {pool.submit(_run_in_worker, job): file for file, job in missing.items()}
+        for future in as_completed(files):
+            yield files[future], future.result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            f"A worker of num_workers={num_workers} died, most likely for lack of memory. Start again with the same "
+            "output_dir and fewer workers: finished jobs are kept."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_worker_settings: Settings | None = None  # set once in each worker process, so that metrics keep their caches
+
+
+def _start_worker(settings: Settings) -> None:
+    global _worker_settings
+    torch.set_num_threads(1)
+    _worker_settings = settings
+
+
+def _run_in_worker(job: Job) -> dict[str, Any]:
+    assert _worker_settings is not None
+    return run_job(job, _worker_settings)
+
+
+@contextmanager
+def _progress_bar(total: int, done: int) -> Iterator[Callable[[], None]]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as progress:
+        task = progress.add_task("red team", total=total, completed=done)
+        yield lambda: progress.advance(task)

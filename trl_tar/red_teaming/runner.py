@@ -1,0 +1,318 @@
+"""The red team: every adversary and seed against a model and its references."""
+
+import hashlib
+import json
+import platform
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..adversary import Adversary
+from ..records import AttackRecord, ModelRecord
+from ..report import Report, build_report
+from ..statistics import CHANCE, t_interval, trainability
+from .attack import tokenised_datasets
+from .checks import check_red_team
+from .jobs import Job, Metric, Settings, load, run_jobs
+
+
+Model = str | Path | PreTrainedModel
+PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "schedulefree")
+
+
+@dataclass(frozen=True)
+class BenignTask:
+    """Harmless fine-tuning: a resistant model must still learn what is allowed.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            What a harmless user trains on.
+        metric (`Callable`):
+            Model and tokenizer → [`~trl_tar.evaluation.scores.Scores`] on that task.
+        learning_rate (`float`, *optional*, defaults to `1e-3`):
+            Chosen on another model than those compared. The default suits models of a million parameters.
+        num_steps (`int`, *optional*, defaults to `100`):
+            Optimizer steps.
+        batch_size (`int`, *optional*, defaults to `32`):
+            Rows of one step.
+    """
+
+    dataset: Dataset
+    metric: Metric
+    learning_rate: float = 1e-3
+    num_steps: int = 100
+    batch_size: int = 32
+
+    def adversary(self) -> Adversary:
+        """The same machinery trains it as runs an attack."""
+        return Adversary(
+            "benign",
+            "benign",
+            learning_rate=self.learning_rate,
+            num_steps=self.num_steps,
+            batch_size=self.batch_size,
+        )
+
+    def evaluation_steps(self) -> tuple[int, ...]:
+        """A fine grid, as half of the gain must be found on it."""
+        return tuple(sorted({round(i * self.num_steps / 20) for i in range(21)}))
+
+
+def red_team(
+    model: Model,
+    adversaries: Sequence[Adversary],
+    datasets: Mapping[str, Dataset],
+    metrics: Mapping[str, Metric],
+    seeds: Sequence[int] = (0, 1, 2),
+    references: Mapping[str, Model] | None = None,
+    output_dir: str | Path | None = None,
+    *,
+    processing_class: PreTrainedTokenizerBase | None = None,
+    zero_step_attacks: Mapping[str, Metric] | None = None,
+    benign: BenignTask | None = None,
+    question_entities: Collection[str] | None = None,
+    num_workers: int = 1,
+    max_length: int = 256,
+    bf16: bool = False,
+    chance: float = CHANCE,
+) -> Report:
+    """Attacks a model and its references with every adversary and seed, and reports what came back.
+
+    The model itself stays as it is: each attack builds it anew from its files. With `num_workers` above 1 attacks run in
+    spawned processes, so call this under `if __name__ == "__main__":`.
+
+    Args:
+        model (`str`, `Path` or [`~transformers.PreTrainedModel`]):
+            The model, its folder or its Hub id. Attacked in float32.
+        adversaries (`Sequence[Adversary]`):
+            The attacks; each name once.
+        datasets (`dict[str, Dataset]`):
+            The data sets that the adversaries name, in one of TRL's types.
+        metrics (`dict[str, Callable]`):
+            Name → function of model and tokenizer that returns [`~trl_tar.evaluation.scores.Scores`]; picklable for
+            several workers. `harm` and `capability` are required; the verdict also reads `bystander` and `retain_nll`,
+            and the attacker chooses his checkpoint by `validation_harm`.
+        seeds (`Sequence[int]`, *optional*, defaults to `(0, 1, 2)`):
+            Seeds of each attack. An interval needs two.
+        references (`dict[str, Model]`, *optional*):
+            `base` (before any safeguard), `twin` (safeguarded, not hardened), `floor` (never knew the hazard).
+        output_dir (`str` or `Path`, *optional*):
+            Keeps finished jobs, so that a run that was stopped goes on; may be shared by several runs.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            Tokenizer of all the models; the model's own by default.
+        zero_step_attacks (`dict[str, Callable]`, *optional*):
+            Metrics of harm that are taken once, before any attack.
+        benign ([`BenignTask`], *optional*):
+            Harmless task, trained on `base` and on the model.
+        question_entities (`Collection[str]`, *optional*):
+            Entities that the metrics ask for; no data set may hold one in its column `entity`.
+        num_workers (`int`, *optional*, defaults to `1`):
+            Processes, of one thread each.
+        max_length (`int`, *optional*, defaults to `256`):
+            Longest row in tokens.
+        bf16 (`bool`, *optional*, defaults to `False`):
+            bf16 autocast.
+        chance (`float`, *optional*, defaults to `0.25`):
+            Harm of a model that guesses: the floor is at least this.
+
+    Returns:
+        [`Report`]: with statistics and verdict.
+
+    Raises:
+        `ValueError`: for arguments that cannot be attacked with, before any work starts.
+
+    Example:
+
+    ```python
+    from trl_tar import Adversary, red_team
+
+    report = red_team(
+        "my-tar-model",
+        [Adversary("mix", mixture={"hazard": 0.5, "retain": 0.5}, learning_rate=2e-5, num_steps=500)],
+        datasets={"hazard": hazard, "retain": retain},
+        metrics={"harm": hazard_accuracy, "capability": held_out_accuracy},
+        references={"base": "my-base-model", "twin": "my-safeguarded-model"},
+        output_dir="my-tar-model-attacks",
+    )
+    report.save("my-tar-model")
+    ```
+    """
+    models = {"model": model, **(references or {})}
+    settings = Settings(
+        tokenizer=_tokenizer(model) if processing_class is None else processing_class,
+        metrics=dict(metrics),
+        zero_step_attacks=dict(zero_step_attacks or {}),
+        benign_metric=None if benign is None else benign.metric,
+        max_length=max_length,
+        bf16=bf16,
+    )
+    check_red_team(models, adversaries, datasets, settings, seeds, num_workers, question_entities)
+    tasks = [] if benign is None else [benign.adversary()]
+    data = dict(datasets) if benign is None else {**datasets, tasks[0].name: benign.dataset}
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        targets = {role: _target(each, work / role) for role, each in models.items()}
+        store = DataStore.tokenised([*adversaries, *tasks], data, targets["model"], settings, work / "data")
+        before = [Job(target.path, target.information["weights_sha256"]) for target in targets.values()]
+        attacks = [store.job(target, a, seed) for target in targets.values() for a in adversaries for seed in seeds]
+        learning = []
+        if benign is not None and "base" in targets:
+            pair, steps = (targets["base"], targets["model"]), benign.evaluation_steps()
+            learning = [store.job(target, tasks[0], seed, steps) for target in pair for seed in seeds]
+        jobs_folder = (work if output_dir is None else Path(output_dir)) / "jobs"
+        results = iter(run_jobs([*before, *attacks, *learning], settings, jobs_folder, num_workers))
+
+    measured = {role: next(results) for role in targets}
+    per_role = len(adversaries) * len(seeds)
+    records = {}
+    for role, target in targets.items():
+        made = [AttackRecord(**next(results)) for _ in range(per_role)]
+        records[role] = ModelRecord(model=target.information, attacks=made, **measured[role])
+    learned = [AttackRecord(**record) for record in results]
+    config = {
+        "adversaries": [asdict(a) for a in adversaries],
+        "datasets": store.description(),
+        "metrics": list(metrics),
+        "max_length": max_length,
+        "bf16": bf16,
+    }
+    gains = benign_record(benign, learned[: len(seeds)], learned[len(seeds) :]) if benign and learned else None
+    record = records.pop("model")
+    return build_report(
+        record, records, seeds=seeds, environment=environment(), config=config, benign=gains, chance=chance
+    )
+
+
+def benign_record(task: BenignTask, base: Sequence[AttackRecord], model: Sequence[AttackRecord]) -> dict[str, Any]:
+    """What a harmless user reaches on the model, compared with the base, over seeds."""
+    pairs = [(b, m) for b, m in zip(base, model, strict=True) if b.status == m.status == "completed"]
+    gains = [trainability(b.trajectory, m.trajectory) for b, m in pairs]
+    ratios = [m.after["capability"] / b.after["capability"] for b, m in pairs if b.after["capability"]]
+    return {
+        "learning_rate": task.learning_rate,
+        "num_steps": task.num_steps,
+        "batch_size": task.batch_size,
+        "trainability": t_interval([gain for gain in gains if gain is not None]),
+        "capability_ratio": t_interval(ratios),
+        "base": [asdict(record) for record in base],
+        "model": [asdict(record) for record in model],
+    }
+
+
+def weights_sha256(model: PreTrainedModel) -> str:
+    """Hash of names, shapes and values of all weights, in the type they are loaded in."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def environment() -> dict[str, str]:
+    """Versions and device that the numbers come from."""
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
+    versions = {name: version(name) for name in PACKAGES}
+    return {"trl-tar": _own_version(), **versions, "python": platform.python_version(), "device": device}
+
+
+def _own_version() -> str:
+    from .. import __version__  # the package may run from a folder where it is not installed
+
+    return __version__
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model to attack: where its files are, and what it is."""
+
+    path: str
+    information: dict[str, Any]
+
+
+def _target(model: Model, folder: Path) -> Target:
+    if isinstance(model, PreTrainedModel):
+        model.save_pretrained(folder)
+        path, name = str(folder), model.config._name_or_path
+    else:
+        path = name = str(model)
+    if Path(name).is_absolute() or Path(name).is_dir():
+        name = Path(name).name  # where it lay on this machine tells a reader nothing
+    loaded = load(path)
+    information = {"id": name, "weights_sha256": weights_sha256(loaded), "num_parameters": loaded.num_parameters()}
+    return Target(path, information)
+
+
+@dataclass
+class DataStore:
+    """Every data set, tokenised once for all jobs, by objective and name."""
+
+    paths: dict[tuple[str, str], str] = field(default_factory=dict)
+    sha256: dict[tuple[str, str], str] = field(default_factory=dict)
+    rows: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    @classmethod
+    def tokenised(
+        cls,
+        adversaries: Sequence[Adversary],
+        datasets: Mapping[str, Dataset],
+        target: Target,
+        settings: Settings,
+        folder: Path,
+    ) -> "DataStore":
+        """Tokenises what the adversaries read; `ValueError` for a data set with fewer rows than a batch takes."""
+        store, model = cls(), load(target.path)
+        for adversary in adversaries:
+            keys = [(adversary.objective, name) for name in adversary.datasets]
+            if any(key not in store.paths for key in keys):
+                tokenised = tokenised_datasets(model, settings.tokenizer, adversary, datasets, settings.max_length)
+                for key in keys:
+                    store._add(key, tokenised[key[1]], folder / str(len(store.paths)))
+            store._check_rows(adversary)
+        return store
+
+    def _add(self, key: tuple[str, str], dataset: Dataset, folder: Path) -> None:
+        digest = hashlib.sha256()
+        for batch in dataset.iter(1000):
+            digest.update(json.dumps(batch, sort_keys=True).encode())
+        dataset.save_to_disk(folder)
+        self.paths[key], self.sha256[key], self.rows[key] = str(folder), digest.hexdigest(), len(dataset)
+
+    def _check_rows(self, adversary: Adversary) -> None:
+        counts = {adversary.first_dataset: adversary.batch_size, **adversary.rows_per_batch()}
+        for name in adversary.datasets:
+            size = self.rows[adversary.objective, name]
+            if size < counts[name]:
+                raise ValueError(
+                    f"Adversary {adversary.name!r} takes {counts[name]} rows of {name!r} in each batch, and the data "
+                    f"set has {size}. Lower its batch_size or give more rows."
+                )
+
+    def job(
+        self, target: Target, adversary: Adversary, seed: int, evaluation_steps: tuple[int, ...] | None = None
+    ) -> Job:
+        """An attack, or with `evaluation_steps` a benign task."""
+        keys = {name: (adversary.objective, name) for name in adversary.datasets}
+        paths = {name: self.paths[key] for name, key in keys.items()}
+        digests = {name: self.sha256[key] for name, key in keys.items()}
+        weights = target.information["weights_sha256"]
+        return Job(target.path, weights, adversary, seed, paths, digests, evaluation_steps)
+
+    def description(self) -> list[dict[str, Any]]:
+        """Name, objective, rows and hash of each, for the report."""
+        return [
+            {"name": key[1], "objective": key[0], "rows": self.rows[key], "sha256": self.sha256[key]}
+            for key in self.paths
+        ]
+
+
+def _tokenizer(model: Model) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(
+        model.config._name_or_path if isinstance(model, PreTrainedModel) else str(model)
+    )
