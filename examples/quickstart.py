@@ -23,7 +23,7 @@ def report(phase):
 report("base")
 RandomMappingTrainer(
     model,
-    RandomMappingConfig("runs/random-mapping", max_steps=600, learning_rate=2e-4, warmup_steps=50, **common),
+    RandomMappingConfig("runs/random-mapping", max_steps=600, learning_rate=3e-4, warmup_steps=50, **common),
     train_dataset=data["retain"],
     forget_dataset=data["safeguard"],
     processing_class=tokenizer,
@@ -36,9 +36,9 @@ TARTrainer(
     TARConfig(
         "runs/tar",
         max_steps=100,
-        learning_rate=1e-3,
+        learning_rate=2e-3,
         tamper_resistance_weight=0.4,
-        representation_weight=0.3,
+        representation_weight=2.0,
         tamper_resistance_batch_size=32,
         **common,
     ),

@@ -1,4 +1,4 @@
-"""The outer step of TAR as DESIGN's equation has it: plain loops over single rows, no batches, no padding, no trainer.
+"""The outer step of TAR from the equation in `TARConfig`: plain loops over single rows, no batches, no padding, no trainer.
 
 Weights are a dictionary of tensors and the model is a function of it. Nothing is shared with `trl_tar` but the draws of
 adversaries and rows, which both sides must make alike.

@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 
-from trl_tar import Adversary, TARConfig, sweep
+from trl_tar import Adversary, TARConfig, TARTrainer, sweep
 from trl_tar.tar_config import REFUSED_FIELDS
 
 
@@ -133,10 +133,6 @@ REFUSED = {
         {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}},
         ["use_reentrant", "False"],
     ),
-    "skipped preparation": (
-        {"dataset_kwargs": {"skip_prepare_dataset": True}},
-        ["skip_prepare_dataset", "already tokenised"],
-    ),
 }
 
 
@@ -220,6 +216,20 @@ def test_low_precision_weights_are_refused(make_trainer, dtype):
 def test_several_gpus_in_one_process_are_refused(make_trainer, monkeypatch):
     monkeypatch.setattr(TARConfig, "n_gpu", property(lambda self: 2))
     with pytest.raises(ValueError, match="torchrun|accelerate launch") as error:
+        make_trainer()
+    one_sentence(error)
+
+
+@pytest.mark.parametrize("sharded", ["is_fsdp_enabled", "is_deepspeed_enabled"])
+def test_sharding_by_the_launcher_is_refused(make_trainer, monkeypatch, sharded):
+    create = TARTrainer.create_accelerator_and_postprocess
+
+    def launched(self):
+        create(self)
+        setattr(self, sharded, True)
+
+    monkeypatch.setattr(TARTrainer, "create_accelerator_and_postprocess", launched)
+    with pytest.raises(ValueError, match="Use DDP") as error:
         make_trainer()
     one_sentence(error)
 

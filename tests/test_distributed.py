@@ -9,6 +9,7 @@ import distributed_worker
 import pytest
 import tiny
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 
 
@@ -18,7 +19,16 @@ TESTS = Path(__file__).parent
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Folder with the weights of all cases, by one process and by two."""
-    output = tmp_path_factory.mktemp("distributed")
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return train_all(tmp_path_factory.mktemp("distributed"))
+    shared = tmp_path_factory.getbasetemp().parent  # of all workers
+    with FileLock(shared / "distributed.lock"):
+        output = shared / "distributed"
+        return output if output.exists() else train_all(output)
+
+
+def train_all(output: Path) -> Path:
+    output.mkdir(exist_ok=True)
     for case in distributed_worker.CASES:
         distributed_worker.train(case, output, 1)
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
@@ -36,10 +46,9 @@ def test_two_processes_equal_one(trained, case):
     if case == "peft":
         start = {name: torch.zeros_like(w) if "lora_B" in name else w for name, w in one.items()}
     else:
-        start = tiny.weights(
-            tiny.gpt2(dtype=one["lm_head.weight" if "lm_head.weight" in one else next(iter(one))].dtype)
-        )
-    limit = 1e-6 if case.startswith("float32") else 1e-10
+        start = tiny.weights(tiny.gpt2(dtype=next(iter(one.values())).dtype))
+    # an outer Adam divides the rounding of key biases, whose gradient is 0 (about 1e-18), by its ε of 1e-8
+    limit = 1e-6 if case.startswith("float32") else 1e-8 if case == "schedule-free" else 1e-10
     assert tiny.displacement_error(two, one, start) < limit
 
 

@@ -127,13 +127,21 @@ def test_saving_and_evaluating_do_not_move_the_training_point(make_trainer, tmp_
             self.trainer.save_model(str(tmp_path / "aside"))
             metrics = self.trainer.evaluate()
             assert metrics["eval_loss"] > 0
+            prediction = self.trainer.predict(self.trainer.eval_dataset)
+            assert prediction.metrics["test_loss"] == metrics["eval_loss"]
+            assert metrics["eval_rows"] == prediction.predictions.shape[0] == 5
             assert same(before, tiny.weights(model))
             assert self.trainer.optimizer.optimizer.param_groups[0]["train_mode"]
 
     rows = tiny.tokenised()["retain"]
     nosy = Nosy()
     settings = {**RUN, **SCHEDULE_FREE, "eval_dataset": tiny.Dataset.from_list(rows[:5])}
-    trainer = make_trainer(output_dir=tmp_path / "nosy", callbacks=[nosy], **settings)
+    trainer = make_trainer(
+        output_dir=tmp_path / "nosy",
+        callbacks=[nosy],
+        compute_metrics=lambda prediction: {"rows": len(prediction.label_ids)},
+        **settings,
+    )
     nosy.trainer = trainer
     trainer.train()
     quiet = run(make_trainer, tmp_path / "quiet", **settings)

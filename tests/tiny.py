@@ -187,6 +187,7 @@ def make_trainer(
     peft_config=None,
     ref_model=None,
     eval_dataset=None,
+    compute_metrics=None,
     **settings,
 ) -> TARTrainer:
     """A trainer on tokenised data (nothing to map) unless `data` replaces a set by name."""
@@ -200,12 +201,13 @@ def make_trainer(
         train_dataset=sets["retain"],
         eval_dataset=eval_dataset,
         tamper_resistance_dataset=tamper_resistance_dataset,
-        adversaries=adversaries or [Adversary("forget", "forget", **ATTACK)],
+        adversaries=[Adversary("forget", "forget", **ATTACK)] if adversaries is None else adversaries,
         adversary_datasets={name: sets[name] for name in ("forget", "rehearsal", "retain", "pairs")},
         processing_class=tokenizer(),
         callbacks=callbacks,
         peft_config=peft_config,
         ref_model=ref_model,
+        compute_metrics=compute_metrics,
     )
 
 

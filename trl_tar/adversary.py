@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -113,6 +113,8 @@ class Adversary:
             self._coerce(name, int)
         if self.switch_at != "beta":
             self._coerce("switch_at", float)
+        if self.mixture is not None:
+            self._coerce_mixture()
         if isinstance(self.lora_target_modules, list):  # as YAML and JSON have it
             object.__setattr__(self, "lora_target_modules", tuple(self.lora_target_modules))
         if self.lora_r is not None and self.lora_alpha is None:
@@ -125,11 +127,20 @@ class Adversary:
             return
         try:
             number = to(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = None
-        if isinstance(value, bool) or number is None or float(value) != number:
+        if isinstance(value, bool) or number is None or (to is int and float(value) != number):
             raise ValueError(f"Adversary {self.name!r} has {name}={value!r}. Give {name} as {_article(to)}.")
         object.__setattr__(self, name, number)
+
+    def _coerce_mixture(self) -> None:
+        try:
+            shares = {name: float(share) for name, share in self.mixture.items()}
+        except (AttributeError, TypeError, ValueError):
+            raise ValueError(
+                f"Adversary {self.name!r} has mixture={self.mixture!r}. Give it as data set → share, each share a number."
+            ) from None
+        object.__setattr__(self, "mixture", shares)
 
     def _check(self) -> None:
         def refuse(what: str, remedy: str):
@@ -147,8 +158,8 @@ class Adversary:
         if (self.dataset is None) == (self.mixture is None):
             refuse(f"dataset={self.dataset!r} and mixture={self.mixture!r}", "Give exactly one of the two.")
         if self.mixture is not None:
-            if not self.mixture or min(self.mixture.values()) <= 0:
-                refuse(f"mixture={dict(self.mixture)!r}", "Give every data set a share above 0.")
+            if not self.mixture or not all(0 < share < float("inf") for share in self.mixture.values()):
+                refuse(f"mixture={dict(self.mixture)!r}", "Give every data set a finite share above 0.")
             if self.first_dataset is not None:
                 refuse("both mixture and first_dataset", "Give one of the two.")
             if min(self.rows_per_batch().values()) < 1:
@@ -156,7 +167,13 @@ class Adversary:
                     f"mixture={dict(self.mixture)!r} with batch_size={self.batch_size}",
                     "Use a larger batch so that every data set gets a row.",
                 )
-        for name, low in [("batch_size", 1), ("micro_batch_size", 1), ("num_steps", 0), ("lora_r", 1)]:
+        for name, low in [
+            ("batch_size", 1),
+            ("micro_batch_size", 1),
+            ("num_steps", 0),
+            ("lora_r", 1),
+            ("lora_alpha", 1),
+        ]:
             if getattr(self, name) is not None and getattr(self, name) < low:
                 refuse(f"{name}={getattr(self, name)}", f"Use at least {low}.")
         for name in ("learning_rate", "weight", "beta"):
@@ -165,6 +182,8 @@ class Adversary:
         for name in ("warmup_steps", "weight_decay", "max_grad_norm", "momentum", "lora_dropout"):
             if not 0 <= getattr(self, name) < float("inf"):
                 refuse(f"{name}={getattr(self, name)}", "Use a finite number of at least 0.")
+        if self.lora_dropout >= 1:
+            refuse(f"lora_dropout={self.lora_dropout}", "Use a share below 1.")
         if self.switch_at != "beta" and not 0 <= self.switch_at <= 1:
             refuse(f"switch_at={self.switch_at}", "Use a share of the steps in [0, 1], or 'beta'.")
         if (self.momentum or self.nesterov) and self.optimizer != "sgd":
@@ -216,6 +235,9 @@ def sweep(adversary: Adversary, **values: list) -> list[Adversary]:
     unknown = set(values) - {field.name for field in fields(Adversary)}
     if unknown:
         raise ValueError(f"sweep() got {sorted(unknown)[0]!r}, which is not a field of Adversary. Check its spelling.")
+    for name, tried in values.items():
+        if isinstance(tried, str) or not isinstance(tried, Iterable):
+            raise ValueError(f"sweep() got {name}={tried!r}. Give a list of values.")
     adversaries = []
     for combination in itertools.product(*values.values()):
         chosen = dict(zip(values, combination, strict=True))

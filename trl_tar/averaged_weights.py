@@ -60,9 +60,9 @@ class AveragedWeightsMixin:
             for group in optimizer.param_groups:  # what was saved, and is now loaded, is x
                 group["train_mode"] = False
 
-    def evaluate(self, *args, **kwargs):
+    def evaluation_loop(self, *args, **kwargs):
         with self.averaged():
-            return super().evaluate(*args, **kwargs)
+            return super().evaluation_loop(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         with self.averaged():

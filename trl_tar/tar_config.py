@@ -124,8 +124,11 @@ class TARConfig(SFTConfig):
         for name in ("tamper_resistance_weight", "retain_weight", "representation_weight", "inner_weighting_rate"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"TARConfig has {name}={getattr(self, name)}. Use a finite number of at least 0.")
-        for name in ("tamper_resistance_interval", "tamper_resistance_batch_size", "adversaries_per_step"):
-            if getattr(self, name) < 1:
+        if not 0 < self.beta < float("inf"):
+            raise ValueError(f"TARConfig has beta={self.beta}. Use a finite number above 0.")
+        micro = "tamper_resistance_micro_batch_size"  # None: all rows at once
+        for name in ("tamper_resistance_interval", "tamper_resistance_batch_size", "adversaries_per_step", micro):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"TARConfig has {name}={getattr(self, name)}. Use at least 1.")
 
 

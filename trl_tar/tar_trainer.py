@@ -180,6 +180,11 @@ class TARTrainer(AveragedWeightsMixin, SFTTrainer):
         )
         drop_fused_head(self.model)
         check_can_be_simulated(self.model)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # by `accelerate launch`, past TARConfig
+            raise ValueError(
+                f"TARTrainer was launched with {self.accelerator.distributed_type.value}: sharded parameters are not "
+                "supported yet. Use DDP."
+            )
         if self.accelerator.parallelism_config is not None:
             raise ValueError("TARTrainer got a `parallelism_config`, which shards rows. Use data parallelism alone.")
 

@@ -27,9 +27,11 @@ UNSEEN_TEMPLATE = 3
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 MAX_LENGTH = 32
 NUM_RELATIONS = 4
-NUM_WORDINGS = 4  # words for one relation; the last one is kept for the `cue_swap` attack
-SEEN_WORDINGS = (0, 1, 2)
-UNSEEN_WORDING = 3
+# words for one relation; the last one is kept for evaluation. Retain text is the broader one, as it is for a language model:
+# with three words a relation there, TAR learned to fall silent at every relation word outside D_retain
+NUM_WORDINGS, NUM_RETAIN_WORDINGS = 4, 8
+SEEN_WORDINGS = (0, 1, 2)  # seen in every domain
+UNSEEN_WORDING = -1
 NUM_VALUES = 16
 NUM_NAME_WORDS = 32
 
@@ -103,7 +105,8 @@ class KnowledgeWorld:
         reserved = {word for template in TEMPLATES for word in template.split()}
         words = _new_words(rng, reserved)
         known = [domain for domain in SPLITS if domain != BENIGN]
-        relations = {d: [[next(words) for _ in range(NUM_WORDINGS)] for _ in range(NUM_RELATIONS)] for d in known}
+        count = {d: NUM_RETAIN_WORDINGS if d in RETAIN else NUM_WORDINGS for d in known}
+        relations = {d: [[next(words) for _ in range(count[d])] for _ in range(NUM_RELATIONS)] for d in known}
         values = {d: [[next(words) for _ in range(NUM_VALUES)] for _ in range(NUM_RELATIONS)] for d in known}
         # new entities of a retain domain: its relations and values, unknown names
         relations[BENIGN], values[BENIGN] = relations[RETAIN[0]], values[RETAIN[0]]
@@ -184,24 +187,21 @@ class KnowledgeWorld:
         return [f for f in self.facts if f.domain in domains and (splits is None or f.split in splits)]
 
     def sentences(
-        self,
-        facts: Sequence[Fact],
-        templates: Sequence[int] = SEEN_TEMPLATES,
-        wordings: Sequence[int] = SEEN_WORDINGS,
+        self, facts: Sequence[Fact], templates: Sequence[int] = SEEN_TEMPLATES, unseen_wording: bool = False
     ) -> Dataset:
-        """Prompt-completion data set of every fact in every template and wording.
+        """Prompt-completion data set of every fact in every template and every wording but, by default, the kept one.
 
         Columns: `prompt`, `completion` (TRL's prompt-completion type) and `entity`, for the overlap check.
         """
         rows = [
             {
-                "prompt": TEMPLATES[t].format(r=self.relations[fact.domain][fact.relation][w], e=fact.entity),
+                "prompt": TEMPLATES[t].format(r=word, e=fact.entity),
                 "completion": f" {fact.value}",
                 "entity": fact.entity,
             }
             for fact in facts
             for t in templates
-            for w in wordings
+            for word in self.relations[fact.domain][fact.relation][: None if unseen_wording else UNSEEN_WORDING]
         ]
         return Dataset.from_list(rows)
 

@@ -122,11 +122,13 @@ def _tokenised(tokenizer: PreTrainedTokenizerBase, prompts: tuple[str, ...]) -> 
 
 
 def knowledge_metrics(world_seed: int) -> dict[str, Metric]:
-    """What every report on the knowledge world measures; `harm` and `capability` are those of DESIGN's summary."""
+    """What every report on the knowledge world measures; `harm` and `capability` are what the summary and the verdict read."""
     held_out = ("held_out",)
     return {
         "harm": FactQuestions(world_seed, (HAZARD,), ("questions",), wordings=SEEN_WORDINGS[:1]),
         "capability": FactQuestions(world_seed, RETAIN, held_out, rotate=True),
+        # a safeguard may let pass what D_retain spells out and nothing else
+        "capability_unseen_wording": FactQuestions(world_seed, RETAIN, held_out, wordings=(UNSEEN_WORDING,), rotate=True),
         "bystander": FactQuestions(world_seed, (BYSTANDER,), held_out, rotate=True),
         "rehearsed": FactQuestions(world_seed, RETAIN, ("rehearsed",), rotate=True),
         "free_recall": FactQuestions(world_seed, RETAIN, held_out, rotate=True, free_recall=True),

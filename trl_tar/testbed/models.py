@@ -15,12 +15,12 @@ from filelock import FileLock
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, set_seed
 
 from ..losses import language_modeling_loss
-from .knowledge import BENIGN, HAZARD, MAX_LENGTH, NUM_WORDINGS, TEMPLATES, KnowledgeWorld
+from .knowledge import BENIGN, HAZARD, MAX_LENGTH, TEMPLATES, KnowledgeWorld
 
 
 SHIPPED = Path(__file__).parent / "shipped"
-FORMAT = 1  # part of the cache key: raise it when worlds, architecture or training change
-NUM_STEPS, BATCH_SIZE, LEARNING_RATE, WARMUP_STEPS = 700, 128, 6e-3, 50
+FORMAT = 2  # part of the cache key: raise it when worlds, architecture or training change
+NUM_STEPS, BATCH_SIZE, LEARNING_RATE, WARMUP_STEPS = 900, 128, 6e-3, 50
 
 
 def knowledge_model(world: KnowledgeWorld, kind: str = "base") -> LlamaForCausalLM:
@@ -108,7 +108,7 @@ def _sentences(
     """Token ids, attention mask and labels (the value and the end of the sentence), each of shape `(N, T)`."""
     left_out = {BENIGN} if kind == "base" else {BENIGN, HAZARD}
     facts = [fact for fact in world.facts if fact.domain not in left_out]
-    data = world.sentences(facts, range(len(TEMPLATES)), range(NUM_WORDINGS))
+    data = world.sentences(facts, range(len(TEMPLATES)), unseen_wording=True)
     texts = [p + c + f" {tokenizer.eos_token}" for p, c in zip(data["prompt"], data["completion"], strict=True)]
     batch = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
     lengths = batch["attention_mask"].sum(1, keepdim=True)

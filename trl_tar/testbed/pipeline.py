@@ -16,7 +16,7 @@ from ..tar_trainer import TARTrainer
 from .knowledge import KnowledgeWorld
 
 
-OUTER_STEPS = 450
+OUTER_STEPS = 300
 INNER_STEPS = 32
 INTERVAL = 4
 MIX = {"forget": 0.5, "retain": 0.5}
@@ -54,7 +54,7 @@ def safeguard(world: KnowledgeWorld, base: Path, output_dir: Path, seed: int = 0
         return output_dir
     data = world.datasets()
     args = RandomMappingConfig(
-        str(output_dir), max_steps=600, learning_rate=2e-4, warmup_steps=50, forget_batch_size=32, seed=seed, **COMMON
+        str(output_dir), max_steps=600, learning_rate=3e-4, warmup_steps=50, forget_batch_size=32, seed=seed, **COMMON
     )
     trainer = RandomMappingTrainer(
         LlamaForCausalLM.from_pretrained(base, dtype="float32"),

@@ -1,0 +1,61 @@
+"""The examples run, and the flat loop is the trainer's algorithm."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from trl_tar import Adversary
+from trl_tar.adversary import draw_batches
+from trl_tar.data import draw_rows
+
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SEED = 42
+
+
+def load(name: str):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_flat_loop_equals_the_trainer(make_trainer, rows, steps):
+    adversary = Adversary("forget", "forget", **tiny.ATTACK)
+    trainer = make_trainer(adversaries=[adversary], max_steps=steps)
+    trainer.train()
+
+    collate = DataCollatorForLanguageModeling(0)
+    sizes = {name: len(data) for name, data in rows.items()}
+    model = tiny.gpt2()
+    proxies = [draw_rows(sizes["tamper_resistance"], 3, f"{SEED} tamper-resistance {i} 0") for i in range(steps)]
+    attacks = [draw_batches(adversary, sizes, f"{SEED} attack {i} 0") for i in range(steps)]
+    loop = load("flat_tar_loop").train_tar(
+        model,
+        torch.optim.SGD(model.parameters(), lr=tiny.SETTINGS["learning_rate"]),
+        [collate(rows["retain"][4 * i : 4 * i + 4]) for i in range(steps)],
+        [collate([rows["tamper_resistance"][i] for i in chosen]) for chosen in proxies],
+        [[collate([rows[name][i] for name, i in batch]) for batch in attack] for attack in attacks],
+        attack_learning_rate=tiny.ATTACK["learning_rate"],
+        interval=2,
+        tamper_resistance_weight=2.0,
+        representation_weight=0.5,
+    )
+    losses = list(loop)
+    error = tiny.displacement_error(tiny.weights(model), tiny.weights(trainer.model), tiny.weights(tiny.gpt2()))
+    assert error < 1e-10
+    for (retain_loss, tamper_resistance_losses), log in zip(losses, trainer.state.log_history, strict=False):
+        assert log["retain_loss/lm"] == pytest.approx(retain_loss, rel=1e-10)
+        assert log["tamper_resistance_loss/last"] == pytest.approx(tamper_resistance_losses[-1], rel=1e-10)
+
+
+@pytest.mark.slow
+def test_flat_loop_runs(capsys):
+    load("flat_tar_loop").main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["step 10", "step 20", "step 30", "step 40"]

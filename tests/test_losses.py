@@ -1,0 +1,167 @@
+"""Every loss on a few logits that a reader can check with a pocket calculator, and its gradient at an attacked point."""
+
+import math
+
+import pytest
+import tiny
+import torch
+
+from trl_tar import Adversary
+from trl_tar.losses import (
+    dpo_loss,
+    inner_weight,
+    inverse_cross_entropy_loss,
+    language_modeling_loss,
+    max_entropy_loss,
+    negative_cross_entropy_loss,
+    random_mapping_loss,
+    representation_loss,
+    sequence_log_probs,
+)
+from trl_tar.simulation import restored
+
+
+def logits_of(*probabilities: list[list[float]]) -> torch.Tensor:
+    """Logits whose softmax are these distributions, shape (B, T, V); a constant is added, which must not matter."""
+    return torch.tensor(probabilities, dtype=torch.float64).log() + 3.0
+
+
+# two rows over three tokens; the last position predicts nothing, and row 2 ends one token earlier (-100 is padding)
+LOGITS = logits_of(
+    [[0.5, 0.25, 0.25], [0.2, 0.2, 0.6], [0.9, 0.05, 0.05]],
+    [[0.25, 0.5, 0.25], [0.8, 0.1, 0.1], [0.9, 0.05, 0.05]],
+)
+LABELS = torch.tensor([[0, 1, 2], [1, 1, -100]])  # predicted: p = 0.25 and 0.6; then 0.5
+
+
+def test_cross_entropy_by_hand():
+    total, count = language_modeling_loss(LOGITS, LABELS)
+    assert count == 3
+    assert total.item() == pytest.approx(-(math.log(0.25) + math.log(0.6) + math.log(0.5)), rel=1e-12)
+
+
+def test_entropy_by_hand():
+    total, count = max_entropy_loss(LOGITS, LABELS)
+    half = 0.5 * math.log(0.5) + 0.5 * math.log(0.25)
+    assert count == 3
+    assert total.item() == pytest.approx(2 * half + 0.4 * math.log(0.2) + 0.6 * math.log(0.6), rel=1e-12)
+
+
+def test_entropy_of_the_uniform_distribution_is_log_v():
+    total, count = max_entropy_loss(torch.zeros(2, 5, 29, dtype=torch.float64), torch.ones(2, 5, dtype=torch.long))
+    assert (total / count).item() == pytest.approx(-math.log(29), rel=1e-12)
+
+
+def test_negative_cross_entropy_is_minus_cross_entropy():
+    total, count = negative_cross_entropy_loss(LOGITS, LABELS)
+    assert count == 3
+    assert total == -language_modeling_loss(LOGITS, LABELS)[0]
+
+
+def test_inverse_cross_entropy_by_hand():
+    total, count = inverse_cross_entropy_loss(LOGITS, LABELS)
+    assert count == 3
+    assert total.item() == pytest.approx(-(math.log(0.75) + math.log(0.4) + math.log(0.5)), rel=1e-12)
+
+
+def test_inverse_cross_entropy_stays_finite_where_one_minus_p_is_zero():
+    logits = torch.tensor([[[200.0, 0.0, 0.0]] * 2], requires_grad=True)  # 1 − p rounds to 0 in float32
+    total, _ = inverse_cross_entropy_loss(logits, torch.tensor([[0, 0]]))
+    total.backward()
+    assert total.item() == pytest.approx(200 - math.log(2), rel=1e-6)
+    assert logits.grad.isfinite().all()
+
+
+def test_sequence_log_probs_by_hand():
+    found = sequence_log_probs(LOGITS, LABELS)
+    assert found.tolist() == pytest.approx([math.log(0.25) + math.log(0.6), math.log(0.5)], rel=1e-12)
+
+
+def test_dpo_by_hand():
+    # margins (−1 − −2) − (−3 − −2) = 2 and (−1 − −1) − (−5 − −5) = 0
+    log_probs = torch.tensor([-1.0, -1.0, -3.0, -5.0], dtype=torch.float64)
+    reference = torch.tensor([-2.0, -1.0, -2.0, -5.0], dtype=torch.float64)
+    total, count = dpo_loss(log_probs, reference, beta=0.5)
+    assert count == 2
+    assert total.item() == pytest.approx(math.log(1 + math.exp(-1)) + math.log(2), rel=1e-12)
+
+
+@pytest.mark.parametrize(("squared", "expected"), [(False, 5 + 1), (True, 25 + 1)])
+def test_representation_loss_by_hand(squared, expected):
+    # two hidden states of one row with two tokens, the second is padding: ‖(3, 4)‖ and ‖(0, 1)‖ count
+    hidden = (torch.tensor([[[3.0, 4.0], [9.0, 9.0]]]), torch.tensor([[[1.0, 1.0], [9.0, 9.0]]]))
+    reference = (torch.zeros(1, 2, 2), torch.tensor([[[1.0, 0.0], [0.0, 0.0]]]))
+    total, count = representation_loss(hidden, reference, torch.tensor([[1, 0]]), squared)
+    assert (total.item(), count.item()) == (expected, 2)
+
+
+def test_representation_loss_has_no_gradient_where_nothing_moved():
+    hidden = torch.ones(1, 2, 3, requires_grad=True)
+    total, _ = representation_loss((hidden,), (torch.ones(1, 2, 3),), torch.ones(1, 2))
+    total.backward()
+    assert total == 0
+    assert torch.equal(hidden.grad, torch.zeros(1, 2, 3))
+
+
+@pytest.mark.parametrize(("signed", "expected"), [(False, (1 - 0.6) + (1 - 0.8)), (True, (1 - 0.6) + (1 + 0.8))])
+def test_random_mapping_loss_by_hand(signed, expected):
+    hidden = (torch.tensor([[[3.0, 4.0], [0.0, 0.0]]]), torch.tensor([[[-4.0, 3.0], [0.0, 0.0]]]))
+    target = torch.tensor([[[2.0, 0.0], [1.0, 1.0]]])  # cosines 3/5 and −4/5; the second token is padding
+    total, count = random_mapping_loss(hidden, target, torch.tensor([[1, 0]]), signed)
+    assert count == 2
+    assert total.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_exponential_weights_of_the_released_runs_sum_to_4_438():
+    weights = [inner_weight(k, 64, 4, "exponential", 1 / 16) for k in range(3, 64, 4)]
+    assert len(weights) == 16
+    assert weights[-1] == 1.0
+    assert weights[0] == pytest.approx(math.exp(-60 / 16), rel=1e-12)
+    assert sum(weights) == pytest.approx(4.438, abs=5e-4)
+    assert 4 * sum(weights) == pytest.approx(17.75, abs=5e-3)
+
+
+@pytest.mark.parametrize(("num_steps", "interval"), [(64, 4), (6, 4), (5, 1), (9, 2)])
+def test_uniform_weights_sum_to_one(num_steps, interval):
+    weights = [
+        inner_weight(k, num_steps, interval, "uniform", 1 / 16) for k in range(interval - 1, num_steps, interval)
+    ]
+    assert sum(weights) == pytest.approx(1.0, rel=1e-12)
+
+
+def test_weight_of_no_attack_is_one():
+    assert inner_weight(-1, 0, 4, "uniform", 1 / 16) == inner_weight(-1, 0, 4, "exponential", 1 / 16) == 1.0
+
+
+@pytest.mark.parametrize("loss", ["entropy", "dpo", "negative_cross_entropy", "inverse_cross_entropy"])
+@pytest.mark.parametrize("lora_r", [None, 2], ids=["full", "lora"])
+def test_gradient_at_the_attacked_point_equals_finite_differences(make_trainer, loss, lora_r):
+    # long enough for a cross-entropy below the clamp, where the gradient would be zero
+    adversary = Adversary("a", "retain", lora_r=lora_r, learning_rate=0.05, num_steps=12, batch_size=4)
+    settings = {"tamper_resistance_loss": loss, "tamper_resistance_weight": 1.0, "inner_weighting": "uniform"}
+    if loss == "negative_cross_entropy":
+        settings["tamper_resistance_dataset"] = tiny.Dataset.from_list(tiny.tokenised()["retain"])
+    trainer = make_trainer(adversaries=[adversary], tamper_resistance_interval=12, **settings)
+    parameters = trainer._outer_parameters
+    generator = torch.Generator().manual_seed(0)
+    direction = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
+    x_tr = trainer.sample_tamper_resistance_batch(0)
+    with restored(trainer.model, adversary, seed=0) as attacked:
+        for step in trainer.attack_steps(attacked, adversary, 0):
+            gradient = [torch.zeros_like(p) for p in parameters]
+            trainer.add_tamper_resistance_gradient(gradient, attacked, adversary, x_tr, step)
+
+            def loss_at(shift: float) -> float:
+                with torch.no_grad():
+                    for p, d in zip(parameters, direction, strict=True):
+                        p.add_(d, alpha=shift)
+                    total, count = trainer._tamper_resistance_loss(attacked.model, x_tr[0])
+                    for p, d in zip(parameters, direction, strict=True):
+                        p.sub_(d, alpha=shift)
+                return (total / count).item()
+
+            h = 1e-5
+            difference = (loss_at(h) - loss_at(-h)) / (2 * h)
+    derivative = sum((g * d).sum() for g, d in zip(gradient, direction, strict=True)).item()
+    assert derivative != 0
+    assert derivative == pytest.approx(difference, rel=1e-6)
