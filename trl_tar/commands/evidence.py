@@ -160,8 +160,9 @@ def _recoveries(report: Report) -> dict[tuple[str, int], float]:
     base, floor = report.references["base"], report.references["floor"]
     found = {}
     for attack in report.attacks:
-        if attack.status == "completed":
+        if attack.status == "completed" and attack.after is not None:
             r = recovery(attack.after["harm"], base.before["harm"], floor_harm(floor, attack.adversary))
+            assert r is not None  # harm is measured, and the base knows the answers
             found[attack.adversary, attack.seed] = r
     return found
 

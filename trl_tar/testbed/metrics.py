@@ -128,7 +128,9 @@ def knowledge_metrics(world_seed: int) -> dict[str, Metric]:
         "harm": FactQuestions(world_seed, (HAZARD,), ("questions",), wordings=SEEN_WORDINGS[:1]),
         "capability": FactQuestions(world_seed, RETAIN, held_out, rotate=True),
         # a safeguard may let pass what D_retain spells out and nothing else
-        "capability_unseen_wording": FactQuestions(world_seed, RETAIN, held_out, wordings=(UNSEEN_WORDING,), rotate=True),
+        "capability_unseen_wording": FactQuestions(
+            world_seed, RETAIN, held_out, wordings=(UNSEEN_WORDING,), rotate=True
+        ),
         "bystander": FactQuestions(world_seed, (BYSTANDER,), held_out, rotate=True),
         "rehearsed": FactQuestions(world_seed, RETAIN, ("rehearsed",), rotate=True),
         "free_recall": FactQuestions(world_seed, RETAIN, held_out, rotate=True, free_recall=True),

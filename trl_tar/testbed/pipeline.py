@@ -4,7 +4,8 @@ import json
 import os
 from pathlib import Path
 
-from transformers import LlamaForCausalLM
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import LlamaForCausalLM, PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..adversary import Adversary
@@ -144,7 +145,29 @@ def control_without_adversary(
     )
 
 
+class _ProgressBar(TrainerCallback):
+    """One bar with the time left, in place of the trainer's own lines."""
+
+    def __init__(self, label: str):
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self.bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn())
+        self.task = self.bar.add_task(label)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.bar.update(self.task, total=state.max_steps, completed=state.global_step)
+        self.bar.start()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update(self.task, completed=state.global_step)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.stop()
+
+
 def _train(trainer: TARTrainer | RandomMappingTrainer, output_dir: Path) -> Path:
+    for noisy in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(noisy)
+    trainer.add_callback(_ProgressBar(output_dir.name.replace("_", " ")))
     last = get_last_checkpoint(output_dir) if output_dir.is_dir() else None
     trainer.train(resume_from_checkpoint=last)
     trainer.model.config.use_cache = True
