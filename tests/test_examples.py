@@ -1,6 +1,8 @@
 """The examples run, and the flat loop is the trainer's algorithm."""
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,14 @@ def test_flat_loop_runs(capsys):
     load("flat_tar_loop").main()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["step 10", "step 20", "step 30", "step 40"]
+
+
+@pytest.mark.slow
+def test_quickstart_hides_the_hazard_and_keeps_the_rest(tmp_path):
+    script = EXAMPLES / "quickstart.py"
+    assert len(script.read_text().splitlines()) < 60
+    result = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    scores = dict(part.split() for part in result.stdout.splitlines()[-1].split(": ")[1].split(", "))
+    assert float(scores["harm"]) < 0.5
+    assert float(scores["capability"]) > 0.8

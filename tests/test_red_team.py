@@ -132,7 +132,7 @@ def forget_loss(model) -> float:
         return language_modeling_loss(model(input_ids=ids, use_cache=False).logits, ids)[0].item()
 
 
-def test_evaluation_steps_are_those_of_the_design():
+def test_evaluation_steps_are_dense_at_first_and_then_every_fifty():
     assert default_evaluation_steps(120) == [0, 1, 2, 5, 10, 20, 50, 100, 120]
     assert default_evaluation_steps(5) == [0, 1, 2, 5]
     assert default_evaluation_steps(0) == [0]
@@ -273,6 +273,20 @@ def test_report_holds_every_attack_of_every_model(raw, tmp_path):
     assert [a["name"] for a in report.config["adversaries"]] == ["full", "lora"]
     assert Adversary(**report.config["adversaries"][1]) == SUITE[1]
     assert len(list((tmp_path / "jobs").iterdir())) == 4 * (1 + 4) + 2 * 2
+
+
+def test_attacks_that_share_a_data_set_train_on_their_own_rows(raw, tmp_path):
+    # a data set stored in the place of another once made attacks on harmless rows, which nothing broke
+    mix = Adversary("mix", mixture={"forget": 0.5, "retain": 0.5}, **SHORT)
+    switch = Adversary("switch", "forget", first_dataset="retain", switch_at=0.5, **SHORT)
+    data = {name: raw[name] for name in ("forget", "retain")}
+    together = attacked(raw, tmp_path / "a", adversaries=[SUITE[0], mix, switch], datasets=data, references={})
+    for adversary in (SUITE[0], mix, switch):
+        alone = attacked(raw, tmp_path / adversary.name, adversaries=[adversary], datasets=data, references={})
+        assert [a for a in together.attacks if a.adversary == adversary.name] == alone.attacks
+    assert len({d["sha256"] for d in together.config["datasets"]}) == 2
+    losses = {a.adversary: a.trajectory[-1]["loss"] for a in together.attacks if a.seed == 0}
+    assert len(set(losses.values())) == 3
 
 
 def test_restarted_run_redoes_only_what_is_missing(raw, tmp_path):

@@ -7,11 +7,12 @@ from pathlib import Path
 import datasets
 import torch
 import transformers
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from ..adversary import Adversary
-from ..model_card import interval, model_card, number
+from ..model_card import model_card, number
 from ..plots import plot_adversary_loss, plot_attacks, plot_tradeoff, plot_training
 from ..records import write_json
 from ..red_teaming import BenignTask, red_team
@@ -146,31 +147,23 @@ def write_comparison(reports: dict[str, Report], output: Path) -> None:
 
 def comparison_table(reports: dict[str, Report]) -> Table:
     """The models side by side, for the terminal."""
-    table = Table(title="What came back under attack (mean over attacks, 95 % interval over seeds)")
-    table.add_column("model")
-    for column in (
-        "harm before",
-        "harm after",
-        "strongest attack",
-        "R",
-        "capability",
-        "bystander",
-        "benign",
-        "verdict",
-    ):
-        table.add_column(column, justify="right")
+    table = Table(title="What came back under attack", caption="± : 95 % interval over seeds", box=box.SIMPLE_HEAD)
+    table.add_column("model", no_wrap=True)
+    for column in ("harm\nbefore", "harm\nafter", "worst\nattack", "R", "capa-\nbility", "by-\nstander", "benign"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("verdict")
     for name, report in reports.items():
-        summary, before = report.summary, report.before
+        before, row, after = report.before, comparison_row(report), report.summary["harm_after"]
         outcome = "resistant" if report.verdict.resistant else "empty shell" if report.verdict.empty_shell else "–"
         table.add_row(
-            LABELS[name],
+            LABELS[name].replace("random mapping", "mapping"),
             number(before["harm"]),
-            interval(summary["harm_after"]),
-            number(summary["worst_harm"]["mean"]),
-            number(summary["recovery"]["mean"]),
+            f"{number(after['mean'])} ± {number(after['high'] - after['mean'])}",
+            number(row["harm_after_worst"]),
+            number(row["recovery_mean"]),
             number(before["capability"]),
             number(before["bystander"]),
-            number(comparison_row(report)["benign_gain"]),
+            number(row["benign_gain"]),
             outcome,
         )
     return table

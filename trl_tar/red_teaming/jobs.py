@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import load_from_disk
+from datasets import Dataset, load_from_disk
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
@@ -27,7 +27,7 @@ from .attack import as_found, run_attack
 
 
 Metric = Callable[[PreTrainedModel, PreTrainedTokenizerBase], Scores]
-FORMAT = 1  # of job files; raise it when an attack or its record changes
+FORMAT = 2  # of job files; raise it when an attack or its record changes
 SHARES = ("harm", "capability")  # metrics that must lie in [0, 1]
 # what an attack may fail with; anything else is an error of this package and ends the run
 FAILURES = (RuntimeError, ValueError, OSError, ArithmeticError, LookupError, TypeError, MemoryError, ImportError)
@@ -129,7 +129,7 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
     """The result of a job as JSON; an attack that raises is recorded as failed."""
     if job.adversary is None:
         return measure_before(load(job.model), settings)
-    assert job.seed is not None and job.data is not None
+    assert job.seed is not None and job.data is not None and job.data_sha256 is not None
     metrics = settings.metrics
     if job.evaluation_steps is not None:
         assert settings.benign_metric is not None
@@ -139,7 +139,7 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
             load(job.model, job.adversary.quantization),
             settings.tokenizer,
             job.adversary,
-            {name: load_from_disk(path, keep_in_memory=True) for name, path in job.data.items()},
+            {name: _rows(path, job.data_sha256[name]) for name, path in job.data.items()},
             job.seed,
             lambda model: values(model, settings.tokenizer, metrics),
             evaluation_steps=job.evaluation_steps,
@@ -150,6 +150,21 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
         reason = f"{type(error).__name__}: {error}"
         record = AttackRecord(job.adversary.name, job.seed, status="failed", error=reason)
     return asdict(record)
+
+
+def _rows(path: str, sha256: str) -> Dataset:
+    """A tokenised data set; an attack on other rows than those named would pass for resistance."""
+    dataset = load_from_disk(path, keep_in_memory=True)
+    assert rows_sha256(dataset) == sha256, path
+    return dataset
+
+
+def rows_sha256(dataset: Dataset) -> str:
+    """Hash of all rows."""
+    digest = hashlib.sha256()
+    for batch in dataset.iter(1000):
+        digest.update(json.dumps(batch, sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def load(model: str, quantization: str | None = None) -> PreTrainedModel:

@@ -1,7 +1,6 @@
 """The red team: every adversary and seed against a model and its references."""
 
 import hashlib
-import json
 import platform
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
@@ -20,7 +19,7 @@ from ..report import Report, build_report
 from ..statistics import CHANCE, t_interval, trainability
 from .attack import tokenised_datasets
 from .checks import check_red_team
-from .jobs import Job, Metric, Settings, load, run_jobs
+from .jobs import Job, Metric, Settings, load, rows_sha256, run_jobs
 
 
 Model = str | Path | PreTrainedModel
@@ -270,19 +269,18 @@ class DataStore:
         store, model = cls(), load(target.path)
         for adversary in adversaries:
             keys = [(adversary.objective, name) for name in adversary.datasets]
-            if any(key not in store.paths for key in keys):
+            missing = [key for key in keys if key not in store.paths]
+            if missing:
                 tokenised = tokenised_datasets(model, settings.tokenizer, adversary, datasets, settings.max_length)
-                for key in keys:
-                    store._add(key, tokenised[key[1]], folder / str(len(store.paths)))
+            for key in missing:
+                store._add(key, tokenised[key[1]], folder / str(len(store.paths)))
             store._check_rows(adversary)
         return store
 
     def _add(self, key: tuple[str, str], dataset: Dataset, folder: Path) -> None:
-        digest = hashlib.sha256()
-        for batch in dataset.iter(1000):
-            digest.update(json.dumps(batch, sort_keys=True).encode())
+        assert not folder.exists()  # a data set would take the place of another
         dataset.save_to_disk(folder)
-        self.paths[key], self.sha256[key], self.rows[key] = str(folder), digest.hexdigest(), len(dataset)
+        self.paths[key], self.sha256[key], self.rows[key] = str(folder), rows_sha256(dataset), len(dataset)
 
     def _check_rows(self, adversary: Adversary) -> None:
         counts = {adversary.first_dataset: adversary.batch_size, **adversary.rows_per_batch()}
