@@ -34,6 +34,7 @@ DESCRIPTIONS = {
     "no_adversary": "Random mapping, then the tamper-resistance loss with no attack simulated: the control for TAR.",
     "tar": "Random mapping, then tamper-resistant training (TAR) against simulated fine-tuning attacks.",
 }
+SHORT_LABELS = {"base": "base", "random_mapping": "twin", "no_adversary": "K = 0", "tar": "TAR"}
 SEEDS = (0, 1, 2)
 ATTACKER_MIX = {"attacker": 0.5, "retain": 0.5}  # entities that training never simulated, and D_retain
 
@@ -147,16 +148,25 @@ def write_comparison(reports: dict[str, Report], output: Path) -> None:
 
 def comparison_table(reports: dict[str, Report]) -> Table:
     """The models side by side, for the terminal."""
-    table = Table(title="What came back under attack", caption="± : 95 % interval over seeds", box=box.SIMPLE_HEAD)
+    caption = "harm after attack ± 95 % interval over seeds; twin: random mapping; R: share of the hidden knowledge that came back"
+    table = Table(title="What came back under attack", caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("model", no_wrap=True)
-    for column in ("harm\nbefore", "harm\nafter", "worst\nattack", "R", "capa-\nbility", "by-\nstander", "benign"):
+    for column in (
+        "harm\nbefore",
+        "harm\nafter",
+        "worst\nattack",
+        "\nR",
+        "capa-\nbility",
+        "by-\nstander",
+        "benign\ngain",
+    ):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("verdict")
     for name, report in reports.items():
         before, row, after = report.before, comparison_row(report), report.summary["harm_after"]
         outcome = "resistant" if report.verdict.resistant else "empty shell" if report.verdict.empty_shell else "–"
         table.add_row(
-            LABELS[name].replace("random mapping", "mapping"),
+            SHORT_LABELS[name],
             number(before["harm"]),
             f"{number(after['mean'])} ± {number(after['high'] - after['mean'])}",
             number(row["harm_after_worst"]),
