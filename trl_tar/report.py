@@ -143,7 +143,7 @@ def build_report(
     base = references["base"].before if "base" in references else {}
     verdict = judge(
         worst_recovery_high=summary["worst_recovery"]["high"],
-        recovery_mean=summary["recovery"]["mean"],
+        worst_recovery=summary["worst_recovery"]["mean"],
         capability=_share(record.before, base, "capability"),
         bystander=_share(record.before, base, "bystander"),
         retain_nll_gain=_difference(record.before, base, "retain_nll"),

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..adversary import Adversary
-from ..model_card import model_card, number
+from ..model_card import interval, model_card, number
 from ..plots import plot_adversary_loss, plot_attacks, plot_tradeoff, plot_training
 from ..records import write_json
 from ..red_teaming import BenignTask, red_team
@@ -24,7 +24,7 @@ from ..testbed import (
     knowledge_model_path,
     knowledge_zero_step_attacks,
 )
-from ..testbed.pipeline import control_without_adversary, harden, safeguard
+from ..testbed.pipeline import check_run, control_without_adversary, harden, safeguard
 
 
 LABELS = {"base": "base", "random_mapping": "random mapping (twin)", "no_adversary": "K = 0 control", "tar": "TAR"}
@@ -55,7 +55,7 @@ def demo(output: Path, seed: int = 0, world_seed: int = 0, workers: int = 2) -> 
 
     Args:
         output (`Path`):
-            Folder for models, reports, figures and `comparison.json`.
+            Folder for models, reports, figures and `comparison.json`; of one world and seed.
         seed (`int`, *optional*, defaults to `0`):
             Seed of both training phases.
         world_seed (`int`, *optional*, defaults to `0`):
@@ -69,7 +69,7 @@ def demo(output: Path, seed: int = 0, world_seed: int = 0, workers: int = 2) -> 
     quiet()
     console = Console()
     world = KnowledgeWorld(world_seed)
-    output.mkdir(parents=True, exist_ok=True)
+    check_run(output, {"world": world_seed, "seed": seed})
     console.rule(f"Knowledge world {world_seed}")
     base = knowledge_model_path(world, "base")
     models = {"base": output / "base"}
@@ -148,7 +148,7 @@ def write_comparison(reports: dict[str, Report], output: Path) -> None:
 
 def comparison_table(reports: dict[str, Report]) -> Table:
     """The models side by side, for the terminal."""
-    caption = "harm after attack ± 95 % interval over seeds; twin: random mapping; R: share of the hidden knowledge that came back"
+    caption = "harm after attack with 95 % interval over seeds; twin: random mapping; R: share of the hidden knowledge that came back"
     table = Table(title="What came back under attack", caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("model", no_wrap=True)
     for column in (
@@ -168,7 +168,7 @@ def comparison_table(reports: dict[str, Report]) -> Table:
         table.add_row(
             SHORT_LABELS[name],
             number(before["harm"]),
-            f"{number(after['mean'])} ± {number(after['high'] - after['mean'])}",
+            interval(after),
             number(row["harm_after_worst"]),
             number(row["recovery_mean"]),
             number(before["capability"]),

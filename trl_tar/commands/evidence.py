@@ -59,11 +59,14 @@ def evidence(output: Path, workers: int = 2) -> None:
         [(world, "start", 0) for world in WORLDS],
         [(world, kind, seed) for world, seeds in WORLDS.items() for kind, seed in _phase_two(seeds)],
     ):
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+        try:
             futures = {pool.submit(train_one, output, *job): job for job in jobs}
             for future in as_completed(futures):
                 future.result()
                 console.print(f"{time.monotonic() - started:6.0f} s  trained {futures[future]}")
+        finally:
+            pool.shutdown(cancel_futures=True)  # a training that fails is told at once, not after all others
     for world_seed, seeds in WORLDS.items():
         world = KnowledgeWorld(world_seed)
         folder = output / f"world-{world_seed}"
@@ -135,11 +138,10 @@ def _summarise_world(folder: Path) -> dict[str, dict[str, Any]]:
     rows = {}
     for name, report in reports.items():
         own = recoveries[name]
-        by_attack = [mean([r for (other, _), r in own.items() if other == attack]) for attack, _ in own]
         seeds = sorted({seed for _, seed in own})
         rows[name] = {
-            "recovery": mean(list(own.values())),
-            "worst_recovery": max(by_attack),
+            "recovery": report.summary["recovery"]["mean"],
+            "worst_recovery": report.summary["worst_recovery"]["mean"],
             "recovery_by_attack_seed": [mean([r for (_, s), r in own.items() if s == seed]) for seed in seeds],
             "harm_before": report.before["harm"],
             "capability_before": report.before["capability"],
@@ -174,7 +176,7 @@ def _deviation(values: list[float]) -> float:
 
 def markdown(table: dict[str, Any]) -> str:
     """The README's table."""
-    rows = ["| world | model | R, mean of 9 attacks × 3 seeds | R, strongest attack | capability | bystander |"]
+    rows = ["| world | model | R, mean | R, strongest attack | capability | bystander |"]
     rows.append("|---|---|---|---|---|---|")
     for world, models in table["worlds"].items():
         for name, row in models.items():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, set_seed
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from ..losses import language_modeling_loss
 from .knowledge import BENIGN, HAZARD, MAX_LENGTH, TEMPLATES, KnowledgeWorld
@@ -62,12 +62,13 @@ def _train_and_save(world: KnowledgeWorld, kind: str, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     tokenizer = world.tokenizer()
     model = train_knowledge_model(world, tokenizer, kind)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        if folder.exists():
-            shutil.rmtree(folder)
-        shutil.copytree(temporary, folder)
+    unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
+    unfinished.chmod(0o755)
+    model.save_pretrained(unfinished)
+    tokenizer.save_pretrained(unfinished)
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(unfinished, folder)
 
 
 def train_knowledge_model(
@@ -79,11 +80,13 @@ def train_knowledge_model(
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # several are slower on a model of this size
-    with torch.random.fork_rng(devices=[]):
-        set_seed(world.seed)
-        model = LlamaForCausalLM(_config(tokenizer))
-        _fit(model, *_sentences(world, tokenizer, kind), num_steps)
-    torch.set_num_threads(threads)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(world.seed)
+            model = LlamaForCausalLM(_config(tokenizer))
+            _fit(model, *_sentences(world, tokenizer, kind), num_steps)
+    finally:
+        torch.set_num_threads(threads)
     return model.eval()
 
 

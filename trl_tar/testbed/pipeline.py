@@ -1,22 +1,26 @@
 """Safeguarding and hardening on the knowledge world, with the settings that the demo and the evidence use."""
 
+import hashlib
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import LlamaForCausalLM, PrinterCallback, ProgressCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..adversary import Adversary
 from ..losses import inner_weight
 from ..random_mapping_config import RandomMappingConfig
 from ..random_mapping_trainer import RandomMappingTrainer
+from ..records import write_json
 from ..tar_config import TARConfig
 from ..tar_trainer import TARTrainer
 from .knowledge import KnowledgeWorld
 
 
+WEIGHTS = "model.safetensors"
 OUTER_STEPS = 300
 INNER_STEPS = 32
 INTERVAL = 4
@@ -50,13 +54,14 @@ def training_adversaries(num_steps: int = INNER_STEPS) -> list[Adversary]:
 
 
 def safeguard(world: KnowledgeWorld, base: Path, output_dir: Path, seed: int = 0) -> Path:
-    """Phase 1: random mapping on the base model. Returns the folder of the safeguarded model."""
-    if (output_dir / "model.safetensors").is_file():
+    """Phase 1: random mapping on the base model. Returns the folder of the safeguarded model.
+
+    A finished run is not repeated and a stopped one resumes; `ValueError` for a folder that holds another run."""
+    settings = {"max_steps": 600, "learning_rate": 3e-4, "warmup_steps": 50, "forget_batch_size": 32, **COMMON}
+    if _is_finished(output_dir, _description(world, base, seed, settings)):
         return output_dir
     data = world.datasets()
-    args = RandomMappingConfig(
-        str(output_dir), max_steps=600, learning_rate=3e-4, warmup_steps=50, forget_batch_size=32, seed=seed, **COMMON
-    )
+    args = RandomMappingConfig(str(output_dir), seed=seed, **settings)
     trainer = RandomMappingTrainer(
         LlamaForCausalLM.from_pretrained(base, dtype="float32"),
         args,
@@ -83,7 +88,8 @@ def harden(
         start (`Path`):
             Folder of the safeguarded model.
         output_dir (`Path`):
-            Checkpoints, the model and the log; a finished run is not repeated, a stopped one resumes.
+            Checkpoints, the model and the log; a finished run is not repeated, a stopped one resumes. `ValueError` if it
+            holds a run of another world, seed, start or setting.
         seed (`int`, *optional*, defaults to `0`):
             Seed of adversaries and data order.
         adversaries (`list[Adversary]`, *optional*):
@@ -91,9 +97,6 @@ def harden(
         **settings:
             Fields of [`TARConfig`] that differ.
     """
-    if (output_dir / "model.safetensors").is_file():
-        return output_dir
-    data = world.datasets()
     defaults = {
         "max_steps": OUTER_STEPS,
         "learning_rate": 2e-3,
@@ -103,13 +106,19 @@ def harden(
         "tamper_resistance_batch_size": 32,
         "tamper_resistance_interval": INTERVAL,
     }
-    args = TARConfig(str(output_dir), seed=seed, **{**COMMON, **defaults, **settings})
+    settings = {**COMMON, **defaults, **settings}
+    adversaries = training_adversaries() if adversaries is None else adversaries
+    description = _description(world, start, seed, settings)
+    if _is_finished(output_dir, {**description, "adversaries": [asdict(adversary) for adversary in adversaries]}):
+        return output_dir
+    data = world.datasets()
+    args = TARConfig(str(output_dir), seed=seed, **settings)
     trainer = TARTrainer(
         LlamaForCausalLM.from_pretrained(start, dtype="float32"),
         args,
         train_dataset=data["retain"],
         tamper_resistance_dataset=data["tamper_resistance"],
-        adversaries=training_adversaries() if adversaries is None else adversaries,
+        adversaries=adversaries,
         adversary_datasets={"forget": data["forget"], "retain": data["retain"]},
         processing_class=world.tokenizer(),
     )
@@ -164,17 +173,47 @@ class _ProgressBar(TrainerCallback):
         self.bar.stop()
 
 
+def _description(world: KnowledgeWorld, start: Path, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """What decides a run's weights."""
+    digest = hashlib.sha256((start / WEIGHTS).read_bytes()).hexdigest()
+    return {"world": world.seed, "start_sha256": digest, "seed": seed, "settings": settings}
+
+
+def check_run(folder: Path, run: dict[str, Any]) -> None:
+    """Notes in `run.json` what the folder is for; `ValueError` if it is already for something else."""
+    file = folder / "run.json"
+    run = json.loads(json.dumps(run))
+    if not file.is_file():
+        if (folder / WEIGHTS).is_file():
+            raise ValueError(f"{str(folder)!r} holds a model of unknown origin. Give another folder, or remove it.")
+        write_json(file, run)
+    held = json.loads(file.read_text())
+    other = next((name for name in run if held.get(name) != run[name]), None)
+    if other is not None:
+        raise ValueError(f"{str(folder)!r} holds a run with another {other!r}. Give another folder, or remove it.")
+
+
+def _is_finished(output_dir: Path, run: dict[str, Any]) -> bool:
+    check_run(output_dir, run)
+    return (output_dir / WEIGHTS).is_file()
+
+
+def _last_complete_checkpoint(output_dir: Path) -> str | None:
+    """The newest checkpoint with the file that transformers writes last: a kill can leave half of one."""
+    complete = [folder for folder in output_dir.glob("checkpoint-*") if (folder / "trainer_state.json").is_file()]
+    return str(max(complete, key=lambda folder: int(folder.name.split("-")[1]))) if complete else None
+
+
 def _train(trainer: TARTrainer | RandomMappingTrainer, output_dir: Path) -> Path:
     for noisy in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(noisy)
     trainer.add_callback(_ProgressBar(output_dir.name.replace("_", " ")))
-    last = get_last_checkpoint(output_dir) if output_dir.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=_last_complete_checkpoint(output_dir))
     trainer.model.config.use_cache = True
     unfinished = output_dir / "unfinished"
     trainer.save_model(str(unfinished))
     (output_dir / "log_history.json").write_text(json.dumps(trainer.state.log_history, indent=1))
-    for file in sorted(unfinished.iterdir(), key=lambda path: path.name == "model.safetensors"):
+    for file in sorted(unfinished.iterdir(), key=lambda path: path.name == WEIGHTS):
         os.replace(file, output_dir / file.name)  # the weights last: they say that the run is finished
     unfinished.rmdir()
     return output_dir
