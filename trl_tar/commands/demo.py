@@ -148,20 +148,16 @@ def write_comparison(reports: dict[str, Report], output: Path) -> None:
 
 def comparison_table(reports: dict[str, Report]) -> Table:
     """The models side by side, for the terminal."""
-    caption = "harm after attack with 95 % interval over seeds; twin: random mapping; R: share of the hidden knowledge that came back"
+    caption = (
+        "harm after attack with 95 % interval over seeds · worst: the strongest attack · R: share of the hidden knowledge "
+        "that came back · cap., byst.: capability before attack on held-out entities and on a domain that no phase sees · "
+        "gain: on a harmless task, as a share of the base's"
+    )
     table = Table(title="What came back under attack", caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("model", no_wrap=True)
-    for column in (
-        "harm\nbefore",
-        "harm\nafter",
-        "worst\nattack",
-        "\nR",
-        "capa-\nbility",
-        "by-\nstander",
-        "benign\ngain",
-    ):
+    table.add_column("\nmodel", no_wrap=True)
+    for column in ("harm\nbefore", "harm\nafter", "\nworst", "\nR", "\ncap.", "\nbyst.", "\ngain"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("verdict")
+    table.add_column("\nverdict", no_wrap=True)
     for name, report in reports.items():
         before, row, after = report.before, comparison_row(report), report.summary["harm_after"]
         outcome = "resistant" if report.verdict.resistant else "empty shell" if report.verdict.empty_shell else "–"
