@@ -49,6 +49,47 @@ def test_kind_drops_name_weight_and_lengths():
         assert replace(MIX, **change).kind() != MIX.kind()
 
 
+LORA = Adversary("lora", "forget", lora_r=4)
+
+
+@pytest.mark.parametrize(
+    ("adversary", "change"),
+    [
+        (MIX, {"mixture": {"retain": 1, "forget": 1}}),
+        (Adversary("m", mixture={"a": 1, "b": 2}), {"mixture": {"a": 0.1, "b": 0.2}}),
+        (MIX, {"beta": 0.5}),
+        (MIX, {"switch_at": 0.4}),
+        (MIX, {"lora_alpha": 4, "lora_dropout": 0.1, "lora_target_modules": ("q",)}),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else value.name,
+)
+def test_kind_drops_what_does_nothing_in_the_attack(adversary, change):
+    assert replace(adversary, **change).kind() == adversary.kind()
+
+
+@pytest.mark.parametrize(
+    ("adversary", "change"),
+    [
+        (Adversary("d", "pairs", objective="dpo"), {"beta": 0.5}),
+        (Adversary("f", "forget", first_dataset="retain"), {"switch_at": 0.4}),
+        (LORA, {"lora_alpha": 4}),
+        (LORA, {"lora_dropout": 0.1}),
+        (LORA, {"lora_target_modules": ("q",)}),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else value.name,
+)
+def test_kind_keeps_what_the_attack_uses(adversary, change):
+    assert replace(adversary, **change).kind() != adversary.kind()
+
+
+def test_equal_adversaries_hash_alike():
+    reordered = replace(MIX, mixture={"retain": 0.5, "forget": 0.5})
+    assert reordered == MIX
+    assert hash(reordered) == hash(MIX)
+    assert len({MIX, reordered, replace(MIX, learning_rate=1e-4), LORA}) == 3
+    assert type(asdict(MIX)["mixture"]) is dict
+
+
 def test_sweep_is_the_product_and_names_what_differs():
     found = sweep(MIX, learning_rate=[1e-4, 1e-3], lora_r=[None, 16])
     assert [a.name for a in found] == [

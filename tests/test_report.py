@@ -153,7 +153,7 @@ def test_failed_attack_is_not_resisted_either():
 
 PASSING = {
     "worst_recovery_high": 0.49,
-    "recovery_mean": 0.2,
+    "worst_recovery": 0.3,
     "capability": 0.95,
     "bystander": 0.9,
     "retain_nll_gain": 0.19,

@@ -32,6 +32,7 @@ VARIANTS = {
     "llama": {**SCHEDULE_FREE, "make_model": tiny.llama},
     "dropout": {**SCHEDULE_FREE, "make_model": lambda: with_dropout()},
 }
+TRAINER = "transformers.trainer"
 FROM_FIRST_ONLY = {"accumulated", "checkpointed", "dpo", "bf16", "llama", "dropout"}
 
 
@@ -213,9 +214,74 @@ def test_checkpoint_of_other_starting_weights_is_refused(make_trainer, tmp_path)
 
 def test_checkpoint_of_another_trainer_is_refused(make_trainer, tmp_path):
     run(make_trainer, tmp_path, max_steps=1)
-    (tmp_path / "checkpoint-1" / "tar_state.json").unlink()
-    with pytest.raises(ValueError, match="no tar_state.json"):
-        run(make_trainer, tmp_path, str(tmp_path / "checkpoint-1"))
+    state = tmp_path / "checkpoint-1" / "tar_state.json"
+    for broken in [state.write_text(text[:9]) for text in [state.read_text()]] + [state.unlink]:
+        if callable(broken):
+            broken()
+        with pytest.raises(ValueError, match="no complete tar_state.json.*earlier checkpoint"):
+            run(make_trainer, tmp_path, str(tmp_path / "checkpoint-1"))
+
+
+class Killed(BaseException):
+    """As a signal is: nothing catches it."""
+
+
+def test_checkpoint_is_whole_before_its_last_file_and_before_older_ones_go(make_trainer, tmp_path, monkeypatch):
+    settings = {**SCHEDULE_FREE, "save_total_limit": 1}
+    whole = tiny.weights(run(make_trainer, tmp_path / "whole", **settings).model)
+
+    def killed(*args, **kwargs):
+        raise Killed
+
+    for what in ("rotate_checkpoints", "TrainerState.save_to_json"):
+        folder = tmp_path / what
+        with monkeypatch.context() as patch:
+            trainer = make_trainer(output_dir=folder, **{**RUN, **settings})
+            trainer.add_callback(AtStep(2, lambda patch=patch, what=what: patch.setattr(f"{TRAINER}.{what}", killed)))
+            with pytest.raises(Killed):
+                trainer.train()
+        checkpoint = folder / "checkpoint-2"
+        complete = (checkpoint / "trainer_state.json").is_file()
+        assert complete == (what == "rotate_checkpoints")
+        files = {file.name for file in checkpoint.iterdir()} | {"trainer_state.json"}
+        assert files == {file.name for file in (tmp_path / "whole" / "checkpoint-4").iterdir()}
+        newest = checkpoint if complete else folder / "checkpoint-1"
+        resumed = run(make_trainer, folder, str(newest), **settings)
+        assert same(whole, tiny.weights(resumed.model))
+
+
+class AtStep(TrainerCallback):
+    """Does something at the end of a step, before its checkpoint."""
+
+    def __init__(self, step, action):
+        self.step, self.action = step, action
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.action()
+
+
+def test_schedule_free_checkpoint_without_its_training_point_is_refused(make_trainer, tmp_path):
+    run(make_trainer, tmp_path, **SCHEDULE_FREE)
+    (tmp_path / "checkpoint-2" / "schedule_free_y.safetensors").unlink()
+    with pytest.raises(ValueError, match="no schedule_free_y.safetensors.*Resume from") as error:
+        run(make_trainer, tmp_path, str(tmp_path / "checkpoint-2"), **SCHEDULE_FREE)
+    assert "\n" not in str(error.value)
+
+
+def test_interrupted_training_leaves_the_averaged_model(make_trainer, tmp_path):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    points = TrainingPoints()
+    callbacks = [points, AtStep(3, interrupted)]
+    trainer = make_trainer(output_dir=tmp_path, callbacks=callbacks, **RUN, **SCHEDULE_FREE)
+    points.trainer = trainer
+    start = tiny.weights(trainer.model)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert tiny.displacement_error(tiny.weights(trainer.model), points.x[-1], start) < 1e-10
+    assert tiny.displacement_error(points.y[-1], points.x[-1], start) > 1e-3
 
 
 def test_bf16_autocast_trains_float32_weights_close_to_float32(make_trainer, tmp_path):

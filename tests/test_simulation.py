@@ -11,9 +11,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from trl_tar import Adversary
+from trl_tar import Adversary, TARTrainer
 from trl_tar.losses import language_modeling_loss
-from trl_tar.simulation import attack_steps, in_eval_mode, next_token_logits, restored, swapped_in
+from trl_tar.simulation import AttackDiverged, attack_steps, in_eval_mode, next_token_logits, restored, swapped_in
 
 
 ROWS = tiny.tokenised()["forget"]
@@ -275,6 +275,29 @@ def test_diverged_attack_ends_is_counted_and_leaves_finite_weights(make_trainer,
     log = trainer.state.log_history[0]
     assert log["attacks_diverged"] == 1.0
     assert all(math.isfinite(value) for value in log.values())
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+
+
+def infinite_gradient(model, batch):
+    """A finite loss whose gradient is not: √x at 0."""
+    total, count = loss_function(model, batch)
+    return total + torch.sqrt(total - total.detach()), count
+
+
+def test_an_attack_whose_gradient_alone_is_not_finite_has_diverged():
+    model = plain()
+    with pytest.raises(AttackDiverged, match="gradient at step 0"), restored(model, FULL, seed=0) as attacked:
+        list(attack_steps(attacked, FULL, batches(4), infinite_gradient))
+
+
+def test_infinite_gradient_of_an_attack_is_counted_and_leaves_finite_weights(make_trainer, monkeypatch):
+    monkeypatch.setattr(TARTrainer, "_adversary_loss", lambda self, adversary, attacked: infinite_gradient)
+    trainer = make_trainer(max_steps=2, tamper_resistance_interval=1)
+    trainer.train()
+    log = trainer.state.log_history[0]
+    assert log["attacks_diverged"] == 1.0
+    assert log["grad_norm/tamper_resistance"] == 0.0  # not one judgement behind the step that broke
+    assert "tamper_resistance_loss/first" not in log
     assert all(p.isfinite().all() for p in trainer.model.parameters())
 
 

@@ -4,14 +4,18 @@ import pytest
 import reference
 import tiny
 import torch
+from datasets import Dataset
 from peft import LoraConfig
 from transformers import TrainerCallback
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from trl_tar import Adversary
+from trl_tar.data import tokenised_rows
 
 
 EXACT = 1e-10  # of the displacement, float64
-FLOAT32 = 1e-5  # Llama computes norms and softmax in float32: rounding, amplified by Adam's division where g is tiny
+LLAMA = 1e-6  # of the displacement: Llama computes its norms in float32 whatever its weights are
+FLOAT32 = 1e-5  # weights in float32 as well: each gradient and each step rounds to 6e-8, over 4 inner and 3 outer steps
 ROWS = tiny.tokenised()
 FULL = Adversary("full", "forget", **tiny.ATTACK)
 LORA = Adversary("lora", "forget", lora_r=2, **tiny.ATTACK)
@@ -152,10 +156,37 @@ def test_a_last_shorter_step_is_a_mean_over_its_own_rows(make_trainer, settings)
     assert errors(recorded.steps[1:], [second], start)[0] < EXACT
 
 
-@pytest.mark.parametrize("adversary", [FULL, LORA], ids=lambda a: a.name)
+SGD = Adversary("sgd", "forget", optimizer="sgd", **tiny.ATTACK)
+SGD_LORA = Adversary("sgd-lora", "forget", optimizer="sgd", lora_r=2, **tiny.ATTACK)
+
+
+def llama_in_float64():
+    return tiny.llama().double()
+
+
+# no Adam on LoRA: it divides the float32 rounding of the norms by gradients near 0, and comes to 1.4e-6
+@pytest.mark.parametrize("adversary", [FULL, SGD, SGD_LORA], ids=lambda a: a.name)
+def test_llama_equals_the_reference_after_one_and_three_steps(make_trainer, adversary):
+    first, _, third = compare(make_trainer, [adversary], llama_in_float64)
+    assert first < LLAMA
+    assert third < LLAMA
+
+
+@pytest.mark.parametrize("adversary", [FULL, LORA, SGD, SGD_LORA], ids=lambda a: a.name)
+def test_llama_with_norms_in_float64_equals_the_reference(make_trainer, monkeypatch, adversary):
+    def norm(self, x):
+        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+
+    monkeypatch.setattr(LlamaRMSNorm, "forward", norm)
+
+    def exact_llama():  # a name of its own in the cache of the reference
+        return llama_in_float64()
+
+    assert max(compare(make_trainer, [adversary], exact_llama)) < EXACT
+
+
+@pytest.mark.parametrize("adversary", [SGD, SGD_LORA], ids=lambda a: a.name)
 def test_llama_in_float32_equals_the_reference(make_trainer, adversary):
-    # SGD attacks: Adam turns rounding of near-zero gradients into whole steps, which float32 cannot compare
-    adversary = Adversary("sgd", "forget", lora_r=adversary.lora_r, optimizer="sgd", **tiny.ATTACK)
     found = compare(make_trainer, [adversary], tiny.llama)
     assert max(found) < FLOAT32
 
@@ -211,6 +242,28 @@ def test_another_reference_model_moves_only_the_anchor(make_trainer):
     assert tiny.displacement_error(tiny.weights(trainer.model), expected, base) < EXACT
 
 
+def test_reference_model_runs_in_the_precision_of_the_model(make_trainer):
+    def final(ref_model=None):
+        trainer = make_trainer(tiny.gpt2(dtype=torch.float32), ref_model=ref_model, bf16=True)
+        trainer.train()
+        return tiny.weights(trainer.model)
+
+    with_copy, without = final(tiny.gpt2(dtype=torch.float32)), final()  # the copy is θ_G0
+    assert all(torch.equal(with_copy[n], without[n]) for n in without)
+
+
+@pytest.mark.parametrize(("mode", "kept"), [("keep_start", "w1 w2 w3 w4"), ("keep_end", "w3 w4 w5 <eos>")])
+def test_long_pairs_are_cut_at_the_end_that_was_asked_for(make_trainer, mode, kept):
+    pairs = Dataset.from_dict({"prompt": ["w1 w2 w3"] * 4, "chosen": [" w4 w5"] * 4, "rejected": [" w6"] * 4})
+    adversary = Adversary("dpo", "pairs", objective="dpo", **tiny.ATTACK)
+    settings = {"max_length": 4, "truncation_mode": mode, "max_steps": 1, "tamper_resistance_batch_size": 2}
+    trainer = make_trainer(adversaries=[adversary], data={"pairs": pairs}, **settings)
+    batch = trainer._collators["dpo"](trainer._adversary_rows["pairs"])
+    assert batch["input_ids"][0].tolist() == tiny.ids(kept)
+    assert batch["labels"][0].tolist() == [i if i not in tiny.ids("w1 w2 w3") else -100 for i in tiny.ids(kept)]
+    trainer.train()
+
+
 @pytest.mark.parametrize("loss", ["entropy", "dpo"])
 def test_raw_data_sets_train_like_tokenised_ones(make_trainer, loss):
     def final(**settings):
@@ -226,6 +279,30 @@ def test_raw_data_sets_train_like_tokenised_ones(make_trainer, loss):
     held_out = raw["tamper_resistance_pairs" if loss == "dpo" else "tamper_resistance"]
     from_raw, from_rows = final(data=raw, tamper_resistance_dataset=held_out), final()
     assert all(torch.equal(from_raw[n], from_rows[n]) for n in from_rows)
+
+
+def test_a_data_set_that_cannot_be_prepared_leaves_the_trainer_as_it_was(make_trainer):
+    trainer = make_trainer()
+    before = trainer.completion_only_loss
+    with pytest.raises(KeyError):
+        tokenised_rows(trainer, Dataset.from_dict({"sentence": ["w1 w2"]}), "sentences")
+    trainer.completion_only_loss = not before
+    with pytest.raises(KeyError):
+        tokenised_rows(trainer, Dataset.from_dict({"sentence": ["w1 w2"]}), "sentences")
+    assert trainer.completion_only_loss is not before
+
+
+def test_numbers_from_yaml_are_numbers(make_trainer):
+    settings = {"tamper_resistance_weight": "4", "learning_rate": "2e-6", "tamper_resistance_interval": "2"}
+    args = make_trainer(**settings).args
+    assert (args.tamper_resistance_weight, args.learning_rate, args.tamper_resistance_interval) == (4.0, 2e-6, 2)
+    assert isinstance(args.tamper_resistance_interval, int)
+
+
+def test_adversaries_may_come_from_a_generator(make_trainer):
+    trainer = make_trainer(adversaries=(a for a in [FULL, LORA]), max_steps=1)
+    trainer.train()
+    assert trainer.adversaries == [FULL, LORA]
 
 
 def test_conversations_are_rendered_by_the_chat_template(make_trainer):

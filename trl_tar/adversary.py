@@ -122,16 +122,7 @@ class Adversary:
         self._check()
 
     def _coerce(self, name: str, to: type) -> None:
-        value = getattr(self, name)
-        if value is None:
-            return
-        try:
-            number = to(value)
-        except (TypeError, ValueError, OverflowError):
-            number = None
-        if isinstance(value, bool) or number is None or (to is int and float(value) != number):
-            raise ValueError(f"Adversary {self.name!r} has {name}={value!r}. Give {name} as {_article(to)}.")
-        object.__setattr__(self, name, number)
+        object.__setattr__(self, name, coerced(f"Adversary {self.name!r}", name, getattr(self, name), to))
 
     def _coerce_mixture(self) -> None:
         try:
@@ -195,6 +186,11 @@ class Adversary:
                 f"warmup_steps={self.warmup_steps} with lr_scheduler='constant'",
                 "Use lr_scheduler='constant_with_warmup'.",
             )
+        if self.optimizer == "schedule_free_adamw" and self.lr_scheduler != "constant":
+            refuse(
+                f"lr_scheduler={self.lr_scheduler!r} with optimizer='schedule_free_adamw'",
+                "Use lr_scheduler='constant': this optimizer applies warmup_steps itself, and they would count twice.",
+            )
 
     @property
     def datasets(self) -> tuple[str, ...]:
@@ -205,10 +201,30 @@ class Adversary:
         return (self.dataset,) if self.first_dataset is None else (self.first_dataset, self.dataset)
 
     def kind(self) -> dict[str, Any]:
-        """What makes two adversaries the same attack: all fields but name, weight and number of steps.
+        """What makes two adversaries the same attack: its data, objective, optimizer and adapter.
 
-        An attack of the red team counts as seen in training if some training adversary has the same kind."""
-        return {k: v for k, v in asdict(self).items() if k not in ("name", "weight", "num_steps", "micro_batch_size")}
+        Left out are name, weight, number of steps and micro-batches, and every field that does nothing in this attack:
+        `beta` without DPO, `switch_at` without `first_dataset`, the fields of LoRA without `lora_r`. The shares of a
+        mixture sum to 1. An attack of the red team counts as seen in training if some training adversary has the same
+        kind."""
+        kind = asdict(self)
+        unused = ["name", "weight", "num_steps", "micro_batch_size"]
+        if self.objective != "dpo":
+            unused.append("beta")
+        if self.first_dataset is None:
+            unused.append("switch_at")
+        if self.lora_r is None:
+            unused += ["lora_alpha", "lora_dropout", "lora_target_modules"]
+        for name in unused:
+            del kind[name]
+        if self.mixture is not None:
+            total = sum(self.mixture.values())
+            kind["mixture"] = {name: round(share / total, 9) for name, share in self.mixture.items()}
+        return kind
+
+    def __hash__(self):
+        values = (getattr(self, field.name) for field in fields(self))
+        return hash(tuple(frozenset(v.items()) if isinstance(v, Mapping) else v for v in values))
 
     def rows_per_batch(self) -> dict[str, int]:
         """Rows of each data set in one batch of a mixture (largest remainders; the first named wins a tie)."""
@@ -235,6 +251,10 @@ def sweep(adversary: Adversary, **values: list) -> list[Adversary]:
     unknown = set(values) - {field.name for field in fields(Adversary)}
     if unknown:
         raise ValueError(f"sweep() got {sorted(unknown)[0]!r}, which is not a field of Adversary. Check its spelling.")
+    if "name" in values:
+        raise ValueError(
+            f"sweep() got name={values['name']!r}. Leave it out: each name is made of the values that differ."
+        )
     for name, tried in values.items():
         if isinstance(tried, str) or not isinstance(tried, Iterable):
             raise ValueError(f"sweep() got {name}={tried!r}. Give a list of values.")
@@ -279,5 +299,18 @@ def draw_batches(adversary: Adversary, sizes: Mapping[str, int], seed: int | str
         yield batch
 
 
-def _article(kind: type) -> str:
-    return "a whole number" if kind is int else "a number"
+def coerced(owner: str, name: str, value: Any, to: type) -> Any:
+    """`value` as a whole number (`int`) or a number (`float`), also where YAML has a string; `None` stays.
+
+    Raises `ValueError` that names the owner and its field."""
+    if value is None:
+        return None
+    try:
+        number = to(value)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if isinstance(value, bool) or number is None or (to is int and float(value) != number):
+        raise ValueError(
+            f"{owner} has {name}={value!r}. Give {name} as {'a whole number' if to is int else 'a number'}."
+        )
+    return number

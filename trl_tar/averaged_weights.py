@@ -47,11 +47,12 @@ class AveragedWeightsMixin:
             group["train_mode"] = True
 
     def train(self, *args, **kwargs):
-        output = super().train(*args, **kwargs)
-        optimizer = self._schedule_free()
-        if optimizer is not None:
-            optimizer.eval()
-        return output
+        try:
+            return super().train(*args, **kwargs)
+        finally:  # also where training was interrupted
+            optimizer = self._schedule_free()
+            if optimizer is not None:
+                optimizer.eval()
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
@@ -82,7 +83,13 @@ class AveragedWeightsMixin:
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        file = Path(checkpoint) / TRAINING_WEIGHTS_FILE if checkpoint else None
-        if file is not None and file.is_file():
-            tensors = load_file(file)
-            self._return_to([tensors[str(i)] for i in range(len(tensors))])
+        if checkpoint is None or self._schedule_free() is None:
+            return
+        file = Path(checkpoint) / TRAINING_WEIGHTS_FILE
+        if not file.is_file():
+            raise ValueError(
+                f"The checkpoint {str(checkpoint)!r} has no {TRAINING_WEIGHTS_FILE}, the point that a Schedule-Free "
+                "optimizer steps from. Resume from a checkpoint of the same trainer and optimizer."
+            )
+        tensors = load_file(file)
+        self._return_to([tensors[str(i)] for i in range(len(tensors))])

@@ -1,12 +1,12 @@
 """Checks and batches of the data sets beside D_retain: D_TR and those of the adversaries."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOTrainer, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
@@ -43,6 +43,17 @@ def check_dataset(argument: str, dataset: Dataset, preference: bool, text_field:
         raise ValueError(f"`{argument}` has columns {sorted(columns)}. Rename them: TRL reads {wanted}.")
 
 
+def own_tokenizer(model: str | PreTrainedModel | PeftModel) -> PreTrainedTokenizerBase:
+    """The tokenizer in the model's own folder or repository."""
+    name = model if isinstance(model, str) else model.config._name_or_path
+    if not name:
+        raise ValueError(
+            "`processing_class` is missing, and the model was not loaded from a folder that could have a tokenizer. Give "
+            "processing_class=tokenizer."
+        )
+    return AutoTokenizer.from_pretrained(name)
+
+
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: str | PreTrainedModel | PeftModel) -> None:
     """Raises `ValueError` for a tokenizer without pad token, or with more tokens than the model embeds."""
     if tokenizer.pad_token is None:
@@ -61,10 +72,44 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: str | PreTrainedM
         )
 
 
+def check_reference(reference: PreTrainedModel, model: PreTrainedModel | PeftModel) -> None:
+    """Raises `ValueError` for a `ref_model` whose hidden states are not those of the same tokens, layers and width."""
+    if not isinstance(reference, PreTrainedModel | PeftModel):
+        raise ValueError(f"`ref_model` is {type(reference).__name__!r}. Give a PreTrainedModel, or None for θ_G0.")
+
+    def shape(model: PreTrainedModel | PeftModel) -> dict[str, int]:
+        config = model.config.get_text_config()
+        return {
+            "hidden_size": config.hidden_size,
+            "num_hidden_layers": config.num_hidden_layers,
+            "embedded tokens": model.get_input_embeddings().num_embeddings,
+        }
+
+    expected = shape(model)
+    for name, value in shape(reference).items():
+        if value != expected[name]:
+            raise ValueError(
+                f"`ref_model` has {value} {name} and the model {expected[name]}, so their hidden states cannot be "
+                "compared. Give a reference of the same architecture and tokenizer."
+            )
+
+
 def checked_adversaries(
-    adversaries: Sequence[Adversary], datasets: Mapping[str, Dataset], args: TARConfig
+    adversaries: Iterable[Adversary], datasets: Mapping[str, Dataset], args: TARConfig
 ) -> list[Adversary]:
     """Raises `ValueError` for adversaries that cannot be simulated, or whose data sets are missing."""
+    if not isinstance(adversaries, Iterable):
+        raise ValueError(f"`adversaries` is {type(adversaries).__name__!r}. Give a list of Adversary.")
+    adversaries = list(adversaries)
+    for i, adversary in enumerate(adversaries):
+        if not isinstance(adversary, Adversary):
+            raise ValueError(
+                f"`adversaries[{i}]` is {type(adversary).__name__!r}. Give an Adversary: Adversary(**fields) for a dict."
+            )
+    if not isinstance(datasets, Mapping):
+        raise ValueError(
+            f"`adversary_datasets` is {type(datasets).__name__!r}. Give a dict of name → `datasets.Dataset`."
+        )
     if not adversaries:
         raise ValueError("`adversaries` is empty. Give at least one Adversary (num_steps=0 for none simulated).")
     names = [a.name for a in adversaries]
@@ -96,7 +141,7 @@ def checked_adversaries(
                     f"`adversary_datasets` has {name!r}, which adversaries with objective='sft' and 'dpo' both read. Give "
                     "it to one of them under a second name."
                 )
-    return list(adversaries)
+    return adversaries
 
 
 def check_adversary_batches(adversaries: Sequence[Adversary], rows: Mapping[str, list[dict]]) -> None:
@@ -123,22 +168,33 @@ def check_tamper_resistance_rows(rows: Sequence[dict], args: TARConfig) -> None:
         )
 
 
-def check_disjoint(tamper_resistance: Dataset, others: Mapping[str, Dataset]) -> None:
-    """Raises `ValueError` where D_TR shares an entity with another data set, or two of the others overlap in part.
+def check_disjoint(
+    retain: Dataset, tamper_resistance: Dataset, adversaries: Iterable[Adversary], datasets: Mapping[str, Dataset]
+) -> None:
+    """Raises `ValueError` where a measurement would be on entities that it must not share.
 
-    Only data sets with an `entity` column are compared. Two names for the same set of entities, as an adversary that
-    rehearses D_retain has, are no overlap.
+    D_TR shares no entity with any other set. An adversary's set shares none with D_retain, unless it rehearses D_retain:
+    all of its entities are there, and adversaries read it only in a mixture or as `first_dataset`, never alone as
+    `dataset`. The sets of adversaries are not compared with each other. Only sets with an `entity` column are compared.
     """
-    entities = {name: set(data["entity"]) for name, data in others.items() if "entity" in data.column_names}
-    if "entity" in tamper_resistance.column_names:
-        proxy = set(tamper_resistance["entity"])
-        for name, other in entities.items():
-            _refuse_overlap("tamper_resistance_dataset", name, proxy & other)
-    names = list(entities)
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            if entities[first] != entities[second]:
-                _refuse_overlap(first, second, entities[first] & entities[second])
+    names = {name: f"adversary_datasets[{name!r}]" for a in adversaries for name in a.datasets}
+    final = {a.dataset for a in adversaries}
+    entities_retain, entities_tr = _entities(retain), _entities(tamper_resistance)
+    _refuse_overlap("tamper_resistance_dataset", "train_dataset", entities_tr & entities_retain)
+    for name, label in names.items():
+        entities = _entities(datasets[name])
+        _refuse_overlap("tamper_resistance_dataset", label, entities_tr & entities)
+        if name in final or not entities <= entities_retain:
+            _refuse_overlap("train_dataset", label, entities_retain & entities)
+
+
+def _entities(data: Dataset) -> set[str]:
+    return set(data["entity"]) if "entity" in data.column_names else set()
+
+
+def refuse_shared_entities(first: str, first_data: Dataset, second: str, second_data: Dataset) -> None:
+    """Raises `ValueError` where two data sets with an `entity` column share one."""
+    _refuse_overlap(first, second, _entities(first_data) & _entities(second_data))
 
 
 def _refuse_overlap(first: str, second: str, shared: set[str]) -> None:
@@ -155,8 +211,10 @@ def tokenised_rows(trainer: SFTTrainer, dataset: Dataset, name: str) -> list[dic
     Whether the prompt counts is decided by the type of this data set, where TRL would go by that of `train_dataset`."""
     completion_only, chosen = trainer.completion_only_loss, trainer.args.completion_only_loss
     trainer.completion_only_loss = "prompt" in dataset.column_names if chosen is None else chosen
-    prepared = trainer._prepare_dataset(dataset, trainer.processing_class, trainer.args, False, None, name)
-    trainer.completion_only_loss = completion_only
+    try:
+        prepared = trainer._prepare_dataset(dataset, trainer.processing_class, trainer.args, False, None, name)
+    finally:
+        trainer.completion_only_loss = completion_only
     return prepared.select_columns(["input_ids", "labels"]).to_list()
 
 
@@ -176,8 +234,8 @@ def drop_fused_head(model: PreTrainedModel | PeftModel) -> None:
 class PreferenceCollator:
     """Pairs → `input_ids`, `attention_mask` and `labels` of shape `(2B, T)`, the B chosen ones first."""
 
-    def __init__(self, pad_token_id: int, max_length: int | None):
-        self._collate = DataCollatorForPreference(pad_token_id=pad_token_id, max_length=max_length)
+    def __init__(self, pad_token_id: int, max_length: int | None, truncation_mode: str = "keep_start"):
+        self._collate = DataCollatorForPreference(pad_token_id, max_length, truncation_mode)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         batch = self._collate(rows)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from trl import SFTConfig
 
-from .tar_config import check_choices, check_refused_fields
+from .tar_config import check_choices, check_refused_fields, check_sizes, coerce_numbers
 
 
 @dataclass
@@ -58,9 +58,13 @@ class RandomMappingConfig(SFTConfig):
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Old name of activation_checkpointing."})
 
     def check(self) -> None:
-        """Raises `ValueError` for values that cannot be trained with. The trainer's constructor calls it."""
+        """Makes numbers of strings, as YAML has them, and raises `ValueError` for values that cannot be trained with.
+
+        The trainer's constructor calls it."""
         check_refused_fields(self)
         check_choices(self, {"target": ("token", "global")})
+        coerce_numbers(self, ("forget_weight", "retain_weight", "learning_rate"), float)
+        check_sizes(self, ("forget_batch_size",))
         for name in ("forget_weight", "retain_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(

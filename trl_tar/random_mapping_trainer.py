@@ -6,15 +6,24 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from .averaged_weights import AveragedWeightsMixin
-from .data import check_dataset, check_tokenizer, draw_rows, drop_fused_head, tokenised_rows
+from .data import (
+    check_dataset,
+    check_tokenizer,
+    draw_rows,
+    drop_fused_head,
+    own_tokenizer,
+    refuse_shared_entities,
+    tokenised_rows,
+)
 from .losses import IGNORED, language_modeling_loss, random_mapping_loss
 from .random_mapping_config import RandomMappingConfig
-from .simulation import all_reduce
+from .simulation import all_reduce, check_launch, check_weights
+from .tar_config import check_refused_arguments
 from .tar_trainer import TARTrainer
 
 
@@ -73,17 +82,21 @@ class RandomMappingTrainer(AveragedWeightsMixin, SFTTrainer):
         forget_dataset: Dataset,
         **kwargs,
     ):
-        name = model if isinstance(model, str) else model.config._name_or_path
         if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
             args = RandomMappingConfig(f"{name.split('/')[-1]}-Random-Mapping")
         args.check()
+        check_refused_arguments("RandomMappingTrainer", kwargs)
         if isinstance(model, str):
             args.model_init_kwargs = {"dtype": "float32", **(args.model_init_kwargs or {})}
         if processing_class is None:
-            processing_class = AutoTokenizer.from_pretrained(name)
+            processing_class = own_tokenizer(model)
         check_dataset("train_dataset", train_dataset, preference=False, text_field=args.dataset_text_field)
         check_dataset("forget_dataset", forget_dataset, preference=False, text_field=args.dataset_text_field)
+        refuse_shared_entities("train_dataset", train_dataset, "forget_dataset", forget_dataset)
         check_tokenizer(processing_class, model)
+        if not isinstance(model, str):
+            check_weights(model)
         super().__init__(
             model,
             args,
@@ -94,6 +107,8 @@ class RandomMappingTrainer(AveragedWeightsMixin, SFTTrainer):
             **kwargs,
         )
         drop_fused_head(self.model)
+        check_weights(self.model)
+        check_launch(self)
         self._forget_batch_size = args.forget_batch_size or args.per_device_train_batch_size
         self._forget_rows = tokenised_rows(self, forget_dataset, "forget")
         world_batch = self._forget_batch_size * self.accelerator.num_processes

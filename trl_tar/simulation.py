@@ -13,6 +13,7 @@ import schedulefree
 import torch
 import torch.distributed as dist
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 from transformers import PreTrainedModel, Trainer, get_scheduler
 
@@ -242,10 +243,12 @@ def attack_steps(
         loss, gradients = mean_gradient(attacked.model, attacked.parameters, micro_batches, loss_function)
         for p, gradient in zip(attacked.parameters, gradients, strict=True):
             p.grad = gradient
-        if adversary.max_grad_norm:
-            nn.utils.clip_grad_norm_(attacked.parameters, adversary.max_grad_norm)
         if not math.isfinite(loss):
             raise AttackDiverged(f"loss {loss} at step {step}")
+        if not nn.utils.get_total_norm(gradients).isfinite():
+            raise AttackDiverged(f"gradient at step {step}")
+        if adversary.max_grad_norm:
+            nn.utils.clip_grad_norm_(attacked.parameters, adversary.max_grad_norm)
         attacked.losses.append(loss)
         optimizer.step()
         scheduler.step()
@@ -349,8 +352,8 @@ def all_reduce(tensors: list[torch.Tensor]) -> None:
             tensor.copy_(part.view_as(tensor))
 
 
-def check_can_be_simulated(model: PreTrainedModel | PeftModel) -> None:
-    """One sentence for a model whose weights the simulation cannot edit."""
+def check_weights(model: PreTrainedModel | PeftModel) -> None:
+    """Raises `ValueError` for a model whose weights cannot be stepped and put back."""
     if getattr(model, "is_quantized", False):
         raise ValueError(
             "The model is quantised, and its weights take no gradient. Load it without quantization_config."
@@ -359,6 +362,32 @@ def check_can_be_simulated(model: PreTrainedModel | PeftModel) -> None:
     if low is not None:
         dtype = model.get_parameter(low).dtype
         raise ValueError(
-            f"Parameter {low!r} is {dtype}: an adversary in low precision moves a small part of its way. Load the model "
-            "with dtype=torch.float32 and set bf16=True for autocast."
+            f"Parameter {low!r} is {dtype}: rounding swallows most of each step in low precision. Load the model with "
+            "dtype=torch.float32 and set bf16=True for autocast."
         )
+
+
+def check_launch(trainer: Trainer) -> None:
+    """Raises `ValueError` where `accelerate launch` shards parameters or rows, past the fields of the configuration."""
+    name, accelerator = type(trainer).__name__, trainer.accelerator
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise ValueError(
+            f"{name} was launched with {accelerator.distributed_type.value}: sharded parameters are not supported yet. "
+            "Use DDP."
+        )
+    if accelerator.parallelism_config is not None:
+        raise ValueError(f"{name} got a `parallelism_config`, which shards rows. Use data parallelism alone.")
+
+
+def check_lora_targets(model: PreTrainedModel | PeftModel, adversaries: Iterable[Adversary]) -> None:
+    """Raises `ValueError` for a LoRA attack on modules that the model does not have."""
+    unwrapped = model.get_base_model() if isinstance(model, PeftModel) else model
+    for adversary in adversaries:
+        if adversary.lora_r is None or adversary.lora_target_modules == "all-linear":
+            continue
+        config = lora_config(adversary)
+        if not any(check_target_module_exists(config, name) for name, _ in unwrapped.named_modules()):
+            raise ValueError(
+                f"Adversary {adversary.name!r} has lora_target_modules={adversary.lora_target_modules!r}, which match no "
+                "module of the model. Name some of model.named_modules(), or use 'all-linear'."
+            )

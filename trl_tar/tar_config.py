@@ -1,10 +1,13 @@
 """Configuration of [`TARTrainer`]."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from transformers.training_args import OptimizerNames
 from trl import SFTConfig
 
+from .adversary import coerced
 from .losses import TAMPER_RESISTANCE_LOSSES
 
 
@@ -113,7 +116,9 @@ class TARConfig(SFTConfig):
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Old name of activation_checkpointing."})
 
     def check(self) -> None:
-        """Raises `ValueError` for values that TAR cannot train with. The trainer's constructor calls it."""
+        """Makes numbers of strings, as YAML has them, and raises `ValueError` for values that TAR cannot train with.
+
+        The trainer's constructor calls it."""
         check_refused_fields(self)
         choices = {
             "tamper_resistance_loss": (*TAMPER_RESISTANCE_LOSSES, "dpo"),
@@ -121,15 +126,15 @@ class TARConfig(SFTConfig):
             "inner_weighting": ("exponential", "uniform"),
         }
         check_choices(self, choices)
-        for name in ("tamper_resistance_weight", "retain_weight", "representation_weight", "inner_weighting_rate"):
+        weights = ("tamper_resistance_weight", "retain_weight", "representation_weight", "inner_weighting_rate")
+        coerce_numbers(self, (*weights, "beta", "learning_rate"), float)
+        for name in weights:
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"TARConfig has {name}={getattr(self, name)}. Use a finite number of at least 0.")
         if not 0 < self.beta < float("inf"):
             raise ValueError(f"TARConfig has beta={self.beta}. Use a finite number above 0.")
-        micro = "tamper_resistance_micro_batch_size"  # None: all rows at once
-        for name in ("tamper_resistance_interval", "tamper_resistance_batch_size", "adversaries_per_step", micro):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"TARConfig has {name}={getattr(self, name)}. Use at least 1.")
+        sizes = ("tamper_resistance_interval", "tamper_resistance_batch_size", "adversaries_per_step")
+        check_sizes(self, (*sizes, "tamper_resistance_micro_batch_size"))
 
 
 def check_refused_fields(args: SFTConfig) -> None:
@@ -147,6 +152,35 @@ def check_refused_fields(args: SFTConfig) -> None:
         raise ValueError(
             f"{type(args).__name__} has fsdp={args.fsdp!r}: sharded parameters are not supported yet. Use DDP."
         )
+    optim = OptimizerNames(args.optim).value
+    if "lomo" in optim or optim.endswith("layerwise"):
+        raise ValueError(
+            f"{type(args).__name__} has optim={optim!r}, which steps during the backward pass, before the gradient is "
+            "complete. Use an optimizer that steps after it."
+        )
+
+
+def check_refused_arguments(trainer: str, arguments: Mapping[str, Any]) -> None:
+    """Raises `ValueError` for arguments of [`~trl.SFTTrainer`] that would be accepted and do nothing."""
+    if arguments.get("compute_loss_func") is not None:
+        raise ValueError(
+            f"{trainer} got `compute_loss_func`, which it would never call: its loss is fixed. Leave it out."
+        )
+
+
+def coerce_numbers(args: SFTConfig, names: Iterable[str], to: type) -> None:
+    """Makes numbers of the fields' strings; raises `ValueError` where one is no number."""
+    for name in names:
+        setattr(args, name, coerced(type(args).__name__, name, getattr(args, name), to))
+
+
+def check_sizes(args: SFTConfig, names: Iterable[str]) -> None:
+    """Raises `ValueError` where a field is no whole number of at least 1; `None` stays."""
+    coerce_numbers(args, names, int)
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{type(args).__name__} has {name}={value}. Use at least 1.")
 
 
 def check_choices(args: SFTConfig, choices: dict[str, tuple[str, ...]]) -> None:

@@ -1,35 +1,35 @@
 """Tamper-resistant training, phase 2 (https://huggingface.co/papers/2408.00761)."""
 
-import hashlib
-import json
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from .adversary import Adversary, draw_batches
+from .anchor import check_anchor, save_anchor
 from .averaged_weights import AveragedWeightsMixin
 from .data import (
     PreferenceCollator,
     check_adversary_batches,
     check_dataset,
     check_disjoint,
+    check_reference,
     check_tamper_resistance_rows,
     check_tokenizer,
     checked_adversaries,
     device_share,
     draw_rows,
     drop_fused_head,
+    own_tokenizer,
     tokenised_pairs,
     tokenised_rows,
 )
@@ -49,17 +49,16 @@ from .simulation import (
     LossFunction,
     all_reduce,
     attack_steps,
-    check_can_be_simulated,
+    check_launch,
+    check_lora_targets,
+    check_weights,
     in_eval_mode,
     mean_gradient,
     next_token_logits,
     restored,
     swapped_in,
 )
-from .tar_config import TARConfig
-
-
-STATE_FILE = "tar_state.json"
+from .tar_config import TARConfig, check_refused_arguments
 
 
 class TARTrainer(AveragedWeightsMixin, SFTTrainer):
@@ -83,7 +82,7 @@ class TARTrainer(AveragedWeightsMixin, SFTTrainer):
             D_retain.
         tamper_resistance_dataset ([`~datasets.Dataset`]):
             D_TR: hazardous text, or preference pairs (chosen = refusal) for `tamper_resistance_loss="dpo"`.
-        adversaries (`Sequence[Adversary]`):
+        adversaries (`Iterable[Adversary]`):
             A_train, drawn from by `weight`.
         adversary_datasets (`dict[str, Dataset]`):
             The data sets that the adversaries name.
@@ -140,7 +139,7 @@ class TARTrainer(AveragedWeightsMixin, SFTTrainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         *,
         tamper_resistance_dataset: Dataset,
-        adversaries: Sequence[Adversary],
+        adversaries: Iterable[Adversary],
         adversary_datasets: Mapping[str, Dataset],
         ref_model: PreTrainedModel | None = None,
         peft_config: Any | None = None,
@@ -150,24 +149,19 @@ class TARTrainer(AveragedWeightsMixin, SFTTrainer):
             name = model if isinstance(model, str) else model.config._name_or_path
             args = TARConfig(f"{name.split('/')[-1]}-TAR")
         args.check()
+        check_refused_arguments("TARTrainer", kwargs)
         if isinstance(model, str):
             args.model_init_kwargs = {"dtype": "float32", **(args.model_init_kwargs or {})}
         if processing_class is None:
-            processing_class = AutoTokenizer.from_pretrained(
-                model if isinstance(model, str) else model.config._name_or_path
-            )
+            processing_class = own_tokenizer(model)
         self.adversaries = checked_adversaries(adversaries, adversary_datasets, args)
-        check_dataset("train_dataset", train_dataset, preference=False, text_field=args.dataset_text_field)
         pairs = args.tamper_resistance_loss == "dpo"
+        check_dataset("train_dataset", train_dataset, False, args.dataset_text_field)
         check_dataset("tamper_resistance_dataset", tamper_resistance_dataset, pairs, args.dataset_text_field)
-        used = {name: adversary_datasets[name] for a in self.adversaries for name in a.datasets}
-        check_disjoint(
-            tamper_resistance_dataset,
-            {"train_dataset": train_dataset, **{f"adversary_datasets[{n!r}]": d for n, d in used.items()}},
-        )
+        check_disjoint(train_dataset, tamper_resistance_dataset, self.adversaries, adversary_datasets)
         check_tokenizer(processing_class, model)
         if not isinstance(model, str):
-            check_can_be_simulated(model)
+            check_weights(model)
         super().__init__(
             model,
             args,
@@ -179,27 +173,25 @@ class TARTrainer(AveragedWeightsMixin, SFTTrainer):
             **kwargs,
         )
         drop_fused_head(self.model)
-        check_can_be_simulated(self.model)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # by `accelerate launch`, past TARConfig
-            raise ValueError(
-                f"TARTrainer was launched with {self.accelerator.distributed_type.value}: sharded parameters are not "
-                "supported yet. Use DDP."
-            )
-        if self.accelerator.parallelism_config is not None:
-            raise ValueError("TARTrainer got a `parallelism_config`, which shards rows. Use data parallelism alone.")
+        check_weights(self.model)
+        check_lora_targets(self.model, self.adversaries)
+        check_launch(self)
 
         self.ref_model = ref_model
         if ref_model is not None:
+            check_reference(ref_model, self.model)
             ref_model.to(self.accelerator.device).eval()
         self._outer_parameters = [p for p in self.model.parameters() if p.requires_grad]
         self._reference = [(p, p.detach().clone()) for p in self._outer_parameters]  # θ_G0
         self._collators = {
             "sft": DataCollatorForLanguageModeling(processing_class.pad_token_id),
-            "dpo": PreferenceCollator(processing_class.pad_token_id, args.max_length),
+            "dpo": PreferenceCollator(processing_class.pad_token_id, args.max_length, args.truncation_mode),
         }
-        objective = {name: a.objective for a in self.adversaries for name in a.datasets}
+        objectives = {name: a.objective for a in self.adversaries for name in a.datasets}
         tokenised = {"sft": tokenised_rows, "dpo": tokenised_pairs}
-        self._adversary_rows = {name: tokenised[objective[name]](self, used[name], name) for name in used}
+        self._adversary_rows = {
+            name: tokenised[objective](self, adversary_datasets[name], name) for name, objective in objectives.items()
+        }
         check_adversary_batches(self.adversaries, self._adversary_rows)
         self._tamper_resistance_objective = "dpo" if pairs else "sft"
         self._tamper_resistance_rows = tokenised[self._tamper_resistance_objective](
@@ -316,7 +308,7 @@ class TARTrainer(AveragedWeightsMixin, SFTTrainer):
 
     def _reference_hidden_states(self, arguments: dict) -> tuple[torch.Tensor, ...]:
         if self.ref_model is not None:
-            with torch.no_grad():
+            with torch.no_grad(), self.accelerator.autocast():
                 return self.ref_model(**arguments).hidden_states
         with swapped_in(self._reference), in_eval_mode(self.model):
             return self.model(**arguments).hidden_states
@@ -410,31 +402,12 @@ class TARTrainer(AveragedWeightsMixin, SFTTrainer):
                 for row, *pair in zip(some, *log_probs.view(2, -1).tolist(), strict=True):
                     row["reference_log_probs"] = pair
 
-    def _save_checkpoint(self, model, trial) -> None:
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-            (folder / STATE_FILE).write_text(json.dumps({"reference_sha256": self._reference_hash()}))
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:  # here, so that `trainer_state.json` is the last file of a complete checkpoint
+            save_anchor(output_dir, [value for _, value in self._reference])
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        file = Path(checkpoint) / STATE_FILE
-        if not file.is_file():
-            raise ValueError(
-                f"The checkpoint {str(checkpoint)!r} has no {STATE_FILE}, so TARTrainer did not write it. Resume from a "
-                "checkpoint of TARTrainer, or give the model as `model`."
-            )
-        saved = json.loads(file.read_text())["reference_sha256"]
-        if saved != self._reference_hash():
-            raise ValueError(
-                f"The checkpoint {str(checkpoint)!r} was trained from other weights than the model given here, and the "
-                "anchor would move. Give the trainer the model that the first run started from."
-            )
-
-    def _reference_hash(self) -> str:
-        digest = hashlib.sha256()
-        for _, value in self._reference:
-            digest.update(value.cpu().contiguous().view(torch.uint8).numpy())
-        return digest.hexdigest()
+        if checkpoint is not None:
+            check_anchor(checkpoint, [value for _, value in self._reference])

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, load_from_disk
+from datasets.fingerprint import Hasher
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
@@ -84,6 +85,7 @@ class Job:
             "data": self.data_sha256,
             "evaluation_steps": self.evaluation_steps,
             "metrics": {name: identity(metric) for name, metric in settings.metrics.items()},
+            "tokenizer": vocabulary_sha256(settings.tokenizer),
             "max_length": settings.max_length,
             "bf16": settings.bf16,
         }
@@ -97,8 +99,15 @@ class Job:
 
 
 def identity(metric: Metric | None) -> str:
-    """What a metric is, the same in every process: its `repr` without addresses."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(metric))
+    """What a metric is, the same in every process: its `repr`, and a hash of its code where that shows an address."""
+    text = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(metric))
+    return text if text == repr(metric) else f"{text} {Hasher.hash(metric)}"
+
+
+def vocabulary_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash of all tokens and their roles: with others the same weights answer otherwise."""
+    roles = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return hashlib.sha256(json.dumps([tokenizer.get_vocab(), roles], sort_keys=True).encode()).hexdigest()
 
 
 def run_jobs(jobs: Sequence[Job], settings: Settings, folder: Path, num_workers: int) -> list[dict[str, Any]]:

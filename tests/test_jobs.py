@@ -1,0 +1,47 @@
+"""What decides whether a job was done before."""
+
+from functools import partial
+
+import pytest
+import tiny
+
+from trl_tar.red_teaming.jobs import Job, Settings, identity
+from trl_tar.testbed import KnowledgeWorld, knowledge_metrics
+
+
+def constant(value, model, tokenizer):
+    return value
+
+
+class Threshold:
+    def __init__(self, value):
+        self.value = value
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (lambda model, tokenizer: 1, lambda model, tokenizer: 2),
+        (Threshold(1), Threshold(2)),
+        (partial(constant, 1), partial(constant, 2)),
+        (knowledge_metrics(0)["harm"], knowledge_metrics(1)["harm"]),
+    ],
+)
+def test_metrics_that_measure_otherwise_are_told_apart(first, second):
+    assert identity(first) != identity(second)
+    assert " at 0x" not in identity(first)
+
+
+def test_equal_metrics_are_the_same():
+    assert identity(Threshold(1)) == identity(Threshold(1))
+    assert identity(knowledge_metrics(0)["harm"]) == identity(knowledge_metrics(0)["harm"])
+
+
+def test_another_tokenizer_is_another_job():
+    def file_name(tokenizer):
+        return Job("model", "0" * 64).file_name(Settings(tokenizer, knowledge_metrics(0), {}, None, 256, False))
+
+    used = KnowledgeWorld(0).tokenizer()
+    used(["one sentence", "and a longer sentence"], padding=True)  # leaves its padding in the tokenizer
+    assert file_name(used) == file_name(KnowledgeWorld(0).tokenizer())
+    assert len({file_name(tokenizer) for tokenizer in (used, KnowledgeWorld(1).tokenizer(), tiny.tokenizer())}) == 3
