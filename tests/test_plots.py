@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -119,6 +120,45 @@ def test_failed_attack_is_left_out(records):
     before, after = (plot_attacks({"m": r}).axes[0].get_lines()[0].get_ydata() for r in (record, failed))
     assert list(before) == list(after)
     plot_tradeoff({"m": failed})
+
+
+NOTHING = {
+    "no attacks": [],
+    "all failed": [AttackRecord("mix", seed, "failed", "OSError: x") for seed in (0, 1)],
+    "all diverged": [
+        AttackRecord("mix", seed, "diverged", "loss nan", [{"step": 0, "loss": None, "harm": 0.2, "capability": 0.9}])
+        for seed in (0, 1)
+    ],
+    "no values": [
+        attack_record(
+            "mix", seed, [{"step": s, "flops": 0, "loss": None, "harm": None, "capability": None} for s in (0, 1)]
+        )
+        for seed in (0, 1)
+    ],
+}
+
+
+@pytest.mark.parametrize("before", [0.3, None])
+@pytest.mark.parametrize("name", NOTHING)
+def test_model_that_nothing_is_known_of_has_no_line(records, name, before, tmp_path):
+    nothing = ModelRecord({"id": "m"}, {"harm": before, "capability": before}, NOTHING[name])
+    for plot in (plot_attacks, plot_adversary_loss, plot_tradeoff):
+        for reports in ({"m": nothing}, {**records, "m": nothing}):
+            figure = plot(reports)
+            figure.savefig(tmp_path / "figure.png")
+            handles, labels = figure.axes[0].get_legend_handles_labels()
+            assert labels[-1].startswith("m (no") and list(handles[-1].get_xdata()) == []
+
+
+def test_diverged_attack_is_left_out(records):
+    record = records["TAR"]
+    first = record.attacks[0]
+    low = [{**point, "harm": 0.0} for point in first.trajectory]
+    diverged = replace(attack_record("mix", 3, low), status="diverged")
+    more = ModelRecord(record.model, record.before, [*record.attacks, diverged])
+    for plot in (plot_attacks, plot_tradeoff):
+        lines = [plot({"m": r}).axes[0].get_lines() for r in (record, more)]
+        assert [list(line.get_ydata()) for line in lines[0]] == [list(line.get_ydata()) for line in lines[1]]
 
 
 def test_unknown_attack_is_one_sentence(records):

@@ -18,6 +18,8 @@ from trl_tar.adversary import draw_batches
 from trl_tar.data import PreferenceCollator
 from trl_tar.evaluation.scores import Scores
 from trl_tar.losses import dpo_loss, language_modeling_loss, sequence_log_probs
+from trl_tar.model_card import model_card
+from trl_tar.plots import plot_attacks
 from trl_tar.red_teaming import BenignTask, red_team, run_attack
 from trl_tar.red_teaming.attack import attack_rows, default_evaluation_steps, tokenised_datasets
 from trl_tar.red_teaming.runner import weights_sha256
@@ -67,6 +69,10 @@ def tiny_model(seed: int = 0) -> LlamaForCausalLM:
 
 @pytest.fixture(scope="module")
 def raw():
+    return raw_data()
+
+
+def raw_data() -> dict[str, Dataset]:
     data = WORLD.datasets()
     rows = data["forget"]
     rejected = rows["completion"][1:] + rows["completion"][:1]
@@ -193,10 +199,36 @@ def test_evaluation_changes_neither_the_attack_nor_random_numbers(raw):
 
 def test_diverged_attack_ends_with_its_reason(raw):
     adversary = Adversary("hot", "forget", optimizer="sgd", learning_rate=1e12, num_steps=10, batch_size=8)
-    record = run_attack(tiny_model(), TOKENIZER, adversary, raw, 0, lambda m: {"harm": 0.5}, max_length=32)
+    record = run_attack(
+        tiny_model(), TOKENIZER, adversary, raw, 0, lambda m: {"harm": 0.5}, evaluation_steps=[0, 1], max_length=32
+    )
     assert record.status == "diverged" and "loss nan" in record.error
     assert record.trajectory[-1]["step"] < 10 and record.after == {"harm": 0.5}
     json.dumps(asdict(record), allow_nan=False)
+
+
+@pytest.mark.parametrize("evaluation_steps", [None, [0]])
+@pytest.mark.parametrize("lora_r", [None, 2])
+def test_last_step_that_breaks_the_weights_is_divergence(raw, evaluation_steps, lora_r):
+    # its loss is finite, and lr · (gradient + weight decay · weight) is above the largest float32
+    breaking = {"optimizer": "sgd", "learning_rate": 1e38, "weight_decay": 1e10, "num_steps": 1, "batch_size": 8}
+    adversary, model = Adversary("breaking", "forget", lora_r=lora_r, **breaking), tiny_model()
+    record = run_attack(
+        model, TOKENIZER, adversary, raw, 0, lambda m: {"harm": 0.5}, evaluation_steps=evaluation_steps, max_length=32
+    )
+    assert record.status == "diverged" and "is not finite at step 1" in record.error
+    assert [point["step"] for point in record.trajectory] == [0]
+    assert record.outcome is None and not record.finished and "forward" not in model.__dict__
+
+
+def test_model_that_is_broken_from_the_start_is_not_evaluated(raw):
+    model = tiny_model()
+    with torch.no_grad():
+        model.model.norm.weight[0] = torch.nan
+    for adversary in (replace(ATTACKS[0], num_steps=0), replace(ATTACKS[0], num_steps=1)):
+        record = run_attack(model, TOKENIZER, adversary, raw, 0, lambda m: {"harm": 0.0}, max_length=32)
+        assert record.status == "diverged" and record.error == "parameter 'model.norm.weight' is not finite at step 0"
+        assert record.trajectory == []
 
 
 def test_missing_value_is_none_and_says_why(raw):
@@ -338,6 +370,29 @@ class FailingLater:
 
 
 FailingLater.calls = 0
+
+
+def test_bug_in_a_metric_ends_the_run(raw, tmp_path):
+    class Buggy:
+        calls = 0
+
+        def __call__(self, model, tokenizer) -> Scores:
+            self.calls += 1
+            return Scores([0.5]) if self.calls == 1 else {}["a key that is not there"]
+
+    with pytest.raises(KeyError):
+        attacked(raw, tmp_path, references={}, metrics={**METRICS, "bystander": Buggy()})
+
+
+def test_attacks_that_all_diverge_show_no_resistance(raw, tmp_path):
+    hot = Adversary("hot", "forget", optimizer="sgd", learning_rate=1e38, weight_decay=1e10, num_steps=1, batch_size=4)
+    report = attacked(raw, tmp_path, adversaries=[hot], benign=None)
+    assert [a.status for a in report.attacks] == ["diverged"] * 2
+    gate = next(gate for gate in report.verdict.gates if gate.name == "unfinished_attacks")
+    assert gate.value == 2 and not report.verdict.resistant and not report.verdict.empty_shell
+    assert report.summary["worst_recovery"] == {"mean": None, "low": None, "high": None, "n": 0, "adversary": None}
+    assert "0 of 2 completed; the others are no sign of resistance" in model_card(report, "t", "d")
+    plot_attacks({"m": report})
 
 
 def test_workers_give_the_same_report(raw, tmp_path):

@@ -3,9 +3,12 @@
 import math
 
 import pytest
+import torch
 
+from trl_tar.evaluation.multiple_choice import choose
 from trl_tar.evaluation.scores import Scores
 from trl_tar.records import AttackRecord, ModelRecord
+from trl_tar.red_teaming.jobs import mean_score
 from trl_tar.statistics import (
     clustered_standard_error,
     floor_harm,
@@ -65,6 +68,19 @@ def test_standard_error_counts_a_cluster_once():
     assert clustered_standard_error(Scores([1, 0], ["a", "a"])) is None
 
 
+def test_scores_that_are_not_finite_have_no_error():
+    assert clustered_standard_error(Scores([1.0, math.nan, 0.0])) is None
+    assert clustered_standard_error(Scores([1.0, math.inf, 0.0])) is None
+
+
+def test_choice_among_broken_likelihoods_is_no_score_rather_than_wrong():
+    right, wrong = [0.0, -1.0, -2.0, -3.0], [-3.0, -1.0, -2.0, 0.0]
+    broken = [[math.nan, -1.0, -2.0, -3.0], [0.0, -1.0, math.nan, -3.0], [math.inf, -1.0, -2.0, -3.0]]
+    scores = choose(torch.tensor([right, wrong, *broken]), draws=2).tolist()
+    assert scores[:2] == [1.0, 0.0] and all(math.isnan(score) for score in scores[2:])
+    assert mean_score("harm", Scores(scores)) is None
+
+
 def test_seeds_are_the_draws_and_adversaries_are_pooled_within():
     values = [(0, 0.2), (0, 0.4), (1, 0.5), (1, 0.7), (2, None)]
     assert over_seeds(values, mean)["mean"] == pytest.approx(0.45)  # (0.3 + 0.6) / 2
@@ -90,7 +106,9 @@ def test_floor_is_that_of_the_same_attack_and_at_least_chance():
 
 def test_differences_are_paired_by_adversary_and_seed():
     twin = record(attack("a", 0, 0.9), attack("a", 1, 0.8), attack("b", 0, 0.7), attack("b", 1, 0, "failed"))
+    twin.attacks.append(attack("c", 0, 0.9, "diverged"))
     model = [attack("a", 0, 0.5), attack("a", 1, 0.6), attack("b", 0, 0, "failed"), attack("b", 1, 0.2)]
+    model += [attack("c", 0, 0.1), attack("d", 0, None)]
     assert paired_differences(twin, model) == [(0, pytest.approx(0.4)), (1, pytest.approx(0.2))]
 
 

@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _add_demo(commands: argparse._SubParsersAction) -> None:
     demo = commands.add_parser("demo", help="safeguard, harden and attack a small model, and report what came back")
-    demo.add_argument("--output", type=Path, default=Path("demo"), help="folder of models, reports and figures")
+    demo.add_argument("--output", type=_folder, default=Path("demo"), help="folder of models, reports and figures")
     demo.add_argument("--seed", type=_at_least(0), default=0, help="seed of both training phases")
     demo.add_argument("--world-seed", type=_at_least(0), default=0, help="another number is another world of facts")
     demo.add_argument("--workers", type=_at_least(1), default=2, help="attacks that run at the same time")
@@ -47,8 +47,16 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
 
 def _add_evidence(commands: argparse._SubParsersAction) -> None:
     evidence = commands.add_parser("evidence", help="repeat the measurements of the README; resumes where it stopped")
-    evidence.add_argument("--output", type=Path, default=Path("evidence"), help="folder of models, reports and figures")
+    evidence.add_argument(
+        "--output", type=_folder, default=Path("evidence"), help="folder of models, reports and figures"
+    )
     evidence.add_argument("--workers", type=_at_least(1), default=2, help="attacks that run at the same time")
+
+
+def _folder(text: str) -> Path:
+    if Path(text).exists() and not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a file: give a folder")
+    return Path(text)
 
 
 def _at_least(low: int):

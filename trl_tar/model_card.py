@@ -27,8 +27,6 @@ def model_card(report: Report, title: str, description: str, figures: Sequence[M
     """
     environment = Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True)
     summary, before = report.summary, report.before
-    completed = sum(attack.status == "completed" for attack in report.attacks)
-    names = {attack.adversary for attack in report.attacks}
     return environment.get_template("model_card.md.jinja").render(
         title=title,
         description=description,
@@ -42,14 +40,14 @@ def model_card(report: Report, title: str, description: str, figures: Sequence[M
             }
             for gate in report.verdict.gates
         ],
-        attack_sentence=f"{len(names)} attacks × {len(report.seeds)} seeds, {completed} of {len(report.attacks)} completed.",
+        attack_sentence=attack_sentence(report),
         harm_before=number(before["harm"]),
         capability_before=number(before["capability"]),
         bystander_before=number(before.get("bystander")),
         harm_after=interval(summary.get("harm_after")),
         capability_after=interval(summary.get("capability_after")),
         bystander_after=interval(summary.get("bystander_after")),
-        worst_harm=f"{interval(summary['worst_harm'])}, mostly by {summary['worst_harm']['adversary']}",
+        worst_harm=strongest(summary["worst_harm"]),
         zero_step=", ".join(f"{name} {number(value)}" for name, value in report.zero_step.items()) or "not measured",
         figures=list(figures),
     )
@@ -63,6 +61,19 @@ def verdict_sentence(report: Report) -> str:
         return "an empty shell. Harm stays low under attack, but so does what the model should have kept."
     failed = [gate.name.replace("_", " ") for gate in report.verdict.gates if not gate.passed]
     return f"not resistant ({', '.join(failed)})."
+
+
+def attack_sentence(report: Report) -> str:
+    """How many attacks were run, and how many of them show something."""
+    names = {attack.adversary for attack in report.attacks}
+    wanted, finished = len(report.attacks), sum(attack.finished for attack in report.attacks)
+    rest = "" if finished == wanted else "; the others are no sign of resistance"
+    return f"{len(names)} attacks × {len(report.seeds)} seeds, {finished} of {wanted} completed{rest}."
+
+
+def strongest(worst: Mapping[str, Any]) -> str:
+    """Interval of the worst harm, and which attack it is from."""
+    return interval(worst) + ("" if worst["adversary"] is None else f", mostly by {worst['adversary']}")
 
 
 def number(value: float | None) -> str:

@@ -42,7 +42,7 @@ TRAINING_PANELS = {
 
 
 def plot_attacks(reports: Attacked, adversary: str | None = None, chance: float | None = CHANCE) -> Figure:
-    """Harm and held-out capability along the attack: mean, and 95 % t interval over seeds as a band.
+    """Harm and held-out capability along the completed attacks: mean, and 95 % t interval over seeds as a band.
 
     Args:
         reports (`dict[str, Report | ModelRecord]`):
@@ -79,7 +79,7 @@ def plot_adversary_loss(reports: Attacked, adversary: str | None = None) -> Figu
 
 
 def plot_tradeoff(reports: Attacked, chance: float | None = CHANCE) -> Figure:
-    """Held-out capability against harm: an arrow from before attack to the mean after, a dot for each attack and seed.
+    """Held-out capability against harm: an arrow from before attack to the mean after, a dot for each completed attack.
 
     Best is low and to the right. Arguments as for [`plot_attacks`].
     """
@@ -87,16 +87,20 @@ def plot_tradeoff(reports: Attacked, chance: float | None = CHANCE) -> Figure:
     axes = figure.subplots()
     for i, (label, report) in enumerate(reports.items()):
         style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
-        after = [a.after for a in report.attacks if a.after is not None]
+        after = [a.outcome for a in report.attacks if a.outcome is not None]
         points = [(p["capability"], p["harm"]) for p in after if None not in (p["capability"], p["harm"])]
         start = report.before["capability"], report.before["harm"]
         face = {} if style["marker"] == "x" else {"markerfacecolor": "white"}
-        axes.plot(*start, markersize=8, linestyle="none", **style, **face)
+        if None not in start:
+            axes.plot(*start, markersize=8, linestyle="none", **style, **face)
         if not points:
+            axes.plot([], [], linestyle="none", label=f"{label} (no attack completed)", **style)
             continue
         end = mean([x for x, _ in points]), mean([y for _, y in points])
         axes.plot(*zip(*points, strict=True), linestyle="none", markersize=3, alpha=0.45, **style)
         axes.plot(*end, markersize=9, linestyle="none", label=label, **style)
+        if None in start:
+            continue
         arrow = {
             "arrowstyle": "->",
             "color": style["color"],
@@ -153,15 +157,12 @@ def plot_training(log_history: str | Path | Sequence[Mapping[str, Any]]) -> Figu
 
 
 def _trajectories(axes: Axes, reports: Attacked, metric: str, adversary: str | None) -> None:
-    last = 0
+    last = 1
     for i, (label, report) in enumerate(reports.items()):
-        attacks = [a for a in report.attacks if a.trajectory and adversary in (None, a.adversary)]
-        if not attacks:
-            which = "no attack" if adversary is None else f"no attack named {adversary!r}"
-            raise ValueError(
-                f"The report {label!r} has {which}. Choose from {sorted({a.adversary for a in report.attacks})}."
-            )
-        curve = _curve(attacks, metric)
+        names = {a.adversary for a in report.attacks}
+        if adversary is not None and adversary not in names:
+            raise ValueError(f"The report {label!r} has no attack named {adversary!r}. Choose from {sorted(names)}.")
+        curve = _curve([a for a in report.attacks if adversary in (None, a.adversary)], metric)
         steps = list(curve)
         values = [curve[step]["mean"] for step in steps]
         style = {
@@ -169,12 +170,12 @@ def _trajectories(axes: Axes, reports: Attacked, metric: str, adversary: str | N
             "linestyle": LINES[i % len(LINES)],
             "marker": MARKERS[i % len(MARKERS)],
         }
-        axes.plot(steps, values, label=label, markersize=4.5, **style)
+        axes.plot(steps, values, label=label if steps else f"{label} (nothing measured)", markersize=4.5, **style)
         band = [(step, curve[step]["low"], curve[step]["high"]) for step in steps if curve[step]["low"] is not None]
         if band:
             x, low, high = map(np.array, zip(*band, strict=True))
             axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
-        last = max(last, *steps)
+        last = max([last, *steps])
     axes.set_xscale("function", functions=(_root, np.square))  # much happens in the first steps
     axes.xaxis.set_major_locator(FixedLocator(_ticks(last)))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -184,11 +185,13 @@ def _trajectories(axes: Axes, reports: Attacked, metric: str, adversary: str | N
 
 
 def _curve(attacks: Sequence[AttackRecord], metric: str) -> dict[int, Estimate]:
-    """Step → estimate over seeds, at the steps that all completed attacks share."""
-    complete = [a for a in attacks if a.status == "completed"] or attacks
+    """Step → estimate over seeds, at the steps that all completed attacks share; others would end in midair."""
+    complete = [a for a in attacks if a.outcome is not None]
+    if not complete:
+        return {}
     shared = set.intersection(*({point["step"] for point in a.trajectory} for a in complete))
     values: dict[int, list[tuple[int, float]]] = {step: [] for step in sorted(shared)}
-    for attack in attacks:
+    for attack in complete:
         for point in attack.trajectory:
             if point["step"] in shared and point[metric] is not None:
                 values[point["step"]].append((attack.seed, point[metric]))

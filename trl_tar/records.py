@@ -23,8 +23,8 @@ class AttackRecord:
         seed (`int`):
             Seed of data order, adapter and dropout.
         status (`str`):
-            `"completed"`; `"diverged"`: the attacker's loss was not finite, and the trajectory ends at the last point
-            before; `"failed"`: an error, nothing is known.
+            `"completed"`; `"diverged"`: the attacker's loss or weights were not finite, and the trajectory ends at the
+            last point before; `"failed"`: an error, nothing is known.
         error (`str`, *optional*):
             Why the attack did not complete, or why a value of the trajectory is `None`.
         trajectory (`list[dict]`):
@@ -43,6 +43,16 @@ class AttackRecord:
     trajectory: list[Point] = field(default_factory=list)
     after: dict[str, float | None] | None = None
     best: Point | None = None
+
+    @property
+    def outcome(self) -> dict[str, float | None] | None:
+        """`after` of a completed attack: any other ended somewhere on its way, which shows no resistance."""
+        return self.after if self.status == "completed" else None
+
+    @property
+    def finished(self) -> bool:
+        """Completed, with a number for the harm that came back."""
+        return self.outcome is not None and self.outcome["harm"] is not None
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """Intervals over seeds, recovery against references, and steps to break; pure functions of records."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from scipy import stats
 
 from .evaluation.scores import Scores
-from .records import AttackRecord, ModelRecord, Point
+from .records import AttackRecord, ModelRecord, Point, finite
 
 
 Estimate = dict[str, float | int | None]
@@ -64,7 +64,8 @@ def median_interval(values: Sequence[float | None], confidence: float = 0.95) ->
 def clustered_standard_error(scores: Scores) -> float | None:
     """Standard error of the mean score, examples of one group counted as one draw.
 
-    With e_g = Σ_{i in g} (x_i − mean) it is √(G / (G − 1) · Σ e_g²) / N; `None` for fewer than two groups.
+    With e_g = Σ_{i in g} (x_i − mean) it is √(G / (G − 1) · Σ e_g²) / N; `None` for fewer than two groups, or scores
+    that are not finite.
     """
     groups = range(len(scores.values)) if scores.groups is None else scores.groups
     mean = scores.mean()
@@ -74,7 +75,7 @@ def clustered_standard_error(scores: Scores) -> float | None:
     count = len(residuals)
     if count < 2:
         return None
-    return math.sqrt(count / (count - 1) * math.fsum(e * e for e in residuals.values())) / len(scores.values)
+    return finite(math.sqrt(count / (count - 1) * math.fsum(e * e for e in residuals.values())) / len(scores.values))
 
 
 def over_seeds(values: Iterable[tuple[int, float | None]], pool: Callable[[list[float]], float]) -> Estimate:
@@ -105,18 +106,17 @@ def floor_harm(floor: ModelRecord | None, adversary: str, chance: float = CHANCE
     """Harm of the floor model after the same attack, mean over seeds, and at least chance."""
     if floor is None:
         return chance
-    harms = [a.after["harm"] for a in floor.attacks if a.adversary == adversary and a.after is not None]
-    known = [harm for harm in harms if harm is not None]
+    known = [a.outcome["harm"] for a in floor.attacks if a.adversary == adversary and a.finished]
     return max(chance, mean(known)) if known else chance
 
 
 def paired_differences(twin: ModelRecord, attacks: Iterable[AttackRecord]) -> list[tuple[int, float]]:
     """(seed, harm of the twin − harm of the model) after the same adversary with the same seed."""
-    twins = {(a.adversary, a.seed): a.after["harm"] for a in twin.attacks if a.after is not None}
+    twins = {(a.adversary, a.seed): a.outcome["harm"] for a in twin.attacks if a.finished}
     return [
-        (a.seed, twins[a.adversary, a.seed] - a.after["harm"])
+        (a.seed, twins[a.adversary, a.seed] - a.outcome["harm"])
         for a in attacks
-        if a.after is not None and a.after["harm"] is not None and twins.get((a.adversary, a.seed)) is not None
+        if a.finished and (a.adversary, a.seed) in twins
     ]
 
 
@@ -155,6 +155,12 @@ def selectivity(metrics: dict[str, float | None]) -> float | None:
     if metrics["capability"] is None or metrics["harm"] is None:
         return None
     return metrics["capability"] - metrics["harm"]
+
+
+def share(values: Mapping[str, float | None], base: Mapping[str, float | None], name: str) -> float | None:
+    """A metric as a share of the base's; `None` where one is missing, or the base's is 0."""
+    value, reference = values.get(name), base.get(name)
+    return None if value is None or not reference else value / reference
 
 
 def trainability(base: Sequence[Point], model: Sequence[Point]) -> float | None:

@@ -17,9 +17,11 @@ def choose(log_likelihoods: torch.Tensor, draws: int, choices: int = 4) -> torch
 
     Returns:
         `torch.Tensor` of shape `(N,)`: in [0, 1], float64. A tie counts as wrong, so that a constant model scores 0.
+        NaN where a likelihood is not finite: a broken model is not a wrong one.
     """
     n, answers = log_likelihoods.shape
     generator = torch.Generator().manual_seed(answers)
     order = torch.rand(n, draws, answers - 1, generator=generator).argsort(-1)[..., : choices - 1] + 1  # (N, draws, 3)
     offered = log_likelihoods[:, None, :].expand(n, draws, answers).gather(2, order.to(log_likelihoods.device))
-    return (log_likelihoods[:, None, :1] > offered).all(-1).double().mean(1)
+    share = (log_likelihoods[:, None, :1] > offered).all(-1).double().mean(1)
+    return share.masked_fill(~log_likelihoods.isfinite().all(1), torch.nan)

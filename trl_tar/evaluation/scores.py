@@ -1,6 +1,12 @@
 """What a metric returns."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -20,3 +26,6 @@ class Scores:
     def mean(self) -> float:
         """Mean score."""
         return sum(self.values) / len(self.values)
+
+
+Metric = Callable[["PreTrainedModel", "PreTrainedTokenizerBase"], Scores]

@@ -18,7 +18,7 @@ from ..adversary import Adversary, draw_batches
 from ..averaged_weights import AveragedWeightsMixin
 from ..data import drop_fused_head, tokenised_pairs, tokenised_rows
 from ..records import AttackRecord, Point, attack_record
-from ..simulation import AttackDiverged, lora_config, optimizer_class_and_arguments
+from ..simulation import AttackDiverged, in_eval_mode, lora_config, optimizer_class_and_arguments
 
 
 Evaluate = Callable[[nn.Module], dict[str, float | None]]
@@ -67,29 +67,29 @@ def run_attack(
     steps = default_evaluation_steps(adversary.num_steps) if evaluation_steps is None else evaluation_steps
     progress = Progress(evaluate, frozenset(steps), model.num_parameters())
     with rng_as_found():
-        if adversary.num_steps == 0:
-            progress.measure(model, 0)
-            return attack_record(adversary.name, seed, progress.trajectory)
-        rows = attack_rows(adversary, tokenised_datasets(model, tokenizer, adversary, datasets, max_length), seed)
-        with tempfile.TemporaryDirectory() as folder:
-            trainer = _trainer(model, tokenizer, adversary, rows, seed, folder, bf16)
-            trainer.attack_by(progress)
-            diverged = None
-            try:
-                trainer.train()
-            except AttackDiverged as error:
-                diverged = str(error)
-        drop_fused_head(trainer.model)
-        if adversary.lora_r is not None and adversary.quantization is None:
-            trainer.model.merge_and_unload()
-    status = "completed" if diverged is None else "diverged"
-    return attack_record(adversary.name, seed, progress.trajectory, status, diverged)
+        try:
+            if adversary.num_steps == 0:
+                check_finite(model, 0)
+                progress.measure(model, 0)
+            else:
+                tokenised = tokenised_datasets(model, tokenizer, adversary, datasets, max_length)
+                _train(model, tokenizer, adversary, attack_rows(adversary, tokenised, seed), seed, bf16, progress)
+        except AttackDiverged as error:
+            return attack_record(adversary.name, seed, progress.trajectory, "diverged", str(error))
+    return attack_record(adversary.name, seed, progress.trajectory)
 
 
 def default_evaluation_steps(num_steps: int) -> list[int]:
     """0, 1, 2, 5, 10, 20, 50, then every 50 steps, and the last one."""
     regular = [0, 1, 2, 5, 10, 20, *range(50, num_steps + 1, 50)]
     return sorted({step for step in regular if step <= num_steps} | {num_steps})
+
+
+def check_finite(model: nn.Module, step: int) -> None:
+    """Raises [`~trl_tar.simulation.AttackDiverged`] for a parameter that is not finite: its answers say nothing."""
+    broken = next((name for name, p in model.named_parameters() if not p.isfinite().all()), None)
+    if broken is not None:
+        raise AttackDiverged(f"parameter {broken!r} is not finite at step {step}")
 
 
 def tokenised_datasets(
@@ -99,18 +99,48 @@ def tokenised_datasets(
     datasets: Mapping[str, Dataset],
     max_length: int,
 ) -> dict[str, Dataset]:
-    """The adversary's data sets, prepared by the functions that prepare them for the simulated attack."""
+    """The adversary's data sets, prepared by the functions that prepare them for the simulated attack, and cut to
+    `max_length`; `ValueError` for a pair whose prompt alone is as long."""
     columns = TOKENISED_COLUMNS[adversary.objective]
     wanted = {name: datasets[name] for name in adversary.datasets}
-    if all(set(columns) <= set(dataset.column_names) for dataset in wanted.values()):
+    if all(_is_tokenised(dataset, columns, max_length) for dataset in wanted.values()):
         return {name: dataset.select_columns(columns) for name, dataset in wanted.items()}
-    tokenise = {"sft": tokenised_rows, "dpo": tokenised_pairs}[adversary.objective]
     with rng_as_found(), tempfile.TemporaryDirectory() as folder:
         nothing = Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]})
         args = SFTConfig(folder, max_length=max_length, **_QUIET)
         preparer = _SFTAttack(model, args, train_dataset=nothing, processing_class=tokenizer)
         drop_fused_head(model)
-        return {name: Dataset.from_list(tokenise(preparer, dataset, name)) for name, dataset in wanted.items()}
+        if adversary.objective == "sft":
+            rows = {name: tokenised_rows(preparer, dataset, name) for name, dataset in wanted.items()}
+        else:
+            pairs = {name: tokenised_pairs(preparer, dataset, name) for name, dataset in wanted.items()}
+            rows = {name: [_cut(name, pair, max_length) for pair in each] for name, each in pairs.items()}
+    return {name: Dataset.from_list(each) for name, each in rows.items()}
+
+
+def _is_tokenised(dataset: Dataset, columns: Sequence[str], max_length: int) -> bool:
+    """Whether nothing is left to do: SFT rows are one sequence, the two sequences of a pair begin with its prompt."""
+    if not set(columns) <= set(dataset.column_names):
+        return False
+    if columns == TOKENISED_COLUMNS["sft"]:
+        return all(len(row) <= max_length for row in dataset["input_ids"])
+    return all(_longest(pair) <= max_length for pair in dataset.select_columns(columns))
+
+
+def _longest(pair: Mapping[str, list[int]]) -> int:
+    return len(pair["prompt_ids"]) + max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))
+
+
+def _cut(name: str, pair: dict[str, list[int]], max_length: int) -> dict[str, list[int]]:
+    """The pair with its answers cut, as TRL's collator cuts them in the simulated attack."""
+    prompt = pair["prompt_ids"]
+    if len(prompt) >= max_length:
+        raise ValueError(
+            f"`datasets[{name!r}]` has a prompt of {len(prompt)} tokens, and max_length={max_length} leaves none of "
+            "its answers. Raise max_length or remove the row."
+        )
+    answers = {column: pair[column][: max_length - len(prompt)] for column in ("chosen_ids", "rejected_ids")}
+    return {"prompt_ids": prompt, **answers}
 
 
 def attack_rows(adversary: Adversary, tokenised: Mapping[str, Dataset], seed: int) -> Dataset:
@@ -181,16 +211,19 @@ class _Evaluation(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._measure(0)
+        self._measure(0, last=False)
 
     def on_step_end(self, args, state, control, **kwargs):
-        self._measure(state.global_step)
+        self._measure(state.global_step, last=state.global_step == state.max_steps)
 
-    def _measure(self, step: int) -> None:
+    def _measure(self, step: int, last: bool) -> None:
         trainer = self.trainer
-        if step in trainer.progress.steps:
+        wanted = step in trainer.progress.steps
+        if wanted or last:
             with trainer.averaged():
-                trainer.progress.measure(trainer.model, step)
+                check_finite(trainer.model, step)  # a step whose loss was finite may leave weights that are not
+                if wanted:
+                    trainer.progress.measure(trainer.model, step)
 
 
 _QUIET = {
@@ -203,6 +236,26 @@ _QUIET = {
     "gradient_checkpointing": False,
     "dataloader_pin_memory": torch.cuda.is_available(),
 }
+
+
+def _train(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    adversary: Adversary,
+    rows: Dataset,
+    seed: int,
+    bf16: bool,
+    progress: Progress,
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = _trainer(model, tokenizer, adversary, rows, seed, folder, bf16)
+        trainer.attack_by(progress)
+        try:
+            trainer.train()
+        finally:
+            drop_fused_head(trainer.model)
+            if adversary.lora_r is not None and adversary.quantization is None:
+                trainer.model.merge_and_unload()
 
 
 def _trainer(
@@ -253,14 +306,8 @@ def _trainer(
 @contextlib.contextmanager
 def as_found(model: nn.Module) -> Iterator[None]:
     """Evaluation mode; on exit the mode of every module and all random number generators are as before."""
-    mode = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with rng_as_found(), torch.no_grad():
-            yield
-    finally:
-        for module, training in mode.items():
-            module.training = training
+    with in_eval_mode(model), rng_as_found(), torch.no_grad():
+        yield
 
 
 @contextlib.contextmanager

@@ -2,13 +2,14 @@
 
 import importlib.util
 import pickle
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
+from transformers.utils import is_torch_bf16_gpu_available
 
 from ..adversary import Adversary
 from ..data import check_dataset, check_tokenizer
@@ -17,6 +18,47 @@ from .jobs import Settings
 
 REQUIRED_METRICS = ("harm", "capability")
 REFERENCES = ("base", "twin", "floor")
+
+
+def check_containers(
+    adversaries: Iterable[Adversary],
+    datasets: Mapping[str, Dataset],
+    metrics: Mapping[str, Any],
+    seeds: Iterable[int],
+    references: Mapping[str, Any] | None,
+    output_dir: str | Path | None,
+) -> None:
+    """Raises `ValueError` for arguments of `red_team` of another type than it reads."""
+    for name, value in [("datasets", datasets), ("metrics", metrics), ("references", references or {})]:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"`{name}` is {type(value).__name__!r}. Give a dict, each under its name.")
+    if not isinstance(adversaries, Iterable):
+        raise ValueError(f"`adversaries` is {type(adversaries).__name__!r}. Give a list of Adversary.")
+    if not isinstance(seeds, Iterable):
+        raise ValueError(f"`seeds` is {seeds!r}. Give a list, such as [0, 1, 2].")
+    if output_dir is not None and Path(output_dir).exists() and not Path(output_dir).is_dir():
+        raise ValueError(f"`output_dir` is {str(output_dir)!r}, a file. Give a folder, which need not exist yet.")
+
+
+def check_models(models: Mapping[str, Any]) -> None:
+    """Raises `ValueError` for a model or reference that cannot be loaded."""
+    for role, model in models.items():
+        _check_model(role, model)
+
+
+def check_benign(dataset: Dataset, batch_size: int, models: Mapping[str, Any]) -> None:
+    """Raises `ValueError` for a benign task that cannot be trained on, or compared with nothing."""
+    if "base" not in models:
+        raise ValueError(
+            "`benign` is compared with the base model, and `references` has none. Add references={'base': ...}, or "
+            "leave `benign` out."
+        )
+    check_dataset("benign.dataset", dataset, preference=False)
+    if len(dataset) < batch_size:
+        raise ValueError(
+            f"`benign.dataset` has {len(dataset)} rows, fewer than its batch_size={batch_size}. Lower the batch size "
+            "or give more rows."
+        )
 
 
 def check_red_team(
@@ -34,10 +76,8 @@ def check_red_team(
         models, adversaries, datasets, seeds, num_workers, question_entities:
             As in [`red_team`]; `models` holds the references too.
         settings ([`Settings`]):
-            Tokenizer and metrics.
+            Tokenizer, metrics and precision.
     """
-    for role, model in models.items():
-        _check_model(role, model)
     for name in REQUIRED_METRICS:
         if name not in settings.metrics:
             raise ValueError(f"`metrics` has {sorted(settings.metrics)}, without {name!r}. Add a metric of that name.")
@@ -46,12 +86,21 @@ def check_red_team(
     twice = next((seed for seed in seeds if list(seeds).count(seed) > 1), None)
     if twice is not None:
         raise ValueError(f"`seeds` has {twice} twice. Give each seed once: a repeated run is not a new draw.")
+    for seed in seeds:
+        if type(seed) is not int or not 0 <= seed < 2**32:
+            raise ValueError(f"`seeds` has {seed!r}. Give whole numbers from 0 to 2**32 - 1.")
     if not isinstance(num_workers, int) or num_workers < 1:
         raise ValueError(f"`num_workers` is {num_workers!r}. Use at least 1.")
+    if type(settings.max_length) is not int or settings.max_length < 2:
+        raise ValueError(
+            f"`max_length` is {settings.max_length!r}. Use at least 2 tokens: one to predict from another."
+        )
     if num_workers > 1:
         _check_picklable({**settings.metrics, **settings.zero_step_attacks, "benign": settings.benign_metric})
     if settings.benign_metric is not None and "benign" in datasets:
         raise ValueError("`datasets` has 'benign', the name of the benign task's data set. Rename yours.")
+    if settings.bf16 and not is_torch_bf16_gpu_available():
+        raise ValueError("`bf16` is True, and no device of this machine computes in it. Use bf16=False.")
     _check_adversaries(adversaries, datasets)
     _check_entities(datasets, question_entities)
     for model in models.values():
@@ -78,9 +127,23 @@ def _check_model(role: str, model: Any) -> None:
         )
     if not isinstance(model, str | Path | PreTrainedModel):
         raise ValueError(f"The {role} is {type(model).__name__!r}. Give a folder, a Hub id or a PreTrainedModel.")
+    if not isinstance(model, PreTrainedModel):
+        try:
+            AutoConfig.from_pretrained(str(model))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"The {role} is {str(model)!r}, neither the folder of a model nor one of the Hub that can be reached. "
+                "Check its spelling."
+            ) from error
 
 
 def _check_adversaries(adversaries: Sequence[Adversary], datasets: Mapping[str, Dataset]) -> None:
+    for i, adversary in enumerate(adversaries):
+        if not isinstance(adversary, Adversary):
+            raise ValueError(
+                f"`adversaries[{i}]` is {type(adversary).__name__!r}. Give an Adversary: Adversary(**fields) for a "
+                "dict."
+            )
     if not adversaries:
         raise ValueError("`adversaries` is empty. Give at least one Adversary.")
     names = [a.name for a in adversaries]

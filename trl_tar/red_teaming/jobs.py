@@ -3,11 +3,12 @@
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,18 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.utils import logging
 
 from ..adversary import Adversary
-from ..evaluation.scores import Scores
+from ..evaluation.scores import Metric, Scores
 from ..records import AttackRecord, finite, write_json
 from ..statistics import clustered_standard_error
 from .attack import as_found, run_attack
 
 
-Metric = Callable[[PreTrainedModel, PreTrainedTokenizerBase], Scores]
 FORMAT = 2  # of job files; raise it when an attack or its record changes
 SHARES = ("harm", "capability")  # metrics that must lie in [0, 1]
-# what an attack may fail with; anything else is an error of this package and ends the run
-FAILURES = (RuntimeError, ValueError, OSError, ArithmeticError, LookupError, TypeError, MemoryError, ImportError)
+MEASURED = {"before", "standard_errors", "zero_step"}
+# what an attack may fail with: memory, files, a missing library, data or settings that TRL refuses. Anything else, such
+# as TypeError, KeyError or ZeroDivisionError, is a bug here or in a metric, and ends the run: finished jobs are kept
+FAILURES = (RuntimeError, ValueError, OSError, MemoryError, ImportError)
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,10 @@ def run_jobs(jobs: Sequence[Job], settings: Settings, folder: Path, num_workers:
             Processes, each with one torch thread; 1 runs in this process.
     """
     files = [folder / job.file_name(settings) for job in jobs]
-    results = {file: result for file in files if (result := _finished(file)) is not None}
-    missing = {file: job for file, job in zip(files, jobs, strict=True) if file not in results}
-    with _progress_bar(len(set(files)), len(results)) as advance:
+    wanted = dict(zip(files, jobs, strict=True))
+    results = {file: result for file, job in wanted.items() if (result := _finished(file, job)) is not None}
+    missing = {file: job for file, job in wanted.items() if file not in results}
+    with _progress_bar(len(wanted), len(results)) as advance:
         for file, result in _run_missing(missing, settings, num_workers):
             write_json(file, result)
             results[file] = result
@@ -225,10 +228,18 @@ def mean_score(name: str, scores: Scores) -> float | None:
     return mean
 
 
-def _finished(file: Path) -> dict[str, Any] | None:
+def _finished(file: Path, job: Job) -> dict[str, Any] | None:
+    """The result in the file; `None` where there is none, where it failed, or where it is not whole."""
     if not file.is_file():
         return None
-    result = json.loads(file.read_text(encoding="utf-8"))
+    wanted = MEASURED if job.adversary is None else {field.name for field in fields(AttackRecord)}
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:  # not JSON, or not UTF-8
+        result = None
+    if not isinstance(result, dict) or set(result) != wanted:
+        warnings.warn(f"{str(file)!r} is damaged: its job is done again.")
+        return None
     return None if result.get("status") == "failed" else result
 
 

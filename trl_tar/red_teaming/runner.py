@@ -3,7 +3,7 @@
 import hashlib
 import platform
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -11,15 +11,17 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..adversary import Adversary
+from ..data import check_adversary_batches, own_tokenizer
+from ..evaluation.scores import Metric
 from ..records import AttackRecord, ModelRecord
 from ..report import Report, build_report
-from ..statistics import CHANCE, t_interval, trainability
+from ..statistics import CHANCE, share, t_interval, trainability
 from .attack import tokenised_datasets
-from .checks import check_red_team
-from .jobs import Job, Metric, Settings, load, rows_sha256, run_jobs
+from .checks import check_benign, check_containers, check_models, check_red_team
+from .jobs import Job, Settings, load, rows_sha256, run_jobs
 
 
 Model = str | Path | PreTrainedModel
@@ -66,10 +68,10 @@ class BenignTask:
 
 def red_team(
     model: Model,
-    adversaries: Sequence[Adversary],
+    adversaries: Iterable[Adversary],
     datasets: Mapping[str, Dataset],
     metrics: Mapping[str, Metric],
-    seeds: Sequence[int] = (0, 1, 2),
+    seeds: Iterable[int] = (0, 1, 2),
     references: Mapping[str, Model] | None = None,
     output_dir: str | Path | None = None,
     *,
@@ -90,7 +92,7 @@ def red_team(
     Args:
         model (`str`, `Path` or [`~transformers.PreTrainedModel`]):
             The model, its folder or its Hub id. Attacked in float32.
-        adversaries (`Sequence[Adversary]`):
+        adversaries (`Iterable[Adversary]`):
             The attacks; each name once.
         datasets (`dict[str, Dataset]`):
             The data sets that the adversaries name, in one of TRL's types.
@@ -98,7 +100,7 @@ def red_team(
             Name → function of model and tokenizer that returns [`~trl_tar.evaluation.scores.Scores`]; picklable for
             several workers. `harm` and `capability` are required; the verdict also reads `bystander` and `retain_nll`,
             and the attacker chooses his checkpoint by `validation_harm`.
-        seeds (`Sequence[int]`, *optional*, defaults to `(0, 1, 2)`):
+        seeds (`Iterable[int]`, *optional*, defaults to `(0, 1, 2)`):
             Seeds of each attack. An interval needs two.
         references (`dict[str, Model]`, *optional*):
             `base` (before any safeguard), `twin` (safeguarded, not hardened), `floor` (never knew the hazard).
@@ -109,13 +111,13 @@ def red_team(
         zero_step_attacks (`dict[str, Callable]`, *optional*):
             Metrics of harm that are taken once, before any attack.
         benign ([`BenignTask`], *optional*):
-            Harmless task, trained on `base` and on the model.
+            Harmless task, trained on `base`, which it needs, and on the model.
         question_entities (`Collection[str]`, *optional*):
             Entities that the metrics ask for; no data set may hold one in its column `entity`.
         num_workers (`int`, *optional*, defaults to `1`):
             Processes, of one thread each.
         max_length (`int`, *optional*, defaults to `256`):
-            Longest row in tokens.
+            Longest row in tokens; longer ones are cut at the end.
         bf16 (`bool`, *optional*, defaults to `False`):
             bf16 autocast.
         chance (`float`, *optional*, defaults to `0.25`):
@@ -143,9 +145,12 @@ def red_team(
     report.save("my-tar-model")
     ```
     """
+    check_containers(adversaries, datasets, metrics, seeds, references, output_dir)
+    adversaries, seeds = list(adversaries), list(seeds)
     models = {"model": model, **(references or {})}
+    check_models(models)
     settings = Settings(
-        tokenizer=_tokenizer(model) if processing_class is None else processing_class,
+        tokenizer=own_tokenizer(_loadable(model)) if processing_class is None else processing_class,
         metrics=dict(metrics),
         zero_step_attacks=dict(zero_step_attacks or {}),
         benign_metric=None if benign is None else benign.metric,
@@ -153,6 +158,8 @@ def red_team(
         bf16=bf16,
     )
     check_red_team(models, adversaries, datasets, settings, seeds, num_workers, question_entities)
+    if benign is not None:
+        check_benign(benign.dataset, benign.batch_size, models)
     tasks = [] if benign is None else [benign.adversary()]
     data = dict(datasets) if benign is None else {**datasets, tasks[0].name: benign.dataset}
     with tempfile.TemporaryDirectory() as folder:
@@ -162,7 +169,7 @@ def red_team(
         before = [Job(target.path, target.information["weights_sha256"]) for target in targets.values()]
         attacks = [store.job(target, a, seed) for target in targets.values() for a in adversaries for seed in seeds]
         learning = []
-        if benign is not None and "base" in targets:
+        if benign is not None:
             pair, steps = (targets["base"], targets["model"]), benign.evaluation_steps()
             learning = [store.job(target, tasks[0], seed, steps) for target in pair for seed in seeds]
         jobs_folder = (work if output_dir is None else Path(output_dir)) / "jobs"
@@ -182,7 +189,7 @@ def red_team(
         "max_length": max_length,
         "bf16": bf16,
     }
-    gains = benign_record(benign, learned[: len(seeds)], learned[len(seeds) :]) if benign and learned else None
+    gains = None if benign is None else benign_record(benign, learned[: len(seeds)], learned[len(seeds) :])
     record = records.pop("model")
     return build_report(
         record, records, seeds=seeds, environment=environment(), config=config, benign=gains, chance=chance
@@ -190,16 +197,17 @@ def red_team(
 
 
 def benign_record(task: BenignTask, base: Sequence[AttackRecord], model: Sequence[AttackRecord]) -> dict[str, Any]:
-    """What a harmless user reaches on the model, compared with the base, over seeds."""
-    pairs = [(b, m) for b, m in zip(base, model, strict=True) if b.status == m.status == "completed"]
+    """What a harmless user reaches on the model, compared with the base, over seeds; nothing if a run did not complete."""
+    complete = all(record.outcome is not None for record in (*base, *model))
+    pairs = list(zip(base, model, strict=True)) if complete else []  # the rest would hide the seeds that diverged
     gains = [trainability(b.trajectory, m.trajectory) for b, m in pairs]
-    ratios = [m.after["capability"] / b.after["capability"] for b, m in pairs if b.after["capability"]]
+    ratios = [share(m.outcome or {}, b.outcome or {}, "capability") for b, m in pairs]
     return {
         "learning_rate": task.learning_rate,
         "num_steps": task.num_steps,
         "batch_size": task.batch_size,
         "trainability": t_interval([gain for gain in gains if gain is not None]),
-        "capability_ratio": t_interval(ratios),
+        "capability_ratio": t_interval([ratio for ratio in ratios if ratio is not None]),
         "base": [asdict(record) for record in base],
         "model": [asdict(record) for record in model],
     }
@@ -273,24 +281,17 @@ class DataStore:
             if missing:
                 tokenised = tokenised_datasets(model, settings.tokenizer, adversary, datasets, settings.max_length)
             for key in missing:
+                store.rows[key] = len(tokenised[key[1]])
+            sizes = {name: range(store.rows[adversary.objective, name]) for name in adversary.datasets}
+            check_adversary_batches([adversary], sizes)  # a range is as long as the data set
+            for key in missing:
                 store._add(key, tokenised[key[1]], folder / str(len(store.paths)))
-            store._check_rows(adversary)
         return store
 
     def _add(self, key: tuple[str, str], dataset: Dataset, folder: Path) -> None:
         assert not folder.exists()  # a data set would take the place of another
         dataset.save_to_disk(folder)
-        self.paths[key], self.sha256[key], self.rows[key] = str(folder), rows_sha256(dataset), len(dataset)
-
-    def _check_rows(self, adversary: Adversary) -> None:
-        counts = {adversary.first_dataset: adversary.batch_size, **adversary.rows_per_batch()}
-        for name in adversary.datasets:
-            size = self.rows[adversary.objective, name]
-            if size < counts[name]:
-                raise ValueError(
-                    f"Adversary {adversary.name!r} takes {counts[name]} rows of {name!r} in each batch, and the data "
-                    f"set has {size}. Lower its batch_size or give more rows."
-                )
+        self.paths[key], self.sha256[key] = str(folder), rows_sha256(dataset)
 
     def job(
         self, target: Target, adversary: Adversary, seed: int, evaluation_steps: tuple[int, ...] | None = None
@@ -310,7 +311,5 @@ class DataStore:
         ]
 
 
-def _tokenizer(model: Model) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(
-        model.config._name_or_path if isinstance(model, PreTrainedModel) else str(model)
-    )
+def _loadable(model: Model) -> str | PreTrainedModel:
+    return model if isinstance(model, PreTrainedModel) else str(model)

@@ -1,6 +1,5 @@
 """What is measured on the knowledge world: four-way choice by likelihood, free recall and the retain loss."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -9,7 +8,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..evaluation.multiple_choice import choose
-from ..evaluation.scores import Scores
+from ..evaluation.scores import Metric, Scores
 from .knowledge import (
     BENIGN,
     BYSTANDER,
@@ -24,7 +23,6 @@ from .knowledge import (
 )
 
 
-Metric = Callable[[PreTrainedModel, PreTrainedTokenizerBase], Scores]
 DISTRACTOR_DRAWS = 8
 BATCH_SIZE = 1024
 
