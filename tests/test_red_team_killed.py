@@ -1,0 +1,40 @@
+"""A red team that is killed at any moment goes on where it was."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+
+import pytest
+from test_red_team import attacked, raw_data
+
+
+SCRIPT = """
+import sys
+from test_red_team import attacked, raw_data
+if __name__ == "__main__":
+    attacked(raw_data(), sys.argv[1], references={}, num_workers=int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_killed_red_team_goes_on_with_what_is_missing(tmp_path, num_workers):
+    script = tmp_path / "attacks.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, script, tmp_path, str(num_workers)], env=environment, start_new_session=True
+    )
+    jobs, deadline = tmp_path / "jobs", time.monotonic() + 60
+    while not list(jobs.glob("[!.]*.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    finished = {file: file.stat().st_mtime_ns for file in jobs.glob("[!.]*.json")}
+    assert 1 <= len(finished) < 5
+
+    report = attacked(raw_data(), tmp_path, references={})
+    assert all(file.stat().st_mtime_ns == time for file, time in finished.items())
+    assert asdict(report) == asdict(attacked(raw_data(), tmp_path / "whole", references={}))
