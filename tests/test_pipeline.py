@@ -70,7 +70,6 @@ def test_the_demos_folder_is_for_one_world(tmp_path):
 
 
 def test_the_control_has_the_weight_and_passes_of_tar(tmp_path):
-
     control = control_without_adversary(WORLD, BASE, tmp_path / "k0", max_steps=2, equal_passes=True)
     run = json.loads((control / "run.json").read_text())
     # K = 32, interval 4: 32 + 8 + 1 = 41 passes an outer step, 2 without an attack

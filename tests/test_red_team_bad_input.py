@@ -6,8 +6,8 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from test_red_team import ATTACKS, METRICS, SUITE, TOKENIZER, Likelihood, attacked, raw_data, tiny_model
-from transformers.utils import is_torch_bf16_gpu_available
+from test_attack import ATTACKS, TOKENIZER, raw_data, tiny_model
+from test_red_team import METRICS, SUITE, Likelihood, attacked
 
 from trl_tar.records import AttackRecord, attack_record
 from trl_tar.red_teaming import BenignTask, run_attack
@@ -82,12 +82,6 @@ def test_output_folder_that_is_a_file_is_one_sentence(raw, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="`output_dir` is .*file', a file. Give a folder"):
         attacked(raw, tmp_path / "file", references={})
-
-
-@pytest.mark.skipif(is_torch_bf16_gpu_available(), reason="this machine computes in bf16")
-def test_bf16_without_a_device_for_it_is_one_sentence(raw, tmp_path):
-    with pytest.raises(ValueError, match="`bf16` is True, and no device of this machine"):
-        attacked(raw, tmp_path, references={}, bf16=True)
 
 
 def test_model_without_a_tokenizer_is_one_sentence(raw, tmp_path):

@@ -8,12 +8,14 @@ import time
 from dataclasses import asdict
 
 import pytest
-from test_red_team import attacked, raw_data
+from test_attack import raw_data
+from test_red_team import attacked
 
 
 SCRIPT = """
 import sys
-from test_red_team import attacked, raw_data
+from test_attack import raw_data
+from test_red_team import attacked
 if __name__ == "__main__":
     attacked(raw_data(), sys.argv[1], references={}, num_workers=int(sys.argv[2]))
 """

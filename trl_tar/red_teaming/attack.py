@@ -273,6 +273,7 @@ def _trainer(
     arguments = {
         **_QUIET,
         "bf16": bf16,
+        "use_cpu": bf16 and not torch.cuda.is_available(),  # else bf16 without a GPU is refused
         "seed": seed,
         "max_steps": adversary.num_steps,
         "per_device_train_batch_size": micro_batch_size,

@@ -9,7 +9,6 @@ from typing import Any
 from datasets import Dataset
 from peft import PeftModel
 from transformers import AutoConfig, PreTrainedModel
-from transformers.utils import is_torch_bf16_gpu_available
 
 from ..adversary import Adversary
 from ..data import check_dataset, check_tokenizer
@@ -99,8 +98,6 @@ def check_red_team(
         _check_picklable({**settings.metrics, **settings.zero_step_attacks, "benign": settings.benign_metric})
     if settings.benign_metric is not None and "benign" in datasets:
         raise ValueError("`datasets` has 'benign', the name of the benign task's data set. Rename yours.")
-    if settings.bf16 and not is_torch_bf16_gpu_available():
-        raise ValueError("`bf16` is True, and no device of this machine computes in it. Use bf16=False.")
     _check_adversaries(adversaries, datasets)
     _check_entities(datasets, question_entities)
     for model in models.values():
