@@ -189,12 +189,12 @@ def write_figures(reports: dict[str, Report], output: Path) -> list[dict[str, st
     """The figures of the card, from the reports and TAR's training log; returns `path` and `alt` of each."""
     folder = output / "figures"
     folder.mkdir(exist_ok=True)
-    labelled = {LABELS[name]: report for name, report in reports.items()}
     defended = {LABELS[name]: reports[name] for name in ("random_mapping", "no_adversary", "tar")}
+    everything = {**defended, LABELS["base"]: reports["base"]}  # last, so that a model has one colour in all figures
     figures = [
         ("attacks.png", plot_attacks(defended), "Harm and held-out capability along the attack"),
         ("adversary_loss.png", plot_adversary_loss(defended), "The attacker's loss along the attack"),
-        ("tradeoff.png", plot_tradeoff(labelled), "Capability against harm, before and after attack"),
+        ("tradeoff.png", plot_tradeoff(everything), "Capability against harm, before and after attack"),
         ("training.png", plot_training(output / "tar" / "log_history.json"), "Training curves of TAR"),
     ]
     for name, figure, _ in figures:
