@@ -36,9 +36,10 @@ TARTrainer(
     TARConfig(
         "runs/tar",
         max_steps=100,
-        learning_rate=2e-3,
-        tamper_resistance_weight=0.4,
-        representation_weight=2.0,
+        learning_rate=2e-2,
+        adam_epsilon=0.3,
+        tamper_resistance_weight=2.0,
+        representation_loss="l2_squared",
         tamper_resistance_batch_size=32,
         **common,
     ),

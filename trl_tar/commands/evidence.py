@@ -18,7 +18,20 @@ from ..testbed.pipeline import control_without_adversary, harden, safeguard
 from .demo import ATTACKER_MIX, attack_all, quiet
 
 
-WORLDS = {101: (0, 1, 2), 102: (0,), 103: (0,)}  # world seed → seeds of TAR
+WORLDS = {201: (0, 1, 2), 202: (0,), 203: (0,)}  # world seed → seeds of TAR
+CONTROLS: dict[str, dict[str, Any]] = {
+    "no_adversary": {},
+    "no_adversary_equal_passes": {"equal_passes": True},
+    # with settings of its own, the strongest that was found for a control on the tuning worlds
+    "no_adversary_usual_epsilon": {
+        "equal_passes": True,
+        "learning_rate": 2e-3,
+        "adam_epsilon": 1e-8,
+        "tamper_resistance_weight": 0.4,
+        "representation_loss": "l2",
+        "representation_weight": 2.0,
+    },
+}
 ATTACK_SEEDS = (0, 1, 2)
 
 
@@ -92,13 +105,11 @@ def train_one(output: Path, world_seed: int, kind: str, seed: int) -> None:
     elif kind == "tar":
         harden(world, start, folder / _name(kind, seed), seed)
     else:
-        control_without_adversary(
-            world, start, folder / _name(kind, seed), seed, equal_passes=kind == "no_adversary_equal_passes"
-        )
+        control_without_adversary(world, start, folder / _name(kind, seed), seed, **CONTROLS[kind])
 
 
 def _phase_two(tar_seeds: tuple[int, ...]) -> list[tuple[str, int]]:
-    return [("no_adversary_equal_passes", 0), *(("tar", seed) for seed in tar_seeds), ("no_adversary", 0)]
+    return [*((kind, 0) for kind in reversed(CONTROLS)), *(("tar", seed) for seed in tar_seeds)]
 
 
 def _name(kind: str, seed: int) -> str:
@@ -112,8 +123,8 @@ def summarise(output: Path) -> dict[str, Any]:
     seeds of TAR one value a training."""
     worlds = {seed: _summarise_world(output / f"world-{seed}") for seed in WORLDS}
     first = {seed: world["tar-0"] for seed, world in worlds.items()}
-    names = ("recovery", "worst_recovery", "below_twin", "below_no_adversary", "below_no_adversary_equal_passes")
-    names += ("capability_share", "bystander_share")
+    names = ["recovery", "worst_recovery", "below_twin", *(f"below_{kind}" for kind in CONTROLS)]
+    names += ["capability_share", "bystander_share"]
     over_worlds = {name: t_interval([model[name] for model in first.values()]) for name in names}
     several = next(seed for seed, tar_seeds in WORLDS.items() if len(tar_seeds) > 1)
     trainings = [worlds[several][f"tar-{seed}"] for seed in WORLDS[several]]
@@ -152,7 +163,7 @@ def _summarise_world(folder: Path) -> dict[str, dict[str, Any]]:
             "verdict": {"resistant": report.verdict.resistant, "empty_shell": report.verdict.empty_shell},
             "attacks": len(own),
         }
-        for other in ("random_mapping", "no_adversary", "no_adversary_equal_passes"):
+        for other in ("random_mapping", *CONTROLS):
             label = "below_twin" if other == "random_mapping" else f"below_{other}"
             rows[name][label] = mean([recoveries[other][key] - r for key, r in own.items() if key in recoveries[other]])
     return rows

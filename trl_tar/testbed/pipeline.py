@@ -24,6 +24,7 @@ WEIGHTS = "model.safetensors"
 OUTER_STEPS = 300
 INNER_STEPS = 32
 INTERVAL = 4
+TAMPER_RESISTANCE_WEIGHT = 2.0
 MIX = {"forget": 0.5, "retain": 0.5}
 # settings of every trainer here: a model of 0.2 M parameters on the CPU
 COMMON = {
@@ -99,10 +100,14 @@ def harden(
     """
     defaults = {
         "max_steps": OUTER_STEPS,
-        "learning_rate": 2e-3,
+        "learning_rate": 2e-2,
+        # far above the usual 1e-8, with which a weight moves by the learning rate also where its gradient is noise:
+        # with that, more came back under attack on the tuning worlds
+        "adam_epsilon": 0.3,
         "warmup_steps": 20,
-        "tamper_resistance_weight": 0.4,
-        "representation_weight": 2.0,
+        "tamper_resistance_weight": TAMPER_RESISTANCE_WEIGHT,
+        "representation_loss": "l2_squared",
+        "representation_weight": 1.0,
         "tamper_resistance_batch_size": 32,
         "tamper_resistance_interval": INTERVAL,
     }
@@ -148,7 +153,7 @@ def control_without_adversary(
         output_dir,
         seed,
         adversaries=[Adversary("none", "forget", num_steps=0, batch_size=32)],
-        tamper_resistance_weight=settings.pop("tamper_resistance_weight", 0.4) * sum(weights),
+        tamper_resistance_weight=settings.pop("tamper_resistance_weight", TAMPER_RESISTANCE_WEIGHT) * sum(weights),
         max_steps=steps * passes // 2 if equal_passes else steps,
         **settings,
     )
