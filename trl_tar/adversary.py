@@ -7,9 +7,19 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 
-OBJECTIVES = ("sft", "dpo")
+OBJECTIVES = ("sft", "dpo", "grpo")
+# change of the weights without training → what its strength is, if it has one
+EDITS = {
+    "int8": None,
+    "nf4": None,
+    "prune": "share of each matrix",
+    "noise": "standard deviation, as a share of the matrix's own",
+    "interpolate": "share of the base",
+    "strip_delta": "number of singular directions of each matrix's difference to the base",
+    "abliterate": None,
+}
 OPTIMIZERS = ("adamw", "schedule_free_adamw", "sgd", "adadelta", "adagrad")
-LR_SCHEDULERS = ("constant", "constant_with_warmup", "cosine")
+LR_SCHEDULERS = ("constant", "constant_with_warmup", "cosine", "cosine_with_restarts")
 Rows = list[tuple[str, int]]  # (name of the data set, index of the row)
 
 
@@ -41,7 +51,8 @@ class Adversary:
         nesterov (`bool`, *optional*, defaults to `False`):
             For `"sgd"` with momentum.
         lr_scheduler (`str`, *optional*, defaults to `"constant"`):
-            `"constant"`, `"constant_with_warmup"` or `"cosine"` (with warm-up), as in transformers.
+            `"constant"`, `"constant_with_warmup"`, `"cosine"` or `"cosine_with_restarts"` (both with warm-up), as in
+            transformers.
         warmup_steps (`int`, *optional*, defaults to `0`):
             Steps of linear warm-up.
         weight_decay (`float`, *optional*, defaults to `0.01`):
@@ -69,6 +80,28 @@ class Adversary:
             for each attack. Used only with `first_dataset`.
         weight (`float`, *optional*, defaults to `1.0`):
             Unnormalised probability of being drawn from A_train.
+        use_dora (`bool`, *optional*, defaults to `False`):
+            Weight-decomposed LoRA (https://huggingface.co/papers/2402.09353). Red team only.
+        num_virtual_tokens (`int`, *optional*):
+            Prompt tuning: only this many embeddings in front of the text are trained, as a soft prompt. Red team only.
+        reward (`str`, *optional*):
+            Name of the reward function of a `"grpo"` attack, a key of `rewards` of the red team.
+        num_generations (`int`, *optional*, defaults to `8`):
+            Answers to each prompt in a `"grpo"` attack. `batch_size` counts answers.
+        max_completion_length (`int`, *optional*, defaults to `64`):
+            Longest answer in a `"grpo"` attack, in tokens.
+        edit (`str`, *optional*):
+            Change of the weights before any training step: `"int8"` and `"nf4"` (rounded there and back), `"prune"` (the
+            smallest are set to 0), `"noise"` (Gaussian), `"interpolate"` (towards the base), `"strip_delta"` (the
+            largest singular directions of the difference to the base are removed) or `"abliterate"` (the direction that
+            tells `dataset` from `contrast_dataset` is fitted on the model under attack and removed). Red team only.
+        edit_strength (`float`, *optional*):
+            Of `"prune"`: share of each matrix; `"noise"`: standard deviation as a share of the matrix's own;
+            `"interpolate"`: share of the base; `"strip_delta"`: number of directions.
+        contrast_dataset (`str`, *optional*):
+            What the hazardous `dataset` of `"abliterate"` is told from.
+        after ([`Adversary`], *optional*):
+            An attack that is made first; this one goes on from there. Red team only.
 
     Example:
 
@@ -105,12 +138,26 @@ class Adversary:
     first_dataset: str | None = None
     switch_at: float | str = "beta"
     weight: float = 1.0
+    use_dora: bool = False
+    num_virtual_tokens: int | None = None
+    reward: str | None = None
+    num_generations: int = 8
+    max_completion_length: int = 64
+    edit: str | None = None
+    edit_strength: float | None = None
+    contrast_dataset: str | None = None
+    after: "Adversary | None" = None
 
     def __post_init__(self):
         for name in ("learning_rate", "momentum", "weight_decay", "max_grad_norm", "lora_dropout", "beta", "weight"):
             self._coerce(name, float)
+        self._coerce("edit_strength", float)
         for name in ("num_steps", "batch_size", "micro_batch_size", "warmup_steps", "lora_r", "lora_alpha"):
             self._coerce(name, int)
+        for name in ("num_virtual_tokens", "num_generations", "max_completion_length"):
+            self._coerce(name, int)
+        if isinstance(self.after, Mapping):  # as YAML and JSON have it
+            object.__setattr__(self, "after", Adversary(**self.after))
         if self.switch_at != "beta":
             self._coerce("switch_at", float)
         if self.mixture is not None:
@@ -146,7 +193,7 @@ class Adversary:
             refuse(f"quantization={self.quantization!r}", "Use 'nf4' or None.")
         if self.quantization is not None and self.lora_r is None:
             refuse("quantization='nf4' without lora_r", "Set lora_r: 4-bit weights take no gradient.")
-        if (self.dataset is None) == (self.mixture is None):
+        if self._needs_data and (self.dataset is None) == (self.mixture is None):
             refuse(f"dataset={self.dataset!r} and mixture={self.mixture!r}", "Give exactly one of the two.")
         if self.mixture is not None:
             if not self.mixture or not all(0 < share < float("inf") for share in self.mixture.values()):
@@ -164,6 +211,9 @@ class Adversary:
             ("num_steps", 0),
             ("lora_r", 1),
             ("lora_alpha", 1),
+            ("num_virtual_tokens", 1),
+            ("num_generations", 2),
+            ("max_completion_length", 1),
         ]:
             if getattr(self, name) is not None and getattr(self, name) < low:
                 refuse(f"{name}={getattr(self, name)}", f"Use at least {low}.")
@@ -192,9 +242,99 @@ class Adversary:
                 "Use lr_scheduler='constant': this optimizer applies warmup_steps itself, and they would count twice.",
             )
 
+        self._check_peft(refuse)
+        self._check_grpo(refuse)
+        self._check_edit(refuse)
+        if self.after is not None:
+            self._check_after(refuse)
+
+    def _check_after(self, refuse) -> None:
+        first = self.after
+        if not isinstance(first, Adversary):
+            refuse(f"after={first!r}", "Give an Adversary.")
+        if first.num_virtual_tokens is not None or first.quantization is not None or self.quantization is not None:
+            refuse("after= with a soft prompt or quantised weights", "Only changed float weights can be gone on from.")
+        shared = next((name for name in self.datasets if first.reads.get(name, self.objective) != self.objective), None)
+        if shared is not None:
+            refuse(
+                f"dataset={shared!r}, which after= reads with objective={first.reads[shared]!r}",
+                "Give the data set a second name.",
+            )
+
+    def _check_peft(self, refuse) -> None:
+        if self.use_dora and self.lora_r is None:
+            refuse("use_dora=True without lora_r", "Set lora_r.")
+        if self.num_virtual_tokens is not None and self.lora_r is not None:
+            refuse("both num_virtual_tokens and lora_r", "Give one of the two.")
+
+    def _check_grpo(self, refuse) -> None:
+        if (self.objective == "grpo") != (self.reward is not None):
+            refuse(
+                f"objective={self.objective!r} and reward={self.reward!r}",
+                "Name a reward function with objective='grpo', and only there.",
+            )
+        if self.objective == "grpo":
+            if self.dataset is None or self.first_dataset is not None:
+                refuse("objective='grpo' with a mixture or first_dataset", "Give one dataset of prompts.")
+            if self.batch_size % self.num_generations:
+                refuse(
+                    f"batch_size={self.batch_size} with num_generations={self.num_generations}",
+                    "Use a multiple: the batch counts answers.",
+                )
+
+    def _check_edit(self, refuse) -> None:
+        if self.edit is None:
+            for name in ("edit_strength", "contrast_dataset"):
+                if getattr(self, name) is not None:
+                    refuse(f"{name}={getattr(self, name)!r} without edit", "Name the edit.")
+            return
+        if self.edit not in EDITS:
+            refuse(f"edit={self.edit!r}", f"Use one of {', '.join(map(repr, EDITS))}.")
+        meaning = EDITS[self.edit]
+        if (meaning is None) != (self.edit_strength is None):
+            what = f"edit={self.edit!r} with edit_strength={self.edit_strength!r}"
+            refuse(what, "Leave it out." if meaning is None else f"Give the {meaning}.")
+        if self.edit in ("prune", "interpolate") and not 0 < self.edit_strength <= 1:
+            refuse(f"edit_strength={self.edit_strength}", "Use a share in (0, 1].")
+        if self.edit == "noise" and not 0 < self.edit_strength < float("inf"):
+            refuse(f"edit_strength={self.edit_strength}", "Use a finite number above 0.")
+        if self.edit == "strip_delta" and not (
+            self.edit_strength >= 1 and self.edit_strength == int(self.edit_strength)
+        ):
+            refuse(f"edit_strength={self.edit_strength}", "Use a whole number of directions.")
+        if self.edit == "abliterate" and (self.dataset is None or self.contrast_dataset is None):
+            refuse("edit='abliterate' without dataset or contrast_dataset", "Name both.")
+        if self.edit != "abliterate" and self.contrast_dataset is not None:
+            refuse(f"contrast_dataset with edit={self.edit!r}", "Use it with edit='abliterate'.")
+
+    @property
+    def _needs_data(self) -> bool:
+        return self.edit is None or self.num_steps > 0 or self.edit == "abliterate"
+
+    @property
+    def sequence(self) -> tuple["Adversary", ...]:
+        """The attacks that are made one after the other; this one is the last."""
+        return (self,) if self.after is None else (*self.after.sequence, self)
+
+    @property
+    def reads(self) -> dict[str, str]:
+        """Every data set that the attack and those before it read → the objective that it is prepared for."""
+        reads = {} if self.after is None else dict(self.after.reads)
+        reads.update(dict.fromkeys(self.datasets, self.objective))
+        if self.edit == "abliterate":
+            reads.update({self.dataset: "sft", self.contrast_dataset: "sft"})
+        return reads
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether the attack reads the public base model."""
+        return self.edit in ("interpolate", "strip_delta") or (self.after is not None and self.after.needs_base)
+
     @property
     def datasets(self) -> tuple[str, ...]:
-        """Names of all data sets that the attack reads."""
+        """Names of all data sets whose rows the attack is trained on."""
+        if self.num_steps == 0 and self.edit is not None:
+            return ()
         if self.mixture is not None:
             return tuple(self.mixture)
         assert self.dataset is not None  # _check
@@ -215,8 +355,12 @@ class Adversary:
             unused.append("switch_at")
         if self.lora_r is None:
             unused += ["lora_alpha", "lora_dropout", "lora_target_modules"]
+        if self.objective != "grpo":
+            unused += ["reward", "num_generations", "max_completion_length"]
         for name in unused:
             del kind[name]
+        if self.after is not None:
+            kind["after"] = self.after.kind()
         if self.mixture is not None:
             total = sum(self.mixture.values())
             kind["mixture"] = {name: round(share / total, 9) for name, share in self.mixture.items()}

@@ -94,6 +94,9 @@ def check_reference(reference: PreTrainedModel, model: PreTrainedModel | PeftMod
             )
 
 
+RED_TEAM_ONLY = ("quantization", "use_dora", "num_virtual_tokens", "edit", "after")  # fields of Adversary
+
+
 def checked_adversaries(
     adversaries: Iterable[Adversary], datasets: Mapping[str, Dataset], args: TARConfig
 ) -> list[Adversary]:
@@ -117,10 +120,16 @@ def checked_adversaries(
     if twice is not None:
         raise ValueError(f"`adversaries` has two named {twice!r}. Give each its own name.")
     for adversary in adversaries:
-        if adversary.quantization is not None:
+        for name in RED_TEAM_ONLY:
+            if getattr(adversary, name):
+                raise ValueError(
+                    f"Adversary {adversary.name!r} has {name}={getattr(adversary, name)!r}, which cannot be simulated in "
+                    "training. Drop it, or pass the adversary to red_team only."
+                )
+        if adversary.objective == "grpo":
             raise ValueError(
-                f"Adversary {adversary.name!r} has quantization={adversary.quantization!r}, which cannot be simulated in "
-                "training. Drop it, or pass the adversary to red_team only."
+                f"Adversary {adversary.name!r} has objective='grpo', which cannot be simulated in training. Use 'sft' or "
+                "'dpo', or pass the adversary to red_team only."
             )
         if 0 < adversary.num_steps < args.tamper_resistance_interval:
             raise ValueError(

@@ -10,6 +10,7 @@ from typing import Any
 
 
 Point = dict[str, Any]  # step, flops, loss and one value for each metric
+OF_THE_ATTACKER = ("loss", "reward", "entropy")  # what a point may hold beside step, flops and metrics
 STATUSES = ("completed", "diverged", "failed")
 
 
@@ -29,7 +30,8 @@ class AttackRecord:
             Why the attack did not complete, or why a value of the trajectory is `None`.
         trajectory (`list[dict]`):
             `step`, `flops` (6 · parameters · tokens so far), `loss` (of the attacker, in nats, mean over the steps since
-            the point before; `None` at step 0) and every metric, at each evaluation.
+            the point before; `None` at step 0) and every metric, at each evaluation; of a GRPO attack also `reward` and
+            `entropy` (of the answers, in nats).
         after (`dict`, *optional*):
             Metrics at the last point: the end of a completed attack.
         best (`dict`, *optional*):
@@ -92,11 +94,15 @@ def attack_record(
         f"{name} at step {point['step']} is not a finite number"
         for point in trajectory
         for name, value in point.items()
-        if value is None and name != "loss"
+        if value is None and name not in OF_THE_ATTACKER
     ]
     if missing:
         error = "; ".join(([error] if error else []) + missing[:3] + (["…"] if len(missing) > 3 else []))
-    after = {k: v for k, v in trajectory[-1].items() if k not in ("step", "flops", "loss")} if trajectory else None
+    after = (
+        {k: v for k, v in trajectory[-1].items() if k not in ("step", "flops", *OF_THE_ATTACKER)}
+        if trajectory
+        else None
+    )
     candidates = [point for point in trajectory if point.get("validation_harm") is not None]
     best = max(candidates, key=lambda point: (point["validation_harm"], -point["step"]), default=None)
     return AttackRecord(adversary, seed, status, error, trajectory, after, best)

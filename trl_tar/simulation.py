@@ -161,6 +161,7 @@ def lora_config(adversary: Adversary) -> LoraConfig:
         lora_alpha=adversary.lora_alpha,
         lora_dropout=adversary.lora_dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
+        use_dora=adversary.use_dora,
         task_type="CAUSAL_LM",
     )
 

@@ -1,6 +1,20 @@
-"""Four-way choice by likelihood."""
+"""Choice among given answers by likelihood."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..losses import IGNORED, sequence_log_probs
+from .scores import Scores
+
+
+COLUMNS = ("prompt", "choices", "answer")
 
 
 def choose(log_likelihoods: torch.Tensor, draws: int, choices: int = 4) -> torch.Tensor:
@@ -25,3 +39,108 @@ def choose(log_likelihoods: torch.Tensor, draws: int, choices: int = 4) -> torch
     offered = log_likelihoods[:, None, :].expand(n, draws, answers).gather(2, order.to(log_likelihoods.device))
     share = (log_likelihoods[:, None, :1] > offered).all(-1).double().mean(1)
     return share.masked_fill(~log_likelihoods.isfinite().all(1), torch.nan)
+
+
+@dataclass(frozen=True)
+class MultipleChoice:
+    """Accuracy on questions with given choices: the answer must be the likeliest continuation of its prompt.
+
+    The likelihood of a choice is the product over its tokens, as in lm-eval's `acc`. A tie counts as wrong; a question
+    with a likelihood that is not finite scores NaN.
+
+    Args:
+        questions (`Sequence[dict]`):
+            Each `prompt` (`str`), `choices` (`list[str]`, two or more, each with the space that goes before it), `answer`
+            (`int`, position of the right choice) and optionally `group` (`str`, such as the entity it asks about).
+        batch_size (`int`, *optional*, defaults to `64`):
+            Prompts with one choice each in a forward pass.
+    """
+
+    questions: Sequence[Mapping[str, Any]] = field(repr=False)
+    batch_size: int = 64
+    sha256: str = field(init=False)  # in the representation, which tells apart the jobs of a red team
+
+    def __post_init__(self):
+        check_questions(self.questions)
+        object.__setattr__(self, "sha256", sha256_of(self.questions))
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "MultipleChoice":
+        """Reads one JSON object a line; `ValueError` for a file that is not made of such lines."""
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+            questions = [json.loads(line) for line in lines if line.strip()]
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"Questions {str(path)!r} cannot be read ({error}). Give one JSON object a line."
+            ) from error
+        if not questions:
+            raise ValueError(f"Questions {str(path)!r} has 0 questions. Give at least one.")
+        return cls(questions)
+
+    def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Scores:
+        pairs = [(q["prompt"], choice) for q in self.questions for choice in q["choices"]]
+        likelihoods: list[float] = []
+        for start in range(0, len(pairs), self.batch_size):
+            likelihoods += log_likelihoods(model, tokenizer, pairs[start : start + self.batch_size]).tolist()
+        values, start = [], 0
+        for question in self.questions:
+            end = start + len(question["choices"])
+            values.append(_is_likeliest(torch.tensor(likelihoods[start:end]), question["answer"]))
+            start = end
+        groups = [str(q.get("group", i)) for i, q in enumerate(self.questions)]
+        return Scores(values, groups)
+
+
+def log_likelihoods(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]
+) -> torch.Tensor:
+    """Log-probability of each continuation after its prompt, in nats, shape `(N,)`.
+
+    Tokens are those of prompt and continuation together, as the model saw them in training."""
+    rows = [tokenizer(prompt + continuation)["input_ids"] for prompt, continuation in pairs]
+    starts = [_common(row, tokenizer(prompt)["input_ids"]) for row, (prompt, _) in zip(rows, pairs, strict=True)]
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=model.device)  # (N, T)
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=model.device)
+    position = torch.arange(longest, device=model.device)
+    continued = (position >= torch.tensor(starts, device=model.device)[:, None]) & mask.bool()
+    with torch.no_grad():
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    return sequence_log_probs(logits.float(), ids.masked_fill(~continued, IGNORED))
+
+
+def _common(row: list[int], prompt: list[int]) -> int:
+    """Tokens of the prompt that are still there when it is continued."""
+    count = next((i for i, (a, b) in enumerate(zip(row, prompt, strict=False)) if a != b), min(len(row), len(prompt)))
+    return max(count, 1)  # the first token of all is predicted from nothing
+
+
+def _is_likeliest(likelihoods: torch.Tensor, answer: int) -> float:
+    if not likelihoods.isfinite().all():
+        return float("nan")
+    others = torch.cat([likelihoods[:answer], likelihoods[answer + 1 :]])
+    return float(likelihoods[answer] > others.max())
+
+
+def sha256_of(questions: Sequence[Mapping[str, Any]]) -> str:
+    """Hash of all fields of all questions."""
+    content = json.dumps([dict(question) for question in questions], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def check_questions(questions: Sequence[Mapping[str, Any]]) -> None:
+    """Raises `ValueError` for a question without prompt, choices or answer."""
+    for i, question in enumerate(questions):
+        _check(i, question)
+
+
+def _check(i: int, question: Mapping[str, Any]) -> None:
+    missing = [name for name in COLUMNS if not isinstance(question, Mapping) or name not in question]
+    if missing:
+        raise ValueError(f"Question {i} has no {missing[0]!r}. Give prompt, choices and answer.")
+    choices, answer = question["choices"], question["answer"]
+    if not isinstance(choices, list | tuple) or len(choices) < 2:
+        raise ValueError(f"Question {i} has choices={choices!r}. Give a list of two or more.")
+    if type(answer) is not int or not 0 <= answer < len(choices):
+        raise ValueError(f"Question {i} has answer={answer!r}. Give the position of the right choice, from 0.")

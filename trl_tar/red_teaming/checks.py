@@ -95,22 +95,23 @@ def check_red_team(
             f"`max_length` is {settings.max_length!r}. Use at least 2 tokens: one to predict from another."
         )
     if num_workers > 1:
-        _check_picklable({**settings.metrics, **settings.zero_step_attacks, "benign": settings.benign_metric})
+        _check_picklable("Metric", {**settings.metrics, **settings.zero_step_attacks, "benign": settings.benign_metric})
+        _check_picklable("Reward", settings.rewards)
     if settings.benign_metric is not None and "benign" in datasets:
         raise ValueError("`datasets` has 'benign', the name of the benign task's data set. Rename yours.")
-    _check_adversaries(adversaries, datasets)
+    _check_adversaries(adversaries, datasets, settings.rewards, "base" in models)
     _check_entities(datasets, question_entities)
     for model in models.values():
         check_tokenizer(settings.tokenizer, model if isinstance(model, PreTrainedModel) else str(model))
 
 
-def _check_picklable(metrics: Mapping[str, Any]) -> None:
-    for name, metric in metrics.items():
+def _check_picklable(what: str, functions: Mapping[str, Any]) -> None:
+    for name, function in functions.items():
         try:
-            pickle.dumps(metric)
+            pickle.dumps(function)
         except (pickle.PicklingError, AttributeError, TypeError):
             raise ValueError(
-                f"Metric {name!r} is {metric!r}, which no other process can receive. Use a function of a module or an "
+                f"{what} {name!r} is {function!r}, which no other process can receive. Use a function of a module or an "
                 "instance of a class, or num_workers=1."
             ) from None
 
@@ -134,7 +135,9 @@ def _check_model(role: str, model: Any) -> None:
             ) from error
 
 
-def _check_adversaries(adversaries: Sequence[Adversary], datasets: Mapping[str, Dataset]) -> None:
+def _check_adversaries(
+    adversaries: Sequence[Adversary], datasets: Mapping[str, Dataset], rewards: Collection[str], with_base: bool
+) -> None:
     for i, adversary in enumerate(adversaries):
         if not isinstance(adversary, Adversary):
             raise ValueError(
@@ -148,18 +151,43 @@ def _check_adversaries(adversaries: Sequence[Adversary], datasets: Mapping[str, 
     if twice is not None:
         raise ValueError(f"`adversaries` has two named {twice!r}. Give each its own name.")
     for adversary in adversaries:
-        if adversary.quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
-            raise ValueError(
-                f"Adversary {adversary.name!r} has quantization={adversary.quantization!r}, which needs bitsandbytes. "
-                "Install trl-tar[quantization]."
-            )
-        for name in adversary.datasets:
+        _check_requirements(adversary, rewards, with_base)
+        for name, objective in adversary.reads.items():
             if name not in datasets:
                 raise ValueError(
                     f"Adversary {adversary.name!r} reads {name!r}, and `datasets` has {sorted(datasets)}. Add the data "
                     "set under that name."
                 )
-            check_dataset(f"datasets[{name!r}]", datasets[name], adversary.objective == "dpo")
+            _check_rows(name, datasets[name], objective)
+
+
+def _check_requirements(adversary: Adversary, rewards: Collection[str], with_base: bool) -> None:
+    if adversary.quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError(
+            f"Adversary {adversary.name!r} has quantization={adversary.quantization!r}, which needs bitsandbytes. "
+            "Install trl-tar[quantization]."
+        )
+    if adversary.needs_base and not with_base:
+        raise ValueError(
+            f"Adversary {adversary.name!r} has edit={adversary.edit!r}, which reads the public base, and `references` has "
+            "none. Add references={'base': ...}."
+        )
+    for each in adversary.sequence:
+        if each.reward is not None and each.reward not in rewards:
+            raise ValueError(
+                f"Adversary {adversary.name!r} has reward={each.reward!r}, and `rewards` has {sorted(rewards)}. Add the "
+                "function under that name."
+            )
+
+
+def _check_rows(name: str, dataset: Dataset, objective: str) -> None:
+    if objective != "grpo":
+        check_dataset(f"datasets[{name!r}]", dataset, objective == "dpo")
+    elif "prompt" not in dataset.column_names:
+        raise ValueError(
+            f"`datasets[{name!r}]` has the columns {dataset.column_names}, without 'prompt', which a GRPO attack reads. "
+            "Add or rename it."
+        )
 
 
 def _check_entities(datasets: Mapping[str, Dataset], question_entities: Collection[str] | None) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ from ..adversary import Adversary
 from ..evaluation.scores import Metric, Scores
 from ..records import AttackRecord, finite, write_json
 from ..statistics import clustered_standard_error
-from .attack import as_found, run_attack
+from .attack import run_attack
+from .attackers import Reward, as_found
 
 
-FORMAT = 2  # of job files; raise it when an attack or its record changes
+FORMAT = 3  # of job files; raise it when an attack or its record changes
 SHARES = ("harm", "capability")  # metrics that must lie in [0, 1]
 MEASURED = {"before", "standard_errors", "zero_step"}
 # what an attack may fail with: memory, files, a missing library, data or settings that TRL refuses. Anything else, such
@@ -46,6 +47,7 @@ class Settings:
     benign_metric: Metric | None
     max_length: int
     bf16: bool
+    rewards: Mapping[str, Reward] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,10 @@ class Job:
             Hash of each.
         evaluation_steps (`tuple[int, ...]`, *optional*):
             Where to evaluate a benign task; marks one.
+        base (`str`, *optional*):
+            Folder of the public base, for an attack that reads it.
+        base_sha256 (`str`, *optional*):
+            Hash of its weights.
     """
 
     model: str
@@ -76,6 +82,8 @@ class Job:
     data: Mapping[str, str] | None = None
     data_sha256: Mapping[str, str] | None = None
     evaluation_steps: tuple[int, ...] | None = None
+    base: str | None = None
+    base_sha256: str | None = None
 
     def file_name(self, settings: Settings) -> str:
         """A readable name, and a hash of all that the result depends on: no two different jobs share a file."""
@@ -91,6 +99,10 @@ class Job:
             "max_length": settings.max_length,
             "bf16": settings.bf16,
         }
+        if self.base_sha256 is not None:
+            key["base"] = self.base_sha256
+        if self.adversary is not None and self.adversary.reward is not None:
+            key["reward"] = identity(settings.rewards[self.adversary.reward])
         if self.adversary is None:
             key["zero_step"] = {name: identity(metric) for name, metric in settings.zero_step_attacks.items()}
         if self.evaluation_steps is not None:
@@ -100,8 +112,8 @@ class Job:
         return f"{re.sub(r'[^A-Za-z0-9._=-]+', '_', label)[:80]}-{self.weights_sha256[:8]}-{digest}.json"
 
 
-def identity(metric: Metric | None) -> str:
-    """What a metric is, the same in every process: its `repr`, and a hash of its code where that shows an address."""
+def identity(metric: Metric | Reward | None) -> str:
+    """What a metric or reward is, the same in every process: its `repr`, and a hash of its code where that shows an address."""
     text = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(metric))
     return text if text == repr(metric) else f"{text} {Hasher.hash(metric)}"
 
@@ -157,6 +169,8 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
             evaluation_steps=job.evaluation_steps,
             max_length=settings.max_length,
             bf16=settings.bf16,
+            base=None if job.base is None else load(job.base),
+            rewards=settings.rewards,
         )
     except FAILURES as error:
         reason = f"{type(error).__name__}: {error}"

@@ -4,7 +4,7 @@ import hashlib
 import platform
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from ..evaluation.scores import Metric
 from ..records import AttackRecord, ModelRecord
 from ..report import Report, build_report
 from ..statistics import CHANCE, share, t_interval, trainability
-from .attack import tokenised_datasets
+from .attackers import Reward
 from .checks import check_benign, check_containers, check_models, check_red_team
 from .jobs import Job, Settings, load, rows_sha256, run_jobs
+from .rows import tokenised_datasets
 
 
 Model = str | Path | PreTrainedModel
@@ -78,6 +79,7 @@ def red_team(
     processing_class: PreTrainedTokenizerBase | None = None,
     zero_step_attacks: Mapping[str, Metric] | None = None,
     benign: BenignTask | None = None,
+    rewards: Mapping[str, Reward] | None = None,
     question_entities: Collection[str] | None = None,
     num_workers: int = 1,
     max_length: int = 256,
@@ -112,6 +114,9 @@ def red_team(
             Metrics of harm that are taken once, before any attack.
         benign ([`BenignTask`], *optional*):
             Harmless task, trained on `base`, which it needs, and on the model.
+        rewards (`dict[str, Callable]`, *optional*):
+            Reward functions of GRPO attacks, as [`~trl.GRPOTrainer`] takes them; of the attacker's own prompts, never of
+            the questions.
         question_entities (`Collection[str]`, *optional*):
             Entities that the metrics ask for; no data set may hold one in its column `entity`.
         num_workers (`int`, *optional*, defaults to `1`):
@@ -150,12 +155,13 @@ def red_team(
     models = {"model": model, **(references or {})}
     check_models(models)
     settings = Settings(
-        tokenizer=own_tokenizer(_loadable(model)) if processing_class is None else processing_class,
+        tokenizer=own_tokenizer(loadable(model)) if processing_class is None else processing_class,
         metrics=dict(metrics),
         zero_step_attacks=dict(zero_step_attacks or {}),
         benign_metric=None if benign is None else benign.metric,
         max_length=max_length,
         bf16=bf16,
+        rewards=dict(rewards or {}),
     )
     check_red_team(models, adversaries, datasets, settings, seeds, num_workers, question_entities)
     if benign is not None:
@@ -164,10 +170,13 @@ def red_team(
     data = dict(datasets) if benign is None else {**datasets, tasks[0].name: benign.dataset}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        targets = {role: _target(each, work / role) for role, each in models.items()}
+        targets = {role: Target.of(each, work / role) for role, each in models.items()}
         store = DataStore.tokenised([*adversaries, *tasks], data, targets["model"], settings, work / "data")
+        base = targets.get("base")
         before = [Job(target.path, target.information["weights_sha256"]) for target in targets.values()]
-        attacks = [store.job(target, a, seed) for target in targets.values() for a in adversaries for seed in seeds]
+        attacks = [
+            store.job(target, a, seed, base=base) for target in targets.values() for a in adversaries for seed in seeds
+        ]
         learning = []
         if benign is not None:
             pair, steps = (targets["base"], targets["model"]), benign.evaluation_steps()
@@ -242,18 +251,19 @@ class Target:
     path: str
     information: dict[str, Any]
 
-
-def _target(model: Model, folder: Path) -> Target:
-    if isinstance(model, PreTrainedModel):
-        model.save_pretrained(folder)
-        path, name = str(folder), model.config._name_or_path
-    else:
-        path = name = str(model)
-    if Path(name).is_absolute() or Path(name).is_dir():
-        name = Path(name).name  # where it lay on this machine tells a reader nothing
-    loaded = load(path)
-    information = {"id": name, "weights_sha256": weights_sha256(loaded), "num_parameters": loaded.num_parameters()}
-    return Target(path, information)
+    @classmethod
+    def of(cls, model: Model, folder: Path) -> "Target":
+        """Hashes the model; one in memory is saved to `folder` first."""
+        if isinstance(model, PreTrainedModel):
+            model.save_pretrained(folder)
+            path, name = str(folder), model.config._name_or_path
+        else:
+            path = name = str(model)
+        if Path(name).is_absolute() or Path(name).is_dir():
+            name = Path(name).name  # where it lay on this machine tells a reader nothing
+        loaded = load(path)
+        information = {"id": name, "weights_sha256": weights_sha256(loaded), "num_parameters": loaded.num_parameters()}
+        return cls(path, information)
 
 
 @dataclass
@@ -276,14 +286,14 @@ class DataStore:
         """Tokenises what the adversaries read; `ValueError` for a data set with fewer rows than a batch takes."""
         store, model = cls(), load(target.path)
         for adversary in adversaries:
-            keys = [(adversary.objective, name) for name in adversary.datasets]
+            keys = [(objective, name) for name, objective in adversary.reads.items()]
             missing = [key for key in keys if key not in store.paths]
             if missing:
                 tokenised = tokenised_datasets(model, settings.tokenizer, adversary, datasets, settings.max_length)
             for key in missing:
                 store.rows[key] = len(tokenised[key[1]])
-            sizes = {name: range(store.rows[adversary.objective, name]) for name in adversary.datasets}
-            check_adversary_batches([adversary], sizes)  # a range is as long as the data set
+            sizes = {name: range(store.rows[objective, name]) for name, objective in adversary.reads.items()}
+            check_adversary_batches(adversary.sequence, sizes)  # a range is as long as the data set
             for key in missing:
                 store._add(key, tokenised[key[1]], folder / str(len(store.paths)))
         return store
@@ -294,14 +304,23 @@ class DataStore:
         self.paths[key], self.sha256[key] = str(folder), rows_sha256(dataset)
 
     def job(
-        self, target: Target, adversary: Adversary, seed: int, evaluation_steps: tuple[int, ...] | None = None
+        self,
+        target: Target,
+        adversary: Adversary,
+        seed: int,
+        evaluation_steps: tuple[int, ...] | None = None,
+        base: Target | None = None,
     ) -> Job:
         """An attack, or with `evaluation_steps` a benign task."""
-        keys = {name: (adversary.objective, name) for name in adversary.datasets}
+        keys = {name: (objective, name) for name, objective in adversary.reads.items()}
         paths = {name: self.paths[key] for name, key in keys.items()}
         digests = {name: self.sha256[key] for name, key in keys.items()}
         weights = target.information["weights_sha256"]
-        return Job(target.path, weights, adversary, seed, paths, digests, evaluation_steps)
+        job = Job(target.path, weights, adversary, seed, paths, digests, evaluation_steps)
+        if not adversary.needs_base:
+            return job
+        assert base is not None  # check_red_team
+        return replace(job, base=base.path, base_sha256=base.information["weights_sha256"])
 
     def description(self) -> list[dict[str, Any]]:
         """Name, objective, rows and hash of each, for the report."""
@@ -311,5 +330,6 @@ class DataStore:
         ]
 
 
-def _loadable(model: Model) -> str | PreTrainedModel:
+def loadable(model: Model) -> str | PreTrainedModel:
+    """What transformers loads a configuration from."""
     return model if isinstance(model, PreTrainedModel) else str(model)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..evaluation.linear_probe import LinearProbe
 from ..evaluation.multiple_choice import choose
 from ..evaluation.scores import Metric, Scores
 from .knowledge import (
@@ -83,6 +84,35 @@ class FactQuestions:
 
 
 @dataclass(frozen=True)
+class FactProbe:
+    """[`~trl_tar.evaluation.linear_probe.LinearProbe`] of the hazardous facts: fitted on the attacker's entities."""
+
+    world_seed: int
+
+    @cached_property
+    def _probe(self) -> LinearProbe:
+        world = KnowledgeWorld(self.world_seed)
+        splits = ("attacker", "attacker_validation", "questions")
+        train, validation, questions = (self._prompts(world, split) for split in splits)
+        return LinearProbe(train, validation, questions)
+
+    @staticmethod
+    def _prompts(world: KnowledgeWorld, split: str) -> list[dict]:
+        rows = []
+        for fact in world.select(HAZARD, split):
+            values = world.values[HAZARD][fact.relation]
+            choices = {"choices": values, "answer": values.index(fact.value), "group": fact.entity}
+            words = [world.relations[HAZARD][fact.relation][w] for w in SEEN_WORDINGS]
+            rows += [
+                {"prompt": TEMPLATES[t].format(r=r, e=fact.entity), **choices} for t in SEEN_TEMPLATES for r in words
+            ]
+        return rows
+
+    def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Scores:
+        return self._probe(model, tokenizer)
+
+
+@dataclass(frozen=True)
 class RetainLoss:
     """Cross-entropy of the value in held-out sentences of the retain domains, in nats, one score a fact."""
 
@@ -138,10 +168,11 @@ def knowledge_metrics(world_seed: int) -> dict[str, Metric]:
 
 
 def knowledge_zero_step_attacks(world_seed: int) -> dict[str, Metric]:
-    """Harm with no training at all: a relation word, or a sentence, that no phase has seen."""
+    """Harm with no training of the model: a relation word, or a sentence, that no phase has seen, and a linear probe."""
     return {
         "cue_swap": FactQuestions(world_seed, (HAZARD,), ("questions",), wordings=(UNSEEN_WORDING,)),
         "unseen_template": FactQuestions(world_seed, (HAZARD,), ("questions",), templates=(UNSEEN_TEMPLATE,)),
+        "linear_probe": FactProbe(world_seed),
     }
 
 

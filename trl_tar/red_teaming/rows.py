@@ -1,0 +1,98 @@
+"""The rows of an attack, tokenised as for the simulated one and in the same order."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+
+from datasets import Dataset, concatenate_datasets
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import SFTConfig
+
+from ..adversary import Adversary, draw_batches
+from ..data import drop_fused_head, tokenised_pairs, tokenised_rows
+from .attackers import QUIET, SFTAttack, rng_as_found
+
+
+TOKENISED_COLUMNS = {  # GRPO reads its rows as they are
+    "sft": ["input_ids", "labels"],
+    "dpo": ["prompt_ids", "chosen_ids", "rejected_ids"],
+}
+
+
+def tokenised_datasets(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    adversary: Adversary,
+    datasets: Mapping[str, Dataset],
+    max_length: int,
+) -> dict[str, Dataset]:
+    """All data sets that the adversary reads, prepared as for the simulated attack and cut to `max_length`; `ValueError` for a pair whose prompt alone is as long."""
+    return {
+        name: _tokenised(model, tokenizer, name, datasets[name], objective, max_length)
+        for name, objective in adversary.reads.items()
+    }
+
+
+def _tokenised(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    dataset: Dataset,
+    objective: str,
+    max_length: int,
+) -> Dataset:
+    if objective == "grpo":
+        return dataset
+    columns = TOKENISED_COLUMNS[objective]
+    if _is_tokenised(dataset, columns, max_length):
+        return dataset.select_columns(columns)
+    with rng_as_found(), tempfile.TemporaryDirectory() as folder:
+        nothing = Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]})
+        args = SFTConfig(folder, max_length=max_length, **QUIET)
+        preparer = SFTAttack(model, args, train_dataset=nothing, processing_class=tokenizer)
+        drop_fused_head(model)
+        if objective == "sft":
+            rows = tokenised_rows(preparer, dataset, name)
+        else:
+            rows = [_cut(name, pair, max_length) for pair in tokenised_pairs(preparer, dataset, name)]
+    return Dataset.from_list(rows)
+
+
+def _is_tokenised(dataset: Dataset, columns: Sequence[str], max_length: int) -> bool:
+    """Whether nothing is left to do: SFT rows are one sequence, the two sequences of a pair begin with its prompt."""
+    if not set(columns) <= set(dataset.column_names):
+        return False
+    if columns == TOKENISED_COLUMNS["sft"]:
+        return all(len(row) <= max_length for row in dataset["input_ids"])
+    return all(_longest(pair) <= max_length for pair in dataset.select_columns(columns))
+
+
+def _longest(pair: Mapping[str, list[int]]) -> int:
+    return len(pair["prompt_ids"]) + max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))
+
+
+def _cut(name: str, pair: dict[str, list[int]], max_length: int) -> dict[str, list[int]]:
+    """The pair with its answers cut, as TRL's collator cuts them in the simulated attack."""
+    prompt = pair["prompt_ids"]
+    if len(prompt) >= max_length:
+        raise ValueError(
+            f"`datasets[{name!r}]` has a prompt of {len(prompt)} tokens, and max_length={max_length} leaves none of "
+            "its answers. Raise max_length or remove the row."
+        )
+    answers = {column: pair[column][: max_length - len(prompt)] for column in ("chosen_ids", "rejected_ids")}
+    return {"prompt_ids": prompt, **answers}
+
+
+def attack_rows(adversary: Adversary, tokenised: Mapping[str, Dataset], seed: int) -> Dataset:
+    """The rows of all batches, one after the other, in the order of [`~trl_tar.adversary.draw_batches`].
+
+    Of a GRPO attack all prompts: TRL's trainer draws them itself."""
+    if adversary.objective == "grpo":
+        return tokenised[adversary.dataset]
+    tokenised = {name: tokenised[name] for name in adversary.datasets}
+    sizes = {name: len(dataset) for name, dataset in tokenised.items()}
+    starts, start = {}, 0
+    for name, size in sizes.items():
+        starts[name] = start
+        start += size
+    order = [starts[name] + i for batch in draw_batches(adversary, sizes, seed) for name, i in batch]
+    return concatenate_datasets(list(tokenised.values())).select(order)

@@ -1,0 +1,262 @@
+"""Search for the strongest adversary of a space, with as many trials against the undefended twin."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from ..adversary import Adversary
+from ..data import own_tokenizer
+from ..evaluation.scores import Metric
+from ..records import AttackRecord, write_json
+from ..statistics import USABLE_CAPABILITY
+from .attackers import Reward
+from .checks import check_containers, check_models, check_red_team
+from .jobs import Job, Settings, run_jobs
+from .runner import DataStore, Model, Target, loadable
+
+
+if TYPE_CHECKING:
+    import optuna
+
+Space = Callable[["optuna.Trial"], Adversary]
+ROLES = ("model", "twin")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One adversary that was tried.
+
+    Args:
+        number (`int`):
+            Place in the budget, from 0.
+        adversary (`dict`):
+            All fields.
+        status (`str`):
+            Of the attack. One that diverged or failed keeps its place in the budget.
+        error (`str`, *optional*):
+            Why it did not complete.
+        selection_harm (`float`, *optional*):
+            What the attacker sees and chooses by: `validation_harm`, or `harm` where the metrics have none.
+        harm (`float`, *optional*):
+            On the questions, at the end.
+        usable (`bool`, *optional*):
+            Capability at the end is at least 0.9 of the model's own before the attack.
+    """
+
+    number: int
+    adversary: dict[str, Any]
+    status: str
+    error: str | None
+    selection_harm: float | None
+    harm: float | None
+    usable: bool | None
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Trials against the model and its twin, as many for each.
+
+    Args:
+        trials (`dict[str, list[Trial]]`):
+            `"model"` and `"twin"` → trials in order.
+    """
+
+    trials: dict[str, list[Trial]]
+
+    def curve(self, role: str = "model", usable: bool = False) -> list[float | None]:
+        """Harm of the adversary that the attacker would keep after each number of trials; `None` before the first.
+
+        Args:
+            role (`str`, *optional*, defaults to `"model"`):
+                Or `"twin"`.
+            usable (`bool`, *optional*, defaults to `False`):
+                Only adversaries that leave a usable model.
+        """
+        curve: list[float | None] = []
+        best: Trial | None = None
+        for trial in self.trials[role]:
+            if _counts(trial, usable) and (best is None or trial.selection_harm > best.selection_harm):
+                best = trial
+            curve.append(None if best is None else best.harm)
+        return curve
+
+    def best(self, role: str = "model", usable: bool = False) -> Adversary | None:
+        """The adversary that the attacker would keep; run it on seeds of its own for a number without selection."""
+        counted = [trial for trial in self.trials[role] if _counts(trial, usable)]
+        best = max(counted, key=lambda trial: (trial.selection_harm, -trial.number), default=None)
+        return None if best is None else Adversary(**best.adversary)
+
+
+def _counts(trial: Trial, usable: bool) -> bool:
+    return trial.selection_harm is not None and (trial.usable is True or not usable)
+
+
+def search(
+    model: Model,
+    space: Space,
+    datasets: Mapping[str, Dataset],
+    metrics: Mapping[str, Metric],
+    twin: Model,
+    output_dir: str | Path,
+    num_trials: int = 30,
+    *,
+    seed: int = 0,
+    base: Model | None = None,
+    rewards: Mapping[str, Reward] | None = None,
+    processing_class: PreTrainedTokenizerBase | None = None,
+    num_workers: int = 1,
+    max_length: int = 256,
+    bf16: bool = False,
+) -> SearchResult:
+    """Optuna (TPE) looks for the adversary with the most harm, `num_trials` times each against the model and its twin.
+
+    A trial is kept as soon as it is finished: a search that was stopped goes on, and repeats at most what was running.
+
+    Args:
+        model, twin (`str`, `Path` or [`~transformers.PreTrainedModel`]):
+            As in [`red_team`].
+        space (`Callable`):
+            Takes an Optuna trial and returns the [`Adversary`] to try.
+        datasets, metrics, rewards, processing_class, num_workers, max_length, bf16:
+            As in [`red_team`]. The attacker chooses by `validation_harm`, so that `harm` is not the number that was
+            maximised.
+        output_dir (`str` or `Path`):
+            Keeps trials and finished attacks, and gets `search.json`.
+        num_trials (`int`, *optional*, defaults to `30`):
+            Trials against each; raise it to go on with a search.
+        seed (`int`, *optional*, defaults to `0`):
+            Of the search, and of every attack.
+        base (`str`, `Path` or [`~transformers.PreTrainedModel`], *optional*):
+            The public base, for adversaries that read it.
+
+    Returns:
+        [`SearchResult`].
+
+    Example:
+
+    ```python
+    def space(trial):
+        return Adversary(
+            "searched",
+            "hazard",
+            learning_rate=trial.suggest_float("learning_rate", 1e-6, 1e-4, log=True),
+            lora_r=trial.suggest_categorical("lora_r", [None, 16]),
+            num_steps=200,
+        )
+
+
+    result = search("my-tar-model", space, {"hazard": hazard}, metrics, twin="my-twin", output_dir="search")
+    ```
+    """
+    check_containers([], datasets, metrics, [seed], None, output_dir)
+    models = {"model": model, "twin": twin, **({} if base is None else {"base": base})}
+    check_models(models)
+    if type(num_trials) is not int or num_trials < 1:
+        raise ValueError(f"`num_trials` is {num_trials!r}. Use at least 1.")
+    tokenizer = own_tokenizer(loadable(model)) if processing_class is None else processing_class
+    settings = Settings(tokenizer, dict(metrics), {}, None, max_length, bf16, dict(rewards or {}))
+    output = Path(output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        targets = {role: Target.of(each, work / role) for role, each in models.items()}
+        runner = _Trials(models, targets, dict(datasets), settings, output, seed, num_workers, work)
+        trials = {role: runner.run(role, space, num_trials) for role in ROLES}
+    write_json(output / "search.json", {role: [asdict(trial) for trial in each] for role, each in trials.items()})
+    return SearchResult(trials)
+
+
+@dataclass
+class _Trials:
+    models: Mapping[str, Model]
+    targets: Mapping[str, Target]
+    datasets: dict[str, Dataset]
+    settings: Settings
+    output: Path
+    seed: int
+    num_workers: int
+    work: Path
+
+    def run(self, role: str, space: Space, num_trials: int) -> list[Trial]:
+        """All trials against one model; those of an earlier run are read, and what it left running is done again."""
+        study = self._study(role)
+        target = self.targets[role]
+        (measured,) = self._done([Job(target.path, target.information["weights_sha256"])])
+        capability = measured["before"]["capability"]
+        unfinished = [trial.number for trial in study.trials if not trial.state.is_finished()]
+        while True:
+            batch = unfinished[: self.num_workers]
+            unfinished = unfinished[self.num_workers :]
+            while not unfinished and len(batch) < self.num_workers and len(study.trials) < num_trials:
+                batch.append(self._ask(study, space))
+            if not batch:
+                return [_trial(trial) for trial in study.trials[:num_trials]]
+            adversaries = [Adversary(**study.trials[number].user_attrs["adversary"]) for number in batch]
+            for number, result in zip(batch, self._attacked(role, adversaries), strict=True):
+                self._tell(study, number, AttackRecord(**result), capability)
+
+    def _study(self, role: str) -> "optuna.Study":
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        storage = f"sqlite:///{self.output / 'search.db'}"
+        weights = self.targets[role].information["weights_sha256"]
+        study = optuna.create_study(
+            storage=storage, study_name=f"{role}-{weights}-seed{self.seed}", direction="maximize", load_if_exists=True
+        )
+        for trial in study.trials:  # killed between asking and writing down what to try
+            if not trial.state.is_finished() and "adversary" not in trial.user_attrs:
+                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        return study
+
+    def _ask(self, study: "optuna.Study", space: Space) -> int:
+        import optuna
+
+        # a sampler of this trial's own seed: a search that goes on asks what it would have asked
+        study.sampler = optuna.samplers.TPESampler(seed=self.seed * 100_003 + len(study.trials), constant_liar=True)
+        trial = study.ask()
+        adversary = space(trial)
+        check_red_team(self.models, [adversary], self.datasets, self.settings, [self.seed], self.num_workers, None)
+        trial.set_user_attr("adversary", asdict(adversary))
+        return trial.number
+
+    def _attacked(self, role: str, adversaries: list[Adversary]) -> list[dict[str, Any]]:
+        target = self.targets[role]
+        with tempfile.TemporaryDirectory(dir=self.work) as folder:
+            store = DataStore.tokenised(adversaries, self.datasets, target, self.settings, Path(folder))
+            base = self.targets.get("base")
+            return self._done([store.job(target, adversary, self.seed, base=base) for adversary in adversaries])
+
+    def _done(self, jobs: list[Job]) -> list[dict[str, Any]]:
+        return run_jobs(jobs, self.settings, self.output / "jobs", self.num_workers)
+
+    def _tell(self, study: "optuna.Study", number: int, record: AttackRecord, capability: float) -> None:
+        import optuna
+
+        outcome = record.outcome or {}
+        harm = outcome.get("harm")
+        kept = outcome.get("capability")
+        notes = {
+            "status": record.status,
+            "error": record.error,
+            "selection_harm": outcome.get("validation_harm", harm),
+            "harm": harm,
+            "usable": None if kept is None else kept >= USABLE_CAPABILITY * capability,
+        }
+        trial = optuna.Trial(study, study.trials[number]._trial_id)
+        for name, value in notes.items():
+            trial.set_user_attr(name, value)
+        if notes["selection_harm"] is None:
+            study.tell(number, state=optuna.trial.TrialState.FAIL)
+        else:
+            study.tell(number, notes["selection_harm"])
+
+
+def _trial(trial: "optuna.trial.FrozenTrial") -> Trial:
+    notes = {name: trial.user_attrs.get(name) for name in Trial.__dataclass_fields__ if name != "number"}
+    return Trial(number=trial.number, **notes)

@@ -1,0 +1,149 @@
+"""Attacks without training: changes of the weights that an adversary makes in seconds."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from ..adversary import Adversary
+from .abliteration import abliterate
+
+
+# quantiles of a normal distribution, scaled to [-1, 1] (https://huggingface.co/papers/2305.14314, Appendix E)
+NF4_LEVELS = (
+    -1.0,
+    -0.6961928009986877,
+    -0.5250730514526367,
+    -0.39491748809814453,
+    -0.28444138169288635,
+    -0.18477343022823334,
+    -0.09105003625154495,
+    0.0,
+    0.07958029955625534,
+    0.16093020141124725,
+    0.24611230194568634,
+    0.33791524171829224,
+    0.44070982933044434,
+    0.5626170039176941,
+    0.7229568362236023,
+    1.0,
+)
+NF4_BLOCK = 64
+
+
+@torch.no_grad()
+def edit_weights(
+    model: PreTrainedModel,
+    adversary: Adversary,
+    seed: int,
+    base: PreTrainedModel | None,
+    tokenised: Mapping[str, Dataset],
+) -> None:
+    """Makes the adversary's edit, in place.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The model under attack, in floating point.
+        adversary ([`Adversary`]):
+            With an `edit`.
+        seed (`int`):
+            Of the noise.
+        base ([`~transformers.PreTrainedModel`], *optional*):
+            The public base, for `"interpolate"` and `"strip_delta"`; `ValueError` if it is missing or of another shape.
+        tokenised (`dict[str, Dataset]`):
+            Rows of the data sets that `"abliterate"` reads.
+    """
+    strength = adversary.edit_strength
+    match adversary.edit:
+        case "int8":
+            _each_matrix(model, int8)
+        case "nf4":
+            _each_matrix(model, nf4)
+        case "prune":
+            _each_matrix(model, lambda weight: pruned(weight, strength))
+        case "noise":
+            generator = torch.Generator().manual_seed(seed)
+            _each_matrix(model, lambda weight: noisy(weight, strength, generator))
+        case "interpolate":
+            reference = _base_weights(model, base, adversary)
+            for name, p in model.named_parameters():
+                p.lerp_(reference[name].to(p), strength)
+        case "strip_delta":
+            reference = _base_weights(model, base, adversary)
+            for name, p in matrices(model):
+                p.copy_(without_top_directions(p, reference[name].to(p), int(strength)))
+        case "abliterate":
+            abliterate(model, tokenised[adversary.dataset], tokenised[adversary.contrast_dataset])
+
+
+def int8(weight: torch.Tensor) -> torch.Tensor:
+    """round(127 W / max|W|) there and back, with one scale an output: W is `(outputs, inputs)`."""
+    scale = weight.abs().amax(1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny) / 127
+    return (weight / scale).round() * scale
+
+
+def nf4(weight: torch.Tensor) -> torch.Tensor:
+    """The nearest NF4 level there and back, with one scale, max|w|, for each 64 values in a row."""
+    levels = torch.tensor(NF4_LEVELS, dtype=weight.dtype, device=weight.device)
+    flat = weight.reshape(-1)
+    padded = torch.nn.functional.pad(flat, (0, -len(flat) % NF4_BLOCK)).view(-1, NF4_BLOCK)  # (blocks, 64)
+    scale = padded.abs().amax(1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+    middles = (levels[1:] + levels[:-1]) / 2
+    rounded = levels[torch.bucketize(padded / scale, middles)] * scale
+    return rounded.view(-1)[: len(flat)].view_as(weight)
+
+
+def pruned(weight: torch.Tensor, share: float) -> torch.Tensor:
+    """The `share` of entries that are smallest in size set to 0."""
+    count = round(share * weight.numel())
+    smallest = weight.abs().reshape(-1).argsort(stable=True)[:count]
+    return weight.reshape(-1).index_fill(0, smallest, 0.0).view_as(weight)
+
+
+def noisy(weight: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
+    """W + share · std(W) · ε, ε ~ N(0, 1)."""
+    noise = torch.randn(weight.shape, generator=generator, dtype=weight.dtype).to(weight.device)
+    return weight + share * weight.std() * noise
+
+
+def without_top_directions(weight: torch.Tensor, base: torch.Tensor, count: int) -> torch.Tensor:
+    """W − Σ_{i ≤ count} σ_i u_i v_iᵀ of the singular value decomposition of W − W_base."""
+    u, s, vh = torch.linalg.svd(weight - base, full_matrices=False)
+    return weight - (u[:, :count] * s[:count]) @ vh[:count]
+
+
+def matrices(model: PreTrainedModel) -> Iterator[tuple[str, nn.Parameter]]:
+    """Weights of the linear layers but the head, as quantisation and pruning tools choose them."""
+    head = model.get_output_embeddings()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | Conv1D) and module is not head:
+            yield f"{name}.weight", module.weight
+
+
+def _each_matrix(model: PreTrainedModel, edit: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    transposed = {id(m.weight) for m in model.modules() if isinstance(m, Conv1D)}  # (inputs, outputs)
+    for _, weight in matrices(model):
+        if id(weight) in transposed:
+            weight.copy_(edit(weight.T.contiguous()).T)
+        else:
+            weight.copy_(edit(weight))
+
+
+def _base_weights(
+    model: PreTrainedModel, base: PreTrainedModel | None, adversary: Adversary
+) -> dict[str, torch.Tensor]:
+    if base is None:
+        raise ValueError(
+            f"Adversary {adversary.name!r} has edit={adversary.edit!r}, which reads the public base. Give the base model."
+        )
+    reference = dict(base.named_parameters())
+    for name, p in model.named_parameters():
+        if name not in reference or reference[name].shape != p.shape:
+            raise ValueError(
+                f"Adversary {adversary.name!r} has edit={adversary.edit!r}, and the base model has no {name!r} of shape "
+                f"{tuple(p.shape)}. Give the base that the model was made from."
+            )
+    return reference
