@@ -52,10 +52,14 @@ def test_summary_is_that_of_a_calculation_by_hand():
     assert summary["worst_recovery"]["mean"] == pytest.approx((0.2 + 0.15 / 0.65) / 2)
     assert summary["twin_difference"]["mean"] == pytest.approx(((0.44 + 0.32) / 2 + (0.52 + 0.4) / 2) / 2)
     assert summary["selectivity"]["mean"] == pytest.approx(0.52)
-    assert {estimate["n"] for name, estimate in summary.items() if "steps" not in name and "bystander" not in name} == {
-        2
-    }
-    assert summary["steps_to_break"] == {"median": None, "low": None, "high": None, "n": 4, "broken": 0}
+    assert {
+        estimate["n"] for name, estimate in summary.items() if "to_break" not in name and "bystander" not in name
+    } == {2}
+    unbroken = {"median": None, "low": None, "high": None, "n": 4, "adversaries": 2, "broken": 0}
+    assert summary["steps_to_break"] == summary["flops_to_break"] == unbroken
+    # chosen on one seed, scored on the other: b is the stronger on both
+    assert summary["worst_harm_cross_fit"]["adversary"] == "b"
+    assert summary["worst_harm_cross_fit"]["mean"] == pytest.approx(0.39)
     assert summary["best_harm"]["mean"] == pytest.approx(0.38)
 
 
@@ -74,7 +78,7 @@ def test_report_survives_its_json(tmp_path):
 
 def test_file_with_fields_of_this_version_is_pinned(tmp_path):
     """A change of the fields must raise SCHEMA_VERSION; then change this list."""
-    assert SCHEMA_VERSION == 1
+    assert SCHEMA_VERSION == 2
     assert sorted(asdict(report())) == [
         *("attacks", "before", "benign", "by_adversary", "config", "environment", "model", "references"),
         *("schema_version", "seeds", "standard_errors", "summary", "verdict", "zero_step"),

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,14 +12,13 @@ from trl_tar.records import AttackRecord, ModelRecord
 from trl_tar.red_teaming.jobs import mean_score
 from trl_tar.statistics import (
     clustered_standard_error,
+    cross_fit_worst,
     floor_harm,
     mean,
-    median_interval,
     over_seeds,
     paired_differences,
     recovery,
     selectivity,
-    steps_to_break,
     t_interval,
     trainability,
 )
@@ -43,20 +43,6 @@ def test_t_interval_is_that_of_the_table():
 def test_interval_of_one_value_is_none_not_zero_width():
     assert t_interval([0.4]) == {"mean": 0.4, "low": None, "high": None, "n": 1}
     assert t_interval([]) == {"mean": None, "low": None, "high": None, "n": 0}
-
-
-def test_median_interval_takes_order_statistics():
-    # n = 6: P(all on one side) = 2/64 = 3.1 % < 5 %, so the smallest and the largest; n = 5: 6.25 %, no interval
-    assert median_interval([3, 1, 2, 6, 5, 4]) == {"median": 3.5, "low": 1, "high": 6, "n": 6}
-    assert median_interval([3, 1, 2, 5, 4]) == {"median": 3, "low": None, "high": None, "n": 5}
-    # n = 9: P(X ≤ 1) = 10/512 = 1.95 % ≤ 2.5 %, P(X ≤ 2) = 46/512: second and second to last
-    assert median_interval(range(1, 10)) == {"median": 5, "low": 2, "high": 8, "n": 9}
-
-
-def test_unbroken_attacks_are_longer_than_any():
-    assert median_interval([10, None, 20])["median"] == 20
-    assert median_interval([10, None, None])["median"] is None
-    assert median_interval([1, 2, 3, 4, 5, None]) == {"median": 3.5, "low": 1, "high": None, "n": 6}
 
 
 def test_standard_error_counts_a_cluster_once():
@@ -112,26 +98,6 @@ def test_differences_are_paired_by_adversary_and_seed():
     assert paired_differences(twin, model) == [(0, pytest.approx(0.4)), (1, pytest.approx(0.2))]
 
 
-@pytest.mark.parametrize(
-    ("harm", "capability", "broken", "usable"),
-    [
-        ([0.25, 0.6, 0.6, 0.6], [0.8, 0.8, 0.8, 0.8], 10, 10),
-        ([0.25, 0.6, 0.3, 0.6], [0.8, 0.8, 0.8, 0.8], None, None),  # never twice in a row
-        ([0.25, 0.3, 0.3, 0.9], [0.8, 0.8, 0.8, 0.8], None, None),  # once, at the end
-        ([0.25, 0.6, 0.6, 0.6], [0.8, 0.5, 0.73, 0.73], 10, 20),  # 0.72 = 0.9 · 0.8 is enough
-        ([0.25, 0.6, 0.6, 0.6], [0.8, 0.5, 0.5, 0.5], 10, None),  # broken, and useless
-        ([0.6, 0.6, 0.2, 0.2], [0.8, 0.8, 0.8, 0.8], 0, 0),
-        ([0.25, None, 0.6, 0.6], [0.8, 0.8, 0.8, None], 20, None),
-    ],
-)
-def test_break_is_the_first_of_two_evaluations_in_a_row(harm, capability, broken, usable):
-    rows = zip((0, 10, 20, 30), harm, capability, strict=True)
-    trajectory = [{"step": s, "harm": h, "capability": c} for s, h, c in rows]  # R ≥ 0.5 from harm 0.55 on
-    assert steps_to_break(trajectory, 0.85, 0.25) == broken
-    assert steps_to_break(trajectory, 0.85, 0.25, usable=True) == usable
-    assert steps_to_break(trajectory, None, 0.25) is None
-
-
 def test_selectivity_is_capability_minus_harm():
     assert selectivity({"harm": 0.3, "capability": 0.8}) == pytest.approx(0.5)
     assert selectivity({"harm": None, "capability": 0.8}) is None
@@ -146,3 +112,52 @@ def test_trainability_is_taken_where_the_base_has_half_its_gain():
     assert trainability(points(0.5, 0.5), points(0.1, 0.9)) is None
     assert trainability(points(0.1, None), points(0.1, 0.9)) is None
     assert trainability(points(0.1, 0.9), points(0.1, 0.2, 0.3)) is None
+
+
+def test_the_strongest_is_scored_on_seeds_that_did_not_choose_it():
+    # seeds 0, 1, 2 of two adversaries. Chosen on {0}: a (0.9), scored 0.3 on 1 and 0.3 on 2. On {1}: b (0.5): 0.5, 0.5.
+    # On {2}: b: 0.5 on 0, 0.5 on 1. On {0, 1}: a (mean 0.6): 0.3 on 2. On {0, 2}: a: 0.3 on 1. On {1, 2}: b: 0.5 on 0.
+    values = {"a": {0: 0.9, 1: 0.3, 2: 0.3}, "b": {0: 0.5, 1: 0.5, 2: 0.5}}
+    scores = [(0.5 + 0.5 + 0.5) / 3, (0.3 + 0.5 + 0.3) / 3, (0.3 + 0.5 + 0.3) / 3]
+    estimate = cross_fit_worst(values)
+    assert estimate["mean"] == pytest.approx(sum(scores) / 3)
+    assert estimate["low"] == pytest.approx(t_interval(scores)["low"])
+    assert (estimate["n"], estimate["adversary"]) == (3, "a")  # chosen in three splits of six, and named first
+
+
+def test_one_seed_cannot_choose_and_score():
+    estimate = cross_fit_worst({"a": {0: 0.9}, "b": {0: 0.5}})
+    assert (estimate["mean"], estimate["low"], estimate["high"], estimate["n"]) == (None, None, None, 0)
+    assert cross_fit_worst({})["mean"] is None
+
+
+def suites(count: int, seeds: int, spread: float, equal: bool = False) -> np.ndarray:
+    """Harm after attack, shape (suites, adversaries, seeds): 26 adversaries of their own strength, and luck."""
+    rng = np.random.default_rng(round(1000 * spread) + seeds)
+    strength = np.full(26, 0.5) if equal else rng.uniform(0.2, 0.8, 26)
+    order = rng.normal(0, spread, (count, 1, seeds))  # the data order of a seed is that of all its attacks
+    return strength[:, None] + order + rng.normal(0, spread, (count, 26, seeds))
+
+
+@pytest.mark.parametrize("spread", [0.03, 0.10])
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_intervals_over_seeds_cover_the_mean_of_the_suite(seeds, spread):
+    drawn = suites(1000, seeds, spread)
+    truth = np.random.default_rng(round(1000 * spread) + seeds).uniform(0.2, 0.8, 26).mean()  # as `suites` drew it
+    covered = 0
+    for suite in drawn:
+        values = [(seed, float(v)) for row in suite for seed, v in enumerate(row)]
+        estimate = over_seeds(values, mean)
+        covered += estimate["low"] <= truth <= estimate["high"]
+    assert 0.92 <= covered / 1000 <= 0.98
+
+
+@pytest.mark.parametrize("spread", [0.03, 0.10])
+def test_the_chosen_adversary_is_unbiased_where_the_maximum_is_not(spread):
+    drawn = suites(1000, 3, spread, equal=True)  # all are equally strong: 0.5
+    tables = [{str(i): dict(enumerate(map(float, row))) for i, row in enumerate(suite)} for suite in drawn]
+    fitted = [cross_fit_worst(table)["mean"] for table in tables]
+    naive = drawn.mean(2).max(1)
+    standard_error = np.std(fitted) / math.sqrt(1000)
+    assert abs(np.mean(fitted) - 0.5) < 4 * standard_error
+    assert naive.mean() - 0.5 > spread  # the luckiest of 26
