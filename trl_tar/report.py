@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from .questions import Questions
 from .records import AttackRecord, ModelRecord, write_json
 from .statistics import (
     CHANCE,
@@ -61,6 +62,8 @@ class Report:
             Versions and device.
         schema_version (`int`):
             Version of this file's fields.
+        questions ([`~trl_tar.questions.Questions`], *optional*):
+            Every answer, for the side file; not in the JSON, and not read back by [`Report.load`].
     """
 
     model: dict[str, Any]
@@ -77,11 +80,18 @@ class Report:
     config: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+    questions: Questions | None = field(default=None, compare=False, repr=False)
 
     def save(self, path: str | Path) -> Path:
-        """Writes JSON in one piece, to a file or as `report.json` into an existing folder; returns the file."""
+        """Writes JSON in one piece, to a file or as `report.json` into an existing folder; returns the file.
+
+        Answers to questions, where the report has them, go into `questions.json.gz` beside it."""
         file = _file(path)
-        content = asdict(self)
+        if self.questions is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self.questions.save(file.parent)
+        content = asdict(replace(self, questions=None))
+        del content["questions"]
         write_json(file, {"schema_version": content.pop("schema_version"), **content})
         return file
 
@@ -107,7 +117,7 @@ class Report:
                 f"{str(file)!r} has schema_version {version}, and this trl_tar reads up to {SCHEMA_VERSION}. Upgrade "
                 "trl-tar."
             )
-        differing = set(content) ^ {field.name for field in fields(cls)}
+        differing = set(content) ^ ({field.name for field in fields(cls)} - {"questions"})
         if differing:
             name = min(differing)
             raise ValueError(

@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 from ..adversary import Adversary
 from ..evaluation.scores import Metric, Scores
+from ..questions import groups_of, rounded
 from ..records import AttackRecord, finite, write_json
 from ..statistics import clustered_standard_error
 from .attack import run_attack
@@ -31,7 +32,8 @@ from .attackers import Reward, as_found
 
 FORMAT = 3  # of job files; raise it when an attack or its record changes
 SHARES = ("harm", "capability")  # metrics that must lie in [0, 1]
-MEASURED = {"before", "standard_errors", "zero_step"}
+MEASURED = {"before", "standard_errors", "zero_step", "groups", "questions"}
+ATTACKED = {"record", "questions"}
 # what an attack may fail with: memory, files, a missing library, data or settings that TRL refuses. Anything else, such
 # as TypeError, KeyError or ZeroDivisionError, is a bug here or in a metric, and ends the run: finished jobs are kept
 FAILURES = (RuntimeError, ValueError, OSError, MemoryError, ImportError)
@@ -150,7 +152,9 @@ def run_jobs(jobs: Sequence[Job], settings: Settings, folder: Path, num_workers:
 
 
 def run_job(job: Job, settings: Settings) -> dict[str, Any]:
-    """The result of a job as JSON; an attack that raises is recorded as failed."""
+    """The result of a job as JSON: of an attack its `record` and the answers to each of the `questions` at its end.
+
+    An attack that raises is recorded as failed."""
     if job.adversary is None:
         return measure_before(load(job.model), settings)
     assert job.seed is not None and job.data is not None and job.data_sha256 is not None
@@ -158,6 +162,12 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
     if job.evaluation_steps is not None:
         assert settings.benign_metric is not None
         metrics = {"benign": settings.benign_metric, "capability": metrics["capability"], "harm": metrics["harm"]}
+    last: dict[str, Scores] = {}
+
+    def evaluate(model: nn.Module) -> dict[str, float | None]:
+        last.update({name: metric(model, settings.tokenizer) for name, metric in metrics.items()})
+        return {name: mean_score(name, scores) for name, scores in last.items()}
+
     try:
         record = run_attack(
             load(job.model, job.adversary.quantization),
@@ -165,7 +175,7 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
             job.adversary,
             {name: _rows(path, job.data_sha256[name]) for name, path in job.data.items()},
             job.seed,
-            lambda model: values(model, settings.tokenizer, metrics),
+            evaluate,
             evaluation_steps=job.evaluation_steps,
             max_length=settings.max_length,
             bf16=settings.bf16,
@@ -175,7 +185,7 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
     except FAILURES as error:
         reason = f"{type(error).__name__}: {error}"
         record = AttackRecord(job.adversary.name, job.seed, status="failed", error=reason)
-    return asdict(record)
+    return {"record": asdict(record), "questions": rounded(last)}
 
 
 def _rows(path: str, sha256: str) -> Dataset:
@@ -217,19 +227,16 @@ def measure_before(model: PreTrainedModel, settings: Settings) -> dict[str, Any]
         nn.Module.cuda(model)  # the typed signature of transformers hides `self`
     with as_found(model):
         scores = {name: metric(model, settings.tokenizer) for name, metric in settings.metrics.items()}
-        zero_step = values(model, settings.tokenizer, settings.zero_step_attacks)
+        zero_step = {
+            n: mean_score(n, metric(model, settings.tokenizer)) for n, metric in settings.zero_step_attacks.items()
+        }
     return {
         "before": {name: mean_score(name, score) for name, score in scores.items()},
         "standard_errors": {name: clustered_standard_error(score) for name, score in scores.items()},
         "zero_step": zero_step,
+        "groups": groups_of(scores),
+        "questions": rounded(scores),
     }
-
-
-def values(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, metrics: Mapping[str, Metric]
-) -> dict[str, float | None]:
-    """Mean of each metric."""
-    return {name: mean_score(name, metric(model, tokenizer)) for name, metric in metrics.items()}
 
 
 def mean_score(name: str, scores: Scores) -> float | None:
@@ -246,15 +253,18 @@ def _finished(file: Path, job: Job) -> dict[str, Any] | None:
     """The result in the file; `None` where there is none, where it failed, or where it is not whole."""
     if not file.is_file():
         return None
-    wanted = MEASURED if job.adversary is None else {field.name for field in fields(AttackRecord)}
+    wanted = MEASURED if job.adversary is None else ATTACKED
     try:
         result = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:  # not JSON, or not UTF-8
         result = None
-    if not isinstance(result, dict) or set(result) != wanted:
+    whole = isinstance(result, dict) and set(result) == wanted
+    if not whole or (
+        job.adversary is not None and set(result["record"]) != {field.name for field in fields(AttackRecord)}
+    ):
         warnings.warn(f"{str(file)!r} is damaged: its job is done again.")
         return None
-    return None if result.get("status") == "failed" else result
+    return None if job.adversary is not None and result["record"]["status"] == "failed" else result
 
 
 def _run_missing(

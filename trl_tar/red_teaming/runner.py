@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..adversary import Adversary
 from ..data import check_adversary_batches, own_tokenizer
 from ..evaluation.scores import Metric
+from ..questions import Questions
 from ..records import AttackRecord, ModelRecord
 from ..report import Report, build_report
 from ..statistics import CHANCE, share, t_interval, trainability
@@ -186,11 +187,14 @@ def red_team(
 
     measured = {role: next(results) for role in targets}
     per_role = len(adversaries) * len(seeds)
-    records = {}
+    records, answers = {}, {}
     for role, target in targets.items():
-        made = [AttackRecord(**next(results)) for _ in range(per_role)]
-        records[role] = ModelRecord(model=target.information, attacks=made, **measured[role])
-    learned = [AttackRecord(**record) for record in results]
+        made = [next(results) for _ in range(per_role)]
+        attacked = [AttackRecord(**each["record"]) for each in made]
+        before = {name: measured[role][name] for name in ("before", "standard_errors", "zero_step")}
+        records[role] = ModelRecord(model=target.information, attacks=attacked, **before)
+        answers[role] = {f"{a.adversary}/{a.seed}": m["questions"] for a, m in zip(attacked, made, strict=True)}
+    learned = [AttackRecord(**each["record"]) for each in results]
     config = {
         "adversaries": [asdict(a) for a in adversaries],
         "datasets": store.description(),
@@ -200,9 +204,11 @@ def red_team(
     }
     gains = None if benign is None else benign_record(benign, learned[: len(seeds)], learned[len(seeds) :])
     record = records.pop("model")
-    return build_report(
+    report = build_report(
         record, records, seeds=seeds, environment=environment(), config=config, benign=gains, chance=chance
     )
+    asked = {role: result["questions"] for role, result in measured.items()}
+    return replace(report, questions=Questions(measured["model"]["groups"], asked, answers))
 
 
 def benign_record(task: BenignTask, base: Sequence[AttackRecord], model: Sequence[AttackRecord]) -> dict[str, Any]:

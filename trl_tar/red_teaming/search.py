@@ -198,7 +198,7 @@ class _Trials:
                 return [_trial(trial) for trial in study.trials[:num_trials]]
             adversaries = [Adversary(**study.trials[number].user_attrs["adversary"]) for number in batch]
             for number, result in zip(batch, self._attacked(role, adversaries), strict=True):
-                self._tell(study, number, AttackRecord(**result), capability)
+                self._tell(study, number, AttackRecord(**result["record"]), capability)
 
     def _study(self, role: str) -> "optuna.Study":
         import optuna
