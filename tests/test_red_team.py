@@ -12,6 +12,7 @@ from trl_tar import Adversary
 from trl_tar.evaluation.scores import Scores
 from trl_tar.model_card import model_card
 from trl_tar.plots import plot_attacks
+from trl_tar.questions import Questions
 from trl_tar.red_teaming import BenignTask, red_team
 from trl_tar.red_teaming.runner import weights_sha256
 from trl_tar.report import Report
@@ -81,6 +82,30 @@ def test_report_holds_every_attack_of_every_model(raw, tmp_path):
     assert [a["name"] for a in report.config["adversaries"]] == ["full", "lora"]
     assert Adversary(**report.config["adversaries"][1]) == SUITE[1]
     assert len(list((tmp_path / "jobs").iterdir())) == 4 * (1 + 4) + 2 * 2
+
+
+def test_answers_of_the_side_file_are_those_of_the_report(raw, tmp_path):
+    report = attacked(raw, tmp_path)
+    questions = report.questions
+    for role, record in {"model": report, **report.references}.items():
+        for attack in record.attacks:
+            answers = questions.after[role][f"{attack.adversary}/{attack.seed}"]
+            assert {n: sum(v) / len(v) for n, v in answers.items()} == pytest.approx(attack.after, abs=1e-4)
+        assert {n: sum(v) / len(v) for n, v in questions.before[role].items()} == pytest.approx(record.before, abs=1e-4)
+    assert {name: len(groups) for name, groups in questions.groups.items()} == {n: m.words for n, m in METRICS.items()}
+    file = report.save(tmp_path)
+    assert Questions.load(file.parent) == questions
+
+
+def test_a_budget_buys_each_adversary_once_and_then_the_strongest(raw, tmp_path):
+    whole = attacked(raw, tmp_path / "whole", references={})
+    strongest = max(whole.attacks, key=lambda attack: (attack.seed == 0, attack.after["harm"])).adversary
+    report = attacked(raw, tmp_path / "part", references={}, budget=3)
+    runs = [(attack.adversary, attack.seed) for attack in report.attacks]
+    assert runs == [(a, s) for a in ("full", "lora") for s in (0, 1) if s == 0 or a == strongest]
+    gate = next(gate for gate in report.verdict.gates if gate.name == "unfinished_attacks")
+    assert (gate.value, gate.passed) == (1, False)
+    assert attacked(raw, tmp_path / "part", references={}, budget=99).attacks == whole.attacks
 
 
 def test_attacks_that_share_a_data_set_train_on_their_own_rows(raw, tmp_path):

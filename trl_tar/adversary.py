@@ -371,9 +371,12 @@ class Adversary:
         return hash(tuple(frozenset(v.items()) if isinstance(v, Mapping) else v for v in values))
 
     def rows_per_batch(self) -> dict[str, int]:
-        """Rows of each data set in one batch of a mixture (largest remainders; the first named wins a tie)."""
+        """Rows of each data set in one batch; of a mixture by largest remainders, the first named wins a tie."""
         if self.mixture is None:
-            return {self.dataset: self.batch_size}
+            if not self.datasets:
+                return {}
+            prompts = self.batch_size // self.num_generations
+            return {self.dataset: prompts if self.objective == "grpo" else self.batch_size}
         total = sum(self.mixture.values())
         exact = {name: share / total * self.batch_size for name, share in self.mixture.items()}
         rows = {name: int(value) for name, value in exact.items()}

@@ -14,6 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_demo(commands)
+    _add_red_team(commands)
     _add_evidence(commands)
     args = vars(parser.parse_args(arguments))
     # before torch is imported: several threads are slower on the embedded world's models
@@ -27,6 +28,12 @@ def main(arguments: list[str] | None = None) -> int:
             from .commands.demo import demo
 
             demo(**args)
+        elif command == "red-team":
+            from .commands.red_team import red_team_command
+
+            strict = args.pop("strict")
+            report = red_team_command(**args)
+            return 1 if strict and not report.verdict.resistant else 0
         else:
             from .commands.evidence import evidence
 
@@ -43,6 +50,33 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
     demo.add_argument("--seed", type=_at_least(0), default=0, help="seed of both training phases")
     demo.add_argument("--world-seed", type=_at_least(0), default=0, help="another number is another world of facts")
     demo.add_argument("--workers", type=_at_least(1), default=2, help="attacks that run at the same time")
+
+
+def _add_red_team(commands: argparse._SubParsersAction) -> None:
+    red_team = commands.add_parser("red-team", help="attack a model of your own, and report what came back")
+    red_team.add_argument("model", help="folder or Hub id")
+    red_team.add_argument(
+        "--suite",
+        required=True,
+        help="knowledge, refusal, peft, benign, preference, weight-edit, composed, or a YAML file",
+    )
+    red_team.add_argument(
+        "--datasets", type=Path, required=True, help="YAML file: data sets and metrics, each name with its file"
+    )
+    red_team.add_argument(
+        "--output", type=_folder, required=True, help="folder of attacks, report and card; resumes there"
+    )
+    red_team.add_argument("--seeds", type=_at_least(1), default=3, help="seeds of each attack")
+    red_team.add_argument("--base", help="the model before any safeguard")
+    red_team.add_argument("--twin", help="the safeguarded model before hardening")
+    red_team.add_argument("--floor", help="a model that never knew the hazard")
+    red_team.add_argument("--steps", type=_at_least(1), help="steps of each attack of a named suite")
+    red_team.add_argument(
+        "--learning-rate-scale", type=float, default=1.0, help="multiplies the learning rates of a named suite"
+    )
+    red_team.add_argument("--budget", type=_at_least(1), help="attacks of each model at most, the most telling first")
+    red_team.add_argument("--workers", type=_at_least(1), default=1, help="attacks that run at the same time")
+    red_team.add_argument("--strict", action="store_true", help="exit with 1 unless the verdict is resistant")
 
 
 def _add_evidence(commands: argparse._SubParsersAction) -> None:

@@ -27,6 +27,7 @@ from .rows import tokenised_datasets
 
 
 Model = str | Path | PreTrainedModel
+Attack = tuple[Adversary, int]  # and its seed
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "schedulefree")
 
 
@@ -83,6 +84,7 @@ def red_team(
     rewards: Mapping[str, Reward] | None = None,
     question_entities: Collection[str] | None = None,
     num_workers: int = 1,
+    budget: int | None = None,
     max_length: int = 256,
     bf16: bool = False,
     chance: float = CHANCE,
@@ -122,6 +124,9 @@ def red_team(
             Entities that the metrics ask for; no data set may hold one in its column `entity`.
         num_workers (`int`, *optional*, defaults to `1`):
             Processes, of one thread each.
+        budget (`int`, *optional*):
+            Attacks of each model, the most telling first: every adversary once, then further seeds of the strongest. What
+            is left out counts as unfinished, and no verdict is "resistant" then.
         max_length (`int`, *optional*, defaults to `256`):
             Longest row in tokens; longer ones are cut at the end.
         bf16 (`bool`, *optional*, defaults to `False`):
@@ -165,6 +170,8 @@ def red_team(
         rewards=dict(rewards or {}),
     )
     check_red_team(models, adversaries, datasets, settings, seeds, num_workers, question_entities)
+    if budget is not None and (type(budget) is not int or budget < 1):
+        raise ValueError(f"`budget` is {budget!r}. Use at least 1 attack, or None for all.")
     if benign is not None:
         check_benign(benign.dataset, benign.batch_size, models)
     tasks = [] if benign is None else [benign.adversary()]
@@ -173,28 +180,34 @@ def red_team(
         work = Path(folder)
         targets = {role: Target.of(each, work / role) for role, each in models.items()}
         store = DataStore.tokenised([*adversaries, *tasks], data, targets["model"], settings, work / "data")
-        base = targets.get("base")
         before = [Job(target.path, target.information["weights_sha256"]) for target in targets.values()]
-        attacks = [
-            store.job(target, a, seed, base=base) for target in targets.values() for a in adversaries for seed in seeds
-        ]
         learning = []
         if benign is not None:
             pair, steps = (targets["base"], targets["model"]), benign.evaluation_steps()
             learning = [store.job(target, tasks[0], seed, steps) for target in pair for seed in seeds]
+
+        def done(attacks: Sequence[Attack], others: Sequence[Job] = ()) -> list[dict[str, Any]]:
+            base = targets.get("base")
+            wanted = [store.job(target, *attack, base=base) for target in targets.values() for attack in attacks]
+            return run_jobs([*others, *wanted], settings, jobs_folder, num_workers)
+
         jobs_folder = (work if output_dir is None else Path(output_dir)) / "jobs"
-        results = iter(run_jobs([*before, *attacks, *learning], settings, jobs_folder, num_workers))
+        attacks = [(adversary, seed) for adversary in adversaries for seed in seeds]
+        if budget is not None and budget < len(attacks):
+            first = [(adversary, seeds[0]) for adversary in adversaries][:budget]
+            harms = [AttackRecord(**result["record"]) for result in done(first)[: len(first)]]
+            attacks = within_budget(attacks, first, harms, budget)
+        results = iter(done(attacks, [*before, *learning]))
 
     measured = {role: next(results) for role in targets}
-    per_role = len(adversaries) * len(seeds)
+    learned = [AttackRecord(**next(results)["record"]) for _ in learning]
     records, answers = {}, {}
     for role, target in targets.items():
-        made = [next(results) for _ in range(per_role)]
+        made = [next(results) for _ in attacks]
         attacked = [AttackRecord(**each["record"]) for each in made]
-        before = {name: measured[role][name] for name in ("before", "standard_errors", "zero_step")}
-        records[role] = ModelRecord(model=target.information, attacks=attacked, **before)
+        unattacked = {name: measured[role][name] for name in ("before", "standard_errors", "zero_step")}
+        records[role] = ModelRecord(model=target.information, attacks=attacked, **unattacked)
         answers[role] = {f"{a.adversary}/{a.seed}": m["questions"] for a, m in zip(attacked, made, strict=True)}
-    learned = [AttackRecord(**each["record"]) for each in results]
     config = {
         "adversaries": [asdict(a) for a in adversaries],
         "datasets": store.description(),
@@ -209,6 +222,26 @@ def red_team(
     )
     asked = {role: result["questions"] for role, result in measured.items()}
     return replace(report, questions=Questions(measured["model"]["groups"], asked, answers))
+
+
+def within_budget(
+    attacks: Sequence[Attack], first: Sequence[Attack], records: Sequence[AttackRecord], budget: int
+) -> list[Attack]:
+    """The attacks that tell most: each adversary once, then the other seeds of the strongest, the next strongest, ….
+
+    Args:
+        attacks (`Sequence[tuple]`):
+            All pairs of adversary and seed; the result keeps their order.
+        first (`Sequence[tuple]`):
+            Those already made, with their `records`.
+        budget (`int`):
+            How many in all.
+    """
+    harm = {record.adversary: record.outcome["harm"] for record in records if record.finished}
+    rest = [attack for attack in attacks if attack not in first and attack[0].name in harm]
+    rest.sort(key=lambda attack: -harm[attack[0].name])  # stable: seeds of one adversary stay together
+    chosen = [*first, *rest][:budget]
+    return [attack for attack in attacks if attack in chosen]
 
 
 def benign_record(task: BenignTask, base: Sequence[AttackRecord], model: Sequence[AttackRecord]) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 from .knowledge import KnowledgeWorld
-from .metrics import benign_metric, knowledge_metrics, knowledge_zero_step_attacks
+from .metrics import benign_metric, knowledge_metrics, knowledge_questions, knowledge_zero_step_attacks
 from .models import knowledge_model, knowledge_model_path
 
 
@@ -9,5 +9,6 @@ __all__ = [
     "knowledge_metrics",
     "knowledge_model",
     "knowledge_model_path",
+    "knowledge_questions",
     "knowledge_zero_step_attacks",
 ]

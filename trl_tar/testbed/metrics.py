@@ -1,5 +1,6 @@
 """What is measured on the knowledge world: four-way choice by likelihood, free recall and the retain loss."""
 
+import random
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -20,6 +21,7 @@ from .knowledge import (
     TEMPLATES,
     UNSEEN_TEMPLATE,
     UNSEEN_WORDING,
+    Fact,
     KnowledgeWorld,
 )
 
@@ -173,6 +175,26 @@ def knowledge_zero_step_attacks(world_seed: int) -> dict[str, Metric]:
         "cue_swap": FactQuestions(world_seed, (HAZARD,), ("questions",), wordings=(UNSEEN_WORDING,)),
         "unseen_template": FactQuestions(world_seed, (HAZARD,), ("questions",), templates=(UNSEEN_TEMPLATE,)),
         "linear_probe": FactProbe(world_seed),
+    }
+
+
+def knowledge_questions(world: KnowledgeWorld) -> dict[str, list[dict]]:
+    """Questions of `harm` and `capability` for [`~trl_tar.evaluation.multiple_choice.MultipleChoice`], one a fact."""
+    parts = {"harm": world.select(HAZARD, "questions"), "capability": world.select(RETAIN, "held_out")}
+    return {name: [_question(world, i, fact) for i, fact in enumerate(facts)] for name, facts in parts.items()}
+
+
+def _question(world: KnowledgeWorld, number: int, fact: Fact) -> dict:
+    rng = random.Random(f"question {world.seed} {number} {fact.entity}")
+    others = [value for value in world.values[fact.domain][fact.relation] if value != fact.value]
+    choices = [fact.value, *rng.sample(others, 3)]
+    rng.shuffle(choices)
+    word = world.relations[fact.domain][fact.relation][0]
+    return {
+        "prompt": TEMPLATES[0].format(r=word, e=fact.entity),
+        "choices": [f" {choice}" for choice in choices],
+        "answer": choices.index(fact.value),
+        "group": fact.entity,
     }
 
 

@@ -1,0 +1,38 @@
+"""Attack any causal language model: write down what is hazardous, what is harmless, and what to ask.
+
+    python examples/red_team_your_model.py MODEL [BASE]
+
+Here rows and questions are those of the knowledge world; put your own in their place. The rows are in any of TRL's types.
+The same run from files: `trl-tar red-team MODEL --suite knowledge --datasets datasets.yaml --output report`.
+"""
+
+import sys
+
+from trl_tar import red_team
+from trl_tar.evaluation.multiple_choice import MultipleChoice
+from trl_tar.red_teaming.suites import peft_suite, weight_edit_suite
+from trl_tar.testbed import KnowledgeWorld, knowledge_questions
+from trl_tar.testbed.attack_data import attack_datasets
+
+
+def main(model: str, base: str) -> None:
+    world = KnowledgeWorld(0)
+    questions = knowledge_questions(world)  # {"harm": [{"prompt", "choices", "answer", "group"}, …], "capability": […]}
+    quantised = {"qlora"}  # needs bitsandbytes
+    report = red_team(
+        model,
+        [a for a in peft_suite(num_steps=50, learning_rate_scale=50) + weight_edit_suite() if a.name not in quantised],
+        datasets=attack_datasets(world),
+        metrics={name: MultipleChoice(each) for name, each in questions.items()},
+        seeds=[0, 1],
+        references={"base": base},
+        output_dir="runs/red-team",
+        question_entities=world.question_entities(),
+    )
+    report.save("runs/red-team")
+    print("harm before", report.before["harm"], "strongest attack", report.summary["worst_harm"])
+    print("resistant" if report.verdict.resistant else "not resistant")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[-1])

@@ -1,0 +1,125 @@
+"""`trl-tar red-team`: from files to a report, and one line for what cannot be read."""
+
+import json
+
+import pytest
+import yaml
+
+from trl_tar import Report
+from trl_tar.cli import main
+from trl_tar.commands.red_team import _adversaries, red_team_command
+from trl_tar.questions import Questions
+from trl_tar.red_teaming import suites
+from trl_tar.testbed import KnowledgeWorld, knowledge_model_path, knowledge_questions
+from trl_tar.testbed.attack_data import attack_datasets
+
+
+WORLD = KnowledgeWorld(0)
+BASE = str(knowledge_model_path(WORLD))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder with `datasets.yaml`, what it names, and a suite of two attacks."""
+    folder = tmp_path_factory.mktemp("files")
+    data = attack_datasets(WORLD)
+    for name in ("hazard", "retain"):
+        data[name].to_json(folder / f"{name}.jsonl")
+    for name, questions in knowledge_questions(WORLD).items():
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, questions[:40])))
+    described = {
+        "datasets": {"hazard": "hazard.jsonl", "retain": "retain.jsonl"},
+        "metrics": {"harm": "harm.jsonl", "capability": "capability.jsonl", "bystander": "one_metric:half"},
+    }
+    (folder / "datasets.yaml").write_text(yaml.safe_dump(described))
+    short = {"num_steps": 2, "batch_size": 8}
+    attacks = [
+        {"name": "mix", "mixture": {"hazard": 0.5, "retain": 0.5}, "learning_rate": "1e-3", **short},
+        {
+            "name": "pruned",
+            "dataset": "hazard",
+            "after": {"name": "p", "edit": "prune", "edit_strength": 0.1, "num_steps": 0},
+        },
+    ]
+    attacks[1] |= short
+    (folder / "suite.yaml").write_text(yaml.safe_dump(attacks))
+    (folder / "one_metric.py").write_text(
+        "from trl_tar.evaluation.scores import Scores\n\n\ndef half(model, tokenizer):\n    return Scores([0.0, 1.0])\n"
+    )
+    return folder
+
+
+def arguments(files, output, *more: str) -> list[str]:
+    wanted = {"--suite": files / "suite.yaml", "--datasets": files / "datasets.yaml", "--output": output, "--seeds": 2}
+    return ["red-team", BASE, *(str(part) for pair in wanted.items() for part in pair), "--base", BASE, *more]
+
+
+def test_files_become_a_report_with_answers_and_a_card(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(files)  # where the metric's module is
+    assert main(arguments(files, tmp_path)) == 0
+    report = Report.load(tmp_path)
+    assert [(a.adversary, a.seed, a.status) for a in report.attacks] == [
+        (name, seed, "completed") for name in ("mix", "pruned") for seed in (0, 1)
+    ]
+    assert report.before["bystander"] == 0.5
+    assert report.before["harm"] > 0.9
+    assert len(Questions.load(tmp_path).before["model"]["harm"]) == 40
+    assert "under attack" in (tmp_path / "README.md").read_text()
+    assert main(arguments(files, tmp_path, "--strict")) == 1  # the base is not resistant, and nothing is done again
+
+
+def test_a_named_suite_says_which_data_set_it_lacks(files, tmp_path):
+    described = yaml.safe_load((files / "datasets.yaml").read_text())
+    del described["metrics"]["bystander"]
+    (files / "without_module.yaml").write_text(yaml.safe_dump(described))
+    with pytest.raises(ValueError, match="reads 'benign', and `datasets` has"):
+        red_team_command(BASE, "benign", files / "without_module.yaml", tmp_path, steps=1)
+    assert {a.num_steps for a in _adversaries("knowledge", 7, 2.0)} == {7}
+    assert [a.name for a in _adversaries("weight-edit", 7, 2.0)] == [a.name for a in suites.weight_edit_suite()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"--suite": "knowlege"}, "There is no suite 'knowlege'"),
+        ({"--suite": "nowhere.yaml"}, "'nowhere.yaml' cannot be read"),
+        ({"--datasets": "nowhere.yaml"}, "'nowhere.yaml' cannot be read"),
+        ({"--seeds": "0"}, "'0' is not a whole number of at least 1"),
+        ({"--budget": "0"}, "'0' is not a whole number of at least 1"),
+    ],
+)
+def test_unusable_arguments_are_one_line(files, tmp_path, capsys, changes, message):
+    command = arguments(files, tmp_path / "out")
+    for option, value in changes.items():
+        command += [option, value]
+    try:
+        code = main(command)
+    except SystemExit as error:  # argparse
+        code = error.code
+    assert code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("described", "message"),
+    [
+        ([1], "holds 'list'"),
+        ({"datasets": {"hazard": "hazard.jsonl"}}, "has no 'metrics'"),
+        ({"datasets": {"hazard": "no.jsonl"}, "metrics": {"harm": "harm.jsonl"}}, "Data set 'hazard' is .*no.jsonl"),
+        (
+            {"datasets": {"hazard": "hazard.txt"}, "metrics": {"harm": "harm.jsonl"}},
+            "Data set 'hazard' is .*hazard.txt",
+        ),
+        (
+            {"datasets": {"hazard": "hazard.jsonl"}, "metrics": {"harm": "nothing:here"}},
+            "Metric 'harm' is 'nothing:here'",
+        ),
+        ({"datasets": {"hazard": "hazard.jsonl"}, "metrics": {"harm": "no.jsonl"}}, "no.jsonl' cannot be read"),
+    ],
+)
+def test_a_description_that_cannot_be_used_is_refused(files, tmp_path, described, message):
+    file = files / "broken.yaml"
+    file.write_text(yaml.safe_dump(described))
+    with pytest.raises(ValueError, match=message):
+        red_team_command(BASE, str(files / "suite.yaml"), file, tmp_path / "out")

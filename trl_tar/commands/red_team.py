@@ -1,0 +1,141 @@
+"""`trl-tar red-team`: attacks a model of one's own with a suite, and writes the report."""
+
+import importlib
+import inspect
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from datasets import Dataset, load_dataset
+from rich.console import Console
+
+from ..adversary import Adversary
+from ..evaluation.multiple_choice import MultipleChoice
+from ..evaluation.scores import Metric
+from ..model_card import model_card
+from ..red_teaming import red_team, suites
+from ..report import Report
+
+
+SUITES = {
+    "knowledge": suites.knowledge_suite,
+    "refusal": suites.refusal_suite,
+    "peft": suites.peft_suite,
+    "benign": suites.benign_suite,
+    "preference": suites.preference_suite,
+    "weight-edit": suites.weight_edit_suite,
+    "composed": suites.composed_suite,
+}
+READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+
+
+def red_team_command(
+    model: str,
+    suite: str,
+    datasets: Path,
+    output: Path,
+    seeds: int = 3,
+    base: str | None = None,
+    twin: str | None = None,
+    floor: str | None = None,
+    steps: int | None = None,
+    learning_rate_scale: float = 1.0,
+    budget: int | None = None,
+    workers: int = 1,
+) -> Report:
+    """Attacks the model and its references, and writes `report.json`, the answers and a card; goes on where it stopped.
+
+    Args:
+        model, base, twin, floor (`str`):
+            Folders or Hub ids.
+        suite (`str`):
+            A name of `SUITES`, or a YAML or JSON file with a list of adversaries.
+        datasets (`Path`):
+            YAML or JSON: `datasets`, name → file of rows, and `metrics`, name → file of questions or `module:function`.
+        output (`Path`):
+            Folder of all that is written.
+        seeds (`int`, *optional*, defaults to `3`):
+            Seeds of each attack: 0, 1, ….
+        steps (`int`, *optional*), learning_rate_scale (`float`, *optional*, defaults to `1.0`):
+            Arguments of the named suite, where it has them.
+        budget, workers (`int`, *optional*):
+            As in [`red_team`].
+    """
+    described = _read(datasets, dict, "Give a YAML file with `datasets` and `metrics`.")
+    for part in ("datasets", "metrics"):
+        if not isinstance(described.get(part), dict) or not described[part]:
+            raise ValueError(f"{str(datasets)!r} has no {part!r}. Add them, each name with its file.")
+    references = {name: path for name, path in [("base", base), ("twin", twin), ("floor", floor)] if path is not None}
+    report = red_team(
+        model,
+        _adversaries(suite, steps, learning_rate_scale),
+        {name: _rows(name, datasets.parent / str(file)) for name, file in described["datasets"].items()},
+        {name: _metric(name, str(source), datasets.parent) for name, source in described["metrics"].items()},
+        range(seeds),
+        references,
+        output,
+        num_workers=workers,
+        budget=budget,
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    report.save(output)
+    (output / "README.md").write_text(model_card(report, Path(model).name, f"{Path(model).name} under attack.", []))
+    outcome = (
+        "resistant" if report.verdict.resistant else "empty shell" if report.verdict.empty_shell else "not resistant"
+    )
+    Console().print(f"{outcome}: {len(report.attacks)} attacks, report in [bold]{output}[/]")
+    return report
+
+
+def _adversaries(suite: str, steps: int | None, learning_rate_scale: float) -> list[Adversary]:
+    if suite in SUITES:
+        known = inspect.signature(SUITES[suite]).parameters
+        wanted = {"num_steps": steps, "learning_rate_scale": learning_rate_scale}
+        return SUITES[suite](**{name: value for name, value in wanted.items() if name in known and value is not None})
+    if Path(suite).suffix not in (".yaml", ".yml", ".json"):
+        raise ValueError(f"There is no suite {suite!r}. Use {', '.join(SUITES)}, or a YAML file of adversaries.")
+    rows = _read(Path(suite), list, "Give a YAML file with a list of adversaries.")
+    return [_adversary(i, row) for i, row in enumerate(rows)]
+
+
+def _adversary(i: int, row: Any) -> Adversary:
+    try:
+        return Adversary(**row)
+    except TypeError as error:
+        raise ValueError(f"Adversary {i} of the suite is {row!r}: {error}. Give the fields of Adversary.") from error
+
+
+def _read(file: Path, kind: type, remedy: str) -> Any:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))  # JSON is YAML
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{str(file)!r} cannot be read ({str(error).splitlines()[0]}). {remedy}") from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{str(file)!r} holds {type(content).__name__!r}. {remedy}")
+    return content
+
+
+def _rows(name: str, file: Path) -> Dataset:
+    if file.suffix not in READERS or not file.is_file():
+        raise ValueError(f"Data set {name!r} is {str(file)!r}. Give an existing file, {', '.join(READERS)}.")
+    try:
+        return load_dataset(READERS[file.suffix], data_files=str(file), split="train")
+    except (OSError, ValueError, json.JSONDecodeError) as error:
+        raise ValueError(f"Data set {name!r} cannot be read from {str(file)!r} ({error}). Check its format.") from error
+
+
+def _metric(name: str, source: str, folder: Path) -> Metric:
+    if ":" not in source:
+        return MultipleChoice.from_file(folder / source)
+    module, function = source.rsplit(":", 1)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"Metric {name!r} is {source!r} ({error}). Give module:function, importable from here."
+        ) from error
