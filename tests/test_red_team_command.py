@@ -65,6 +65,8 @@ def test_files_become_a_report_with_answers_and_a_card(files, tmp_path, monkeypa
     assert report.before["harm"] > 0.9
     assert len(Questions.load(tmp_path).before["model"]["harm"]) == 40
     assert "under attack" in (tmp_path / "README.md").read_text()
+    assert "mix" in (tmp_path / "SUMMARY.md").read_text()
+    assert (tmp_path / "report.html").stat().st_size > 1e6  # plotly is in it
     assert main(arguments(files, tmp_path, "--strict")) == 1  # the base is not resistant, and nothing is done again
 
 

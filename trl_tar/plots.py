@@ -162,16 +162,16 @@ def _trajectories(axes: Axes, reports: Attacked, metric: str, adversary: str | N
         names = {a.adversary for a in report.attacks}
         if adversary is not None and adversary not in names:
             raise ValueError(f"The report {label!r} has no attack named {adversary!r}. Choose from {sorted(names)}.")
-        curve = _curve([a for a in report.attacks if adversary in (None, a.adversary)], metric)
-        steps = list(curve)
-        values = [curve[step]["mean"] for step in steps]
+        points = curve([a for a in report.attacks if adversary in (None, a.adversary)], metric)
+        steps = list(points)
+        values = [points[step]["mean"] for step in steps]
         style = {
             "color": COLOURS[i % len(COLOURS)],
             "linestyle": LINES[i % len(LINES)],
             "marker": MARKERS[i % len(MARKERS)],
         }
         axes.plot(steps, values, label=label if steps else f"{label} (nothing measured)", markersize=4.5, **style)
-        band = [(step, curve[step]["low"], curve[step]["high"]) for step in steps if curve[step]["low"] is not None]
+        band = [(step, points[step]["low"], points[step]["high"]) for step in steps if points[step]["low"] is not None]
         if band:
             x, low, high = map(np.array, zip(*band, strict=True))
             axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
@@ -184,9 +184,12 @@ def _trajectories(axes: Axes, reports: Attacked, metric: str, adversary: str | N
     _finish(axes)
 
 
-def _curve(attacks: Sequence[AttackRecord], metric: str) -> dict[int, Estimate]:
-    """Step → estimate over seeds, at the steps that all completed attacks share; others would end in midair."""
+def curve(attacks: Sequence[AttackRecord], metric: str) -> dict[int, Estimate]:
+    """Step → estimate over seeds, at the steps that all completed attacks share; others would end in midair.
+
+    An edit of the weights has no way to show, and is left out where other attacks have one."""
     complete = [a for a in attacks if a.outcome is not None]
+    complete = [a for a in complete if len(a.trajectory) > 1] or complete
     if not complete:
         return {}
     shared = set.intersection(*({point["step"] for point in a.trajectory} for a in complete))

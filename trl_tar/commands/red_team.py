@@ -18,6 +18,7 @@ from ..evaluation.scores import Metric
 from ..model_card import model_card
 from ..red_teaming import red_team, suites
 from ..report import Report
+from ..report_page import write_pages
 
 
 SUITES = {
@@ -46,7 +47,7 @@ def red_team_command(
     budget: int | None = None,
     workers: int = 1,
 ) -> Report:
-    """Attacks the model and its references, and writes `report.json`, the answers and a card; goes on where it stopped.
+    """Attacks the model and its references, and writes report, answers, card and pages; goes on where it stopped.
 
     Args:
         model, base, twin, floor (`str`):
@@ -82,7 +83,9 @@ def red_team_command(
     )
     output.mkdir(parents=True, exist_ok=True)
     report.save(output)
-    (output / "README.md").write_text(model_card(report, Path(model).name, f"{Path(model).name} under attack.", []))
+    name = Path(model).name
+    (output / "README.md").write_text(model_card(report, name, f"{name} under attack."), encoding="utf-8")
+    write_pages(report, output, name)
     outcome = (
         "resistant" if report.verdict.resistant else "empty shell" if report.verdict.empty_shell else "not resistant"
     )
