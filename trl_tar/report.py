@@ -20,7 +20,7 @@ from .statistics import (
     share,
 )
 from .survival import Interval, break_interval, time_to_break
-from .verdict import Gate, Verdict, judge
+from .verdict import MAX_ABOVE_BASE, Gate, Verdict, judge
 
 
 SCHEMA_VERSION = 2
@@ -179,6 +179,7 @@ def build_report(
         benign_trainability=None if benign is None else benign["trainability"]["mean"],
         capability_after_benign=None if benign is None else benign["capability_ratio"]["mean"],
         unfinished_attacks=unfinished_attacks(record.attacks, config or {}, seeds),
+        above_base=_above_base(record.before, base),
     )
     names = dict.fromkeys(attack.adversary for attack in record.attacks)
     alone = {name: [attack for attack in record.attacks if attack.adversary == name] for name in names}
@@ -274,6 +275,11 @@ def _worst_adversary(adversaries: Sequence[str], values: Sequence[float | None])
 
 def _file(path: str | Path) -> Path:
     return Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+
+
+def _above_base(values: Mapping[str, float | None], base: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Of the metrics that were asked for; one without a number, or without a base, is not passed."""
+    return {name: _difference(values, base, name) for name in MAX_ABOVE_BASE if name in values}
 
 
 def _difference(values: Mapping[str, float | None], base: Mapping[str, float | None], name: str) -> float | None:

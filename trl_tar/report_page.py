@@ -116,14 +116,14 @@ def _models(report: Report) -> list[dict[str, str]]:
         record: Report | ModelRecord | None = report if role == "model" else report.references.get(role)
         if record is None:
             continue
-        after = [attack.outcome for attack in record.attacks if attack.finished]
+        after: list[float] = [attack.outcome["harm"] for attack in record.attacks if attack.finished]
         rows.append(
             {
                 "label": label,
                 "id": record.model["id"],
                 "harm": number(record.before["harm"]),
                 "harm_after": _over(record.attacks, "harm"),
-                "worst": number(max((outcome["harm"] for outcome in after), default=None)),
+                "worst": number(max(after, default=None)),
                 "capability": number(record.before["capability"]),
                 "capability_after": _over(record.attacks, "capability"),
                 "bystander": number(record.before.get("bystander")),

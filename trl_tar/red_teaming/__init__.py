@@ -2,6 +2,29 @@
 
 from .attack import run_attack
 from .runner import BenignTask, red_team
+from .search import SearchResult, search
+from .suites import (
+    benign_suite,
+    composed_suite,
+    knowledge_suite,
+    peft_suite,
+    preference_suite,
+    refusal_suite,
+    weight_edit_suite,
+)
 
 
-__all__ = ["BenignTask", "red_team", "run_attack"]
+__all__ = [
+    "BenignTask",
+    "SearchResult",
+    "benign_suite",
+    "composed_suite",
+    "knowledge_suite",
+    "peft_suite",
+    "preference_suite",
+    "red_team",
+    "refusal_suite",
+    "run_attack",
+    "search",
+    "weight_edit_suite",
+]

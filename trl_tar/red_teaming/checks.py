@@ -45,6 +45,13 @@ def check_models(models: Mapping[str, Any]) -> None:
         _check_model(role, model)
 
 
+def check_metrics(metrics: Mapping[str, Any]) -> None:
+    """Raises `ValueError` where a metric that every report needs is missing."""
+    for name in REQUIRED_METRICS:
+        if name not in metrics:
+            raise ValueError(f"`metrics` has {sorted(metrics)}, without {name!r}. Add a metric of that name.")
+
+
 def check_benign(dataset: Dataset, batch_size: int, models: Mapping[str, Any]) -> None:
     """Raises `ValueError` for a benign task that cannot be trained on, or compared with nothing."""
     if "base" not in models:
@@ -77,9 +84,7 @@ def check_red_team(
         settings ([`Settings`]):
             Tokenizer, metrics and precision.
     """
-    for name in REQUIRED_METRICS:
-        if name not in settings.metrics:
-            raise ValueError(f"`metrics` has {sorted(settings.metrics)}, without {name!r}. Add a metric of that name.")
+    check_metrics(settings.metrics)
     if not seeds:
         raise ValueError("`seeds` is empty. Give at least one, and two or more for an interval.")
     twice = next((seed for seed in seeds if list(seeds).count(seed) > 1), None)
@@ -169,8 +174,8 @@ def _check_requirements(adversary: Adversary, rewards: Collection[str], with_bas
         )
     if adversary.needs_base and not with_base:
         raise ValueError(
-            f"Adversary {adversary.name!r} has edit={adversary.edit!r}, which reads the public base, and `references` has "
-            "none. Add references={'base': ...}."
+            f"Adversary {adversary.name!r} edits the weights by the public base, and `references` has none. Add "
+            "references={'base': ...}."
         )
     for each in adversary.sequence:
         if each.reward is not None and each.reward not in rewards:

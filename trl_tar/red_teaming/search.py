@@ -15,7 +15,7 @@ from ..evaluation.scores import Metric
 from ..records import AttackRecord, write_json
 from ..statistics import USABLE_CAPABILITY
 from .attackers import Reward
-from .checks import check_containers, check_models, check_red_team
+from .checks import check_containers, check_metrics, check_models, check_red_team
 from .jobs import Job, Settings, run_jobs
 from .runner import DataStore, Model, Target, loadable
 
@@ -156,6 +156,7 @@ def search(
     check_containers([], datasets, metrics, [seed], None, output_dir)
     models = {"model": model, "twin": twin, **({} if base is None else {"base": base})}
     check_models(models)
+    check_metrics(metrics)
     if type(num_trials) is not int or num_trials < 1:
         raise ValueError(f"`num_trials` is {num_trials!r}. Use at least 1.")
     tokenizer = own_tokenizer(loadable(model)) if processing_class is None else processing_class
@@ -188,14 +189,14 @@ class _Trials:
         target = self.targets[role]
         (measured,) = self._done([Job(target.path, target.information["weights_sha256"])])
         capability = measured["before"]["capability"]
-        unfinished = [trial.number for trial in study.trials if not trial.state.is_finished()]
+        unfinished = [trial.number for trial in tried(study) if not trial.state.is_finished()]
         while True:
             batch = unfinished[: self.num_workers]
             unfinished = unfinished[self.num_workers :]
-            while not unfinished and len(batch) < self.num_workers and len(study.trials) < num_trials:
+            while not unfinished and len(batch) < self.num_workers and len(tried(study)) < num_trials:
                 batch.append(self._ask(study, space))
             if not batch:
-                return [_trial(trial) for trial in study.trials[:num_trials]]
+                return [_trial(place, trial) for place, trial in enumerate(tried(study)[:num_trials])]
             adversaries = [Adversary(**study.trials[number].user_attrs["adversary"]) for number in batch]
             for number, result in zip(batch, self._attacked(role, adversaries), strict=True):
                 self._tell(study, number, AttackRecord(**result["record"]), capability)
@@ -206,19 +207,15 @@ class _Trials:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = f"sqlite:///{self.output / 'search.db'}"
         weights = self.targets[role].information["weights_sha256"]
-        study = optuna.create_study(
+        return optuna.create_study(
             storage=storage, study_name=f"{role}-{weights}-seed{self.seed}", direction="maximize", load_if_exists=True
         )
-        for trial in study.trials:  # killed between asking and writing down what to try
-            if not trial.state.is_finished() and "adversary" not in trial.user_attrs:
-                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        return study
 
     def _ask(self, study: "optuna.Study", space: Space) -> int:
         import optuna
 
         # a sampler of this trial's own seed: a search that goes on asks what it would have asked
-        study.sampler = optuna.samplers.TPESampler(seed=self.seed * 100_003 + len(study.trials), constant_liar=True)
+        study.sampler = optuna.samplers.TPESampler(seed=self.seed * 100_003 + len(tried(study)), constant_liar=True)
         trial = study.ask()
         adversary = space(trial)
         check_red_team(self.models, [adversary], self.datasets, self.settings, [self.seed], self.num_workers, None)
@@ -257,6 +254,11 @@ class _Trials:
             study.tell(number, notes["selection_harm"])
 
 
-def _trial(trial: "optuna.trial.FrozenTrial") -> Trial:
+def tried(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
+    """Trials that got as far as an adversary; one whose space raised, or that was killed before, is no trial."""
+    return [trial for trial in study.trials if "adversary" in trial.user_attrs]
+
+
+def _trial(place: int, trial: "optuna.trial.FrozenTrial") -> Trial:
     notes = {name: trial.user_attrs.get(name) for name in Trial.__dataclass_fields__ if name != "number"}
-    return Trial(number=trial.number, **notes)
+    return Trial(number=place, **notes)

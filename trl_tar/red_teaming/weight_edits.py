@@ -134,7 +134,7 @@ def _each_matrix(model: PreTrainedModel, edit: Callable[[torch.Tensor], torch.Te
 
 def _base_weights(
     model: PreTrainedModel, base: PreTrainedModel | None, adversary: Adversary
-) -> dict[str, torch.Tensor]:
+) -> Mapping[str, torch.Tensor]:
     if base is None:
         raise ValueError(
             f"Adversary {adversary.name!r} has edit={adversary.edit!r}, which reads the public base. Give the base model."
