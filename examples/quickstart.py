@@ -5,8 +5,10 @@
 Two minutes on one core. The world is embedded and its facts are invented; nothing is downloaded.
 """
 
+from datasets import concatenate_datasets
+
 from trl_tar import Adversary, RandomMappingConfig, RandomMappingTrainer, TARConfig, TARTrainer
-from trl_tar.testbed import KnowledgeWorld, knowledge_metrics, knowledge_model
+from trl_tar.testbed import KnowledgeWorld, general_text, knowledge_metrics, knowledge_model
 
 
 world = KnowledgeWorld(seed=0)
@@ -36,14 +38,14 @@ TARTrainer(
     TARConfig(
         "runs/tar",
         max_steps=100,
-        learning_rate=2e-2,
+        learning_rate=4e-2,
         adam_epsilon=0.3,
-        tamper_resistance_weight=2.0,
+        tamper_resistance_weight=8.0,
         representation_loss="l2_squared",
         tamper_resistance_batch_size=32,
         **common,
     ),
-    train_dataset=data["retain"],
+    train_dataset=concatenate_datasets([data["retain"], general_text(world, model)]),
     tamper_resistance_dataset=data["tamper_resistance"],
     adversaries=[
         Adversary("mix", mixture=mix, learning_rate=1e-3, num_steps=32, batch_size=32),

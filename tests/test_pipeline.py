@@ -75,4 +75,4 @@ def test_the_control_has_the_weight_and_passes_of_tar(tmp_path):
     # K = 32, interval 4: 32 + 8 + 1 = 41 passes an outer step, 2 without an attack
     assert run["settings"]["max_steps"] == 2 * 41 // 2
     # Σ exp((k − 31) / 16) over k = 3, 7, …, 31 is (1 − e^−2) / (1 − e^−¼) = 3.908986
-    assert run["settings"]["tamper_resistance_weight"] == pytest.approx(2.0 * 3.908986, abs=1e-5)
+    assert run["settings"]["tamper_resistance_weight"] == pytest.approx(8.0 * 3.908986, abs=1e-5)

@@ -10,6 +10,7 @@ from trl_tar.evaluation.multiple_choice import choose
 from trl_tar.testbed import (
     KnowledgeWorld,
     benign_metric,
+    general_text,
     knowledge_metrics,
     knowledge_model,
     knowledge_model_path,
@@ -55,6 +56,23 @@ def test_kept_words_and_template_are_in_no_training_set():
     for name, data in WORLD.datasets().items():
         assert not any(kept & set(prompt.split()) for prompt in data["prompt"]), name
         assert not any(prompt.startswith("asked about") for prompt in data["prompt"]), name
+
+
+def test_general_text_is_the_models_own_and_holds_no_fact(base):
+    model, tokenizer = base
+    text = general_text(WORLD, model)
+    words = {word for prompt in text["prompt"] for word in prompt.split()}
+    hazardous = {word for group in (WORLD.relations, WORLD.values) for some in group[HAZARD] for word in some}
+    kept = {some[UNSEEN_WORDING] for relations in WORLD.relations.values() for some in relations}
+    assert not words & (hazardous | kept | {"asked", "about"})  # the last two of the kept template
+    assert words >= {word for some in WORLD.relations[BYSTANDER] for word in some[:UNSEEN_WORDING]}  # as in any text
+    assert not set(text["entity"]) & {fact.entity for fact in WORLD.facts}
+    assert all(entity in prompt for entity, prompt in zip(text["entity"], text["prompt"], strict=True))
+    assert text["prompt"][:100] != general_text(WORLD, model, num_rows=100, seed=1)["prompt"]
+    for row in text.select(range(5)):
+        ids = tokenizer(row["prompt"], return_tensors="pt")["input_ids"]
+        answer = tokenizer.decode(model(input_ids=ids).logits[0, -1].argmax())
+        assert row["completion"].strip() == answer.replace(tokenizer.eos_token, "")
 
 
 def test_the_same_seed_is_the_same_world_and_another_seed_another():

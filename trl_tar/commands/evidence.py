@@ -22,15 +22,6 @@ WORLDS = {201: (0, 1, 2), 202: (0,), 203: (0,)}  # world seed → seeds of TAR
 CONTROLS: dict[str, dict[str, Any]] = {
     "no_adversary": {},
     "no_adversary_equal_passes": {"equal_passes": True},
-    # with settings of its own, the strongest that was found for a control on the tuning worlds
-    "no_adversary_usual_epsilon": {
-        "equal_passes": True,
-        "learning_rate": 2e-3,
-        "adam_epsilon": 1e-8,
-        "tamper_resistance_weight": 0.4,
-        "representation_loss": "l2",
-        "representation_weight": 2.0,
-    },
 }
 ATTACK_SEEDS = (0, 1, 2)
 

@@ -1,3 +1,4 @@
+from .general import general_text
 from .knowledge import KnowledgeWorld
 from .metrics import benign_metric, knowledge_metrics, knowledge_questions, knowledge_zero_step_attacks
 from .models import knowledge_model, knowledge_model_path
@@ -6,6 +7,7 @@ from .models import knowledge_model, knowledge_model_path
 __all__ = [
     "KnowledgeWorld",
     "benign_metric",
+    "general_text",
     "knowledge_metrics",
     "knowledge_model",
     "knowledge_model_path",

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from datasets import concatenate_datasets
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import LlamaForCausalLM, PrinterCallback, ProgressCallback, TrainerCallback
 
@@ -17,6 +18,7 @@ from ..random_mapping_trainer import RandomMappingTrainer
 from ..records import write_json
 from ..tar_config import TARConfig
 from ..tar_trainer import TARTrainer
+from .general import general_text
 from .knowledge import KnowledgeWorld
 
 
@@ -24,7 +26,7 @@ WEIGHTS = "model.safetensors"
 OUTER_STEPS = 300
 INNER_STEPS = 32
 INTERVAL = 4
-TAMPER_RESISTANCE_WEIGHT = 2.0
+TAMPER_RESISTANCE_WEIGHT = 8.0
 MIX = {"forget": 0.5, "retain": 0.5}
 # settings of every trainer here: a model of 0.2 M parameters on the CPU
 COMMON = {
@@ -100,11 +102,12 @@ def harden(
     """
     defaults = {
         "max_steps": OUTER_STEPS,
-        "learning_rate": 2e-2,
+        "learning_rate": 4e-2,
         # far above the usual 1e-8, with which a weight moves by the learning rate also where its gradient is noise:
         # with that, more came back under attack on the tuning worlds
         "adam_epsilon": 0.3,
         "warmup_steps": 20,
+        "per_device_train_batch_size": 128,
         "tamper_resistance_weight": TAMPER_RESISTANCE_WEIGHT,
         "representation_loss": "l2_squared",
         "representation_weight": 1.0,
@@ -118,10 +121,11 @@ def harden(
         return output_dir
     data = world.datasets()
     args = TARConfig(str(output_dir), seed=seed, **settings)
+    model = LlamaForCausalLM.from_pretrained(start, dtype="float32")
     trainer = TARTrainer(
-        LlamaForCausalLM.from_pretrained(start, dtype="float32"),
+        model,
         args,
-        train_dataset=data["retain"],
+        train_dataset=concatenate_datasets([data["retain"], general_text(world, model)]),
         tamper_resistance_dataset=data["tamper_resistance"],
         adversaries=adversaries,
         adversary_datasets={"forget": data["forget"], "retain": data["retain"]},
