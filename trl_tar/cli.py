@@ -16,6 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_demo(commands)
     _add_red_team(commands)
     _add_evidence(commands)
+    _add_evidence_suites(commands)
     args = vars(parser.parse_args(arguments))
     # before torch is imported: several threads are slower on the embedded world's models
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -34,6 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
             strict = args.pop("strict")
             report = red_team_command(**args)
             return 1 if strict and not report.verdict.resistant else 0
+        elif command == "evidence-suites":
+            from .commands.suites import evidence_suites
+
+            evidence_suites(**args)
         else:
             from .commands.evidence import evidence
 
@@ -85,6 +90,13 @@ def _add_evidence(commands: argparse._SubParsersAction) -> None:
         "--output", type=_folder, default=Path("evidence"), help="folder of models, reports and figures"
     )
     evidence.add_argument("--workers", type=_at_least(1), default=2, help="attacks that run at the same time")
+
+
+def _add_evidence_suites(commands: argparse._SubParsersAction) -> None:
+    suites = commands.add_parser("evidence-suites", help="every suite of the red team against the models of a demo")
+    suites.add_argument("--demo", type=_folder, default=Path("demo"), help="folder of a finished demo on world 0")
+    suites.add_argument("--output", type=_folder, default=Path("suites"), help="folder of attacks, reports and table")
+    suites.add_argument("--workers", type=_at_least(1), default=2, help="attacks that run at the same time")
 
 
 def _folder(text: str) -> Path:

@@ -134,6 +134,7 @@ def preference_suite(
     pairs: str = "pairs",
     prompts: str = "prompts",
     reward: str = "harm",
+    max_completion_length: int = 64,
 ) -> list[Adversary]:
     """Attacks by preference and by reinforcement: DPO towards hazardous answers, and GRPO on their reward.
 
@@ -146,9 +147,19 @@ def preference_suite(
             Data set with a column `prompt` and what the reward function reads; of the attacker's own entities.
         reward (`str`, *optional*, defaults to `"harm"`):
             Name of the reward function.
+        max_completion_length (`int`, *optional*, defaults to `64`):
+            Longest answer of GRPO, in tokens.
     """
     dpo = Adversary("dpo", pairs, objective="dpo", num_steps=num_steps, batch_size=32)
-    grpo = Adversary("grpo", prompts, objective="grpo", reward=reward, num_steps=num_steps, batch_size=64)
+    grpo = Adversary(
+        "grpo",
+        prompts,
+        objective="grpo",
+        reward=reward,
+        num_steps=num_steps,
+        batch_size=64,
+        max_completion_length=max_completion_length,
+    )
     rates = {"middle": 1e-5 * learning_rate_scale, "high": 2e-5 * learning_rate_scale}
     return [
         replace(each, name=f"{each.name}-{n}", learning_rate=rate) for each in (dpo, grpo) for n, rate in rates.items()
