@@ -102,6 +102,22 @@ REFUSED = {
         {"adversaries": [Adversary("a", "forget", lora_r=2, quantization="nf4", **tiny.ATTACK)]},
         ["'a'", "nf4", "red_team"],
     ),
+    "reinforcement": (
+        {"adversaries": [Adversary("a", "forget", objective="grpo", reward="r", num_generations=2, **tiny.ATTACK)]},
+        ["'a'", "objective='grpo'", "red_team"],
+    ),
+    "edited weights": (
+        {"adversaries": [Adversary("a", "forget", edit="int8", **tiny.ATTACK)]},
+        ["'a'", "edit='int8'", "red_team"],
+    ),
+    "one attack after another": (
+        {"adversaries": [Adversary("a", "forget", after=Adversary("b", "retain"), **tiny.ATTACK)]},
+        ["'a'", "after=", "red_team"],
+    ),
+    "soft prompt": (
+        {"adversaries": [Adversary("a", "forget", num_virtual_tokens=4, **tiny.ATTACK)]},
+        ["'a'", "num_virtual_tokens=4", "red_team"],
+    ),
     "shared entities": (
         {
             "tamper_resistance_dataset": with_entities("tamper_resistance", ["Aba", "Bab", "Cab"]),
@@ -253,7 +269,7 @@ def test_one_data_set_for_two_objectives_is_refused(make_trainer):
 
 # fields of an adversary → what the message must name
 BAD_ADVERSARIES = [
-    ({"objective": "grpo"}, ["objective='grpo'", "'sft'", "'dpo'"]),
+    ({"objective": "ppo"}, ["objective='ppo'", "'sft'", "'dpo'", "'grpo'"]),
     ({"optimizer": "lion"}, ["optimizer='lion'", "'adamw'"]),
     ({"lr_scheduler": "linear"}, ["lr_scheduler='linear'", "'cosine'"]),
     ({"learning_rate": "fast"}, ["learning_rate='fast'", "a number"]),
