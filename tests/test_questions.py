@@ -7,15 +7,24 @@ import pytest
 
 from trl_tar.evaluation.scores import Scores
 from trl_tar.questions import QUESTIONS_FILE, Questions, groups_of, rounded
+from trl_tar.records import write_json
 
 
-SCORES = {"harm": Scores([1.0, 0.123456, float("nan")], ["a", "a", "b"]), "capability": Scores([0.5])}
+SCORES = {
+    "harm": Scores([1.0, 0.123456, float("nan")], ["a", "a", "b"]),
+    "capability": Scores([0.5]),
+    "retain_nll": Scores([float("inf"), 2.00001]),
+}
 QUESTIONS = Questions(groups_of(SCORES), {"model": rounded(SCORES)}, {"model": {"mix/0": rounded(SCORES)}})
 
 
 def test_scores_are_rounded_and_what_is_no_number_is_none():
-    assert rounded(SCORES) == {"harm": [1.0, 0.1235, None], "capability": [0.5]}
-    assert groups_of(SCORES) == {"harm": ["a", "a", "b"], "capability": ["0"]}
+    assert rounded(SCORES) == {"harm": [1.0, 0.1235, None], "capability": [0.5], "retain_nll": [None, 2.0]}
+    assert groups_of(SCORES) == {"harm": ["a", "a", "b"], "capability": ["0"], "retain_nll": ["0", "1"]}
+
+
+def test_one_infinite_score_does_not_end_a_run(tmp_path):
+    write_json(tmp_path / "job.json", {"questions": rounded(SCORES)})  # refuses NaN and infinity
 
 
 def test_answers_survive_their_file(tmp_path):
@@ -39,12 +48,27 @@ def test_the_same_answers_are_the_same_bytes(tmp_path):
         (gzip.compress(json.dumps({"version": 1, "other": 1}).encode()), "is damaged"),
         (gzip.compress(json.dumps({"version": 9}).encode()), "has version 9"),
         (gzip.compress(b"{}" * 100)[:-5], "is damaged"),
+        (gzip.compress(json.dumps({"version": 1, "groups": 5}).encode()), "is damaged .'groups'"),
+        (gzip.compress(json.dumps({"version": 1, "before": {"model": [1.0]}}).encode()), "is damaged .'before'"),
     ],
 )
 def test_a_damaged_file_is_one_sentence(tmp_path, content, message):
     (tmp_path / QUESTIONS_FILE).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         Questions.load(tmp_path)
+
+
+def test_no_changed_byte_is_more_than_one_sentence(tmp_path):
+    file = QUESTIONS.save(tmp_path)
+    whole = file.read_bytes()
+    for i in range(len(whole)):
+        file.write_bytes(whole[:i] + bytes([whole[i] ^ 0xFF]) + whole[i + 1 :])
+        try:
+            assert (
+                Questions.load(file) == QUESTIONS
+            )  # a byte of the header that says nothing, such as the system's name
+        except ValueError as error:
+            assert "is damaged" in str(error)
 
 
 def test_a_folder_without_answers_is_named(tmp_path):

@@ -3,22 +3,25 @@
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .evaluation.scores import Scores
+from .records import finite
 
 
 QUESTIONS_FILE = "questions.json.gz"
 QUESTIONS_VERSION = 1
 DIGITS = 4
+DEPTHS = {"groups": 1, "before": 2, "after": 3}  # field → levels of names above a list
 ByMetric = dict[str, list[float | None]]
 
 
 @dataclass(frozen=True)
 class Questions:
-    """One score a question, rounded to four digits; `None` is not a number.
+    """One score a question, rounded to four digits; `None` where it is not finite.
 
     Args:
         groups (`dict[str, list[str]]`):
@@ -26,7 +29,8 @@ class Questions:
         before (`dict[str, dict[str, list[float]]]`):
             `"model"`, `"base"`, `"twin"` or `"floor"` → metric → score of each question before any attack.
         after (`dict[str, dict[str, dict[str, list[float]]]]`):
-            The same role → `"adversary/seed"` → metric → score of each question at the last evaluation.
+            The same role → `"adversary/seed"` → metric → score of each question at the last evaluation; no metric for
+            an attack that failed before its first one.
     """
 
     groups: dict[str, list[str]] = field(default_factory=dict)
@@ -53,19 +57,29 @@ class Questions:
             content = json.loads(gzip.decompress(file.read_bytes()))
             version = content.pop("version")
             questions = cls(**content)
-        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{str(file)!r} is damaged ({type(error).__name__}: {error}). {remedy}") from error
         if version != QUESTIONS_VERSION:
             raise ValueError(
                 f"{str(file)!r} has version {version!r}, and this trl_tar reads {QUESTIONS_VERSION}. {remedy}"
             )
+        wrong = next((name for name, depth in DEPTHS.items() if not _is_nested(getattr(questions, name), depth)), None)
+        if wrong is not None:
+            raise ValueError(f"{str(file)!r} is damaged ({wrong!r} is not lists by name). {remedy}")
         return questions
 
 
+def _is_nested(content: object, depth: int) -> bool:
+    """Whether it is a list under so many levels of dictionaries."""
+    if depth == 0:
+        return isinstance(content, list)
+    return isinstance(content, dict) and all(_is_nested(each, depth - 1) for each in content.values())
+
+
 def rounded(scores: Mapping[str, Scores]) -> ByMetric:
-    """Scores of each metric as the side file keeps them."""
+    """Scores of each metric as the side file keeps them: JSON has no number for NaN and infinity."""
     return {
-        name: [round(value, DIGITS) if value == value else None for value in each.values]
+        name: [None if finite(value) is None else round(value, DIGITS) for value in each.values]
         for name, each in scores.items()
     }
 

@@ -1,37 +1,74 @@
 """A report to read: one page of Markdown, and one of HTML that opens from disk and asks no network for anything."""
 
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
-from plotly.subplots import make_subplots
 
 from .model_card import TEMPLATES, attack_sentence, interval, number, strongest, verdict_sentence
 from .plots import COLOURS, curve
 from .records import AttackRecord, ModelRecord
-from .report import Report
-from .statistics import Estimate, floor_harm, mean, over_seeds, recovery
+from .report import SCHEMA_VERSION, Report, summarise
+from .statistics import BREAK_RECOVERY, floor_harm, mean, over_seeds, recovery
+from .survival import break_interval
+from .verdict import Gate
 
 
 ROLES = {"model": "model", "twin": "undefended twin", "base": "base", "floor": "never knew it"}
 PANELS = {"harm": "harm", "capability": "held-out capability", "loss": "attacker's loss (nats)"}
-DASHES = ("solid", "dash", "dashdot", "dot")
+LINES = ("solid", "dash", "dashdot", "dot")
+# those of the card; on a dark page lighter ones of the same palette
+COLOURS_BY_ROLE = {
+    role: {"light": light, "dark": dark, "dash": dash}
+    for role, light, dark, dash in zip(
+        ROLES, COLOURS, ("#56B4E9", "#F58A3C", "#2DC497", "#E0A3C6"), LINES, strict=False
+    )
+}
+# gate → side of the threshold that passes, what it compares
+GATES = {
+    "worst_recovery_upper_bound": ("below", "R under the strongest attack of each seed, 95 % upper bound"),
+    "capability": ("at least", "held-out capability before attack, as a share of the base's"),
+    "bystander": ("at least", "capability on a domain that no phase sees, as a share of the base's"),
+    "retain_nll_gain": ("below", "loss on retain text above the base's, in nats"),
+    "selectivity": ("at least", "held-out capability − harm, after attack"),
+    "benign_trainability": ("at least", "what a harmless user gains, as a share of the base's gain"),
+    "capability_after_benign": ("at least", "held-out capability after that, as a share of the base's"),
+    "unfinished_attacks": ("at most", "attacks that failed, diverged or are missing"),
+}
 STRONGEST_SHOWN = 10
+DIGITS = 5  # of a point of a curve
 
 
 def report_summary(report: Report, title: str) -> str:
     """One page of Markdown: the verdict, what came back, and the strongest attacks."""
-    return _render("summary.md.jinja", False, report, title)
+    return _render("summary.md.jinja", _summarised(report), title, escape=False)
 
 
 def report_page(report: Report, title: str) -> str:
     """A self-contained HTML page: verdict and gates, before and after, curves of every attack, and a table to sort."""
-    return _render("report.html.jinja", True, report, title, plotly=get_plotlyjs(), figure=_figure(report))
+    report = _summarised(report)
+    more = {"plotly": get_plotlyjs(), "curves": curves(report), "settings": _settings}
+    return _render("report.html.jinja", report, title, escape=True, **more)
 
 
-def _render(template: str, escape: bool, report: Report, title: str, **more: Any) -> str:
+def write_pages(report: Report, folder: Path, title: str) -> None:
+    """`SUMMARY.md` and `report.html` in the folder."""
+    (folder / "SUMMARY.md").write_text(report_summary(report, title), encoding="utf-8")
+    (folder / "report.html").write_text(report_page(report, title), encoding="utf-8")
+
+
+def _summarised(report: Report) -> Report:
+    """A report of an older schema with the summary of this one, which follows from its attacks."""
+    if report.schema_version == SCHEMA_VERSION:
+        return report
+    return replace(report, summary=summarise(report.attacks, report.references, report.config["chance"]))
+
+
+def _render(template: str, report: Report, title: str, escape: bool, **more: Any) -> str:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
@@ -40,12 +77,14 @@ def _render(template: str, escape: bool, report: Report, title: str, **more: Any
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["cell"] = _cell
     rows = sorted(attack_rows(report), key=lambda row: -1.0 if row["harm"] is None else row["harm"], reverse=True)
     return environment.get_template(template).render(
         title=title,
         report=report,
         verdict=verdict_sentence(report),
         attacks=attack_sentence(report),
+        gates=[_gate(gate) for gate in report.verdict.gates],
         models=_models(report),
         cross_fit=strongest(report.summary["worst_harm_cross_fit"]),
         breaks={
@@ -59,31 +98,69 @@ def _render(template: str, escape: bool, report: Report, title: str, **more: Any
     )
 
 
+def _cell(text: object) -> str:
+    """Text that stays within its cell of a Markdown table, and is no HTML."""
+    escaped = str(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    return " ".join(escaped.split())
+
+
+def _gate(gate: Gate) -> dict[str, Any]:
+    """A gate in words."""
+    side, meaning = GATES.get(gate.name, ("below", f"{_words(gate.name.removesuffix('_gain'))} above the base's"))
+    return {
+        "name": _words(gate.name),
+        "meaning": meaning,
+        "value": _count(gate.value),
+        "threshold": f"{side} {_count(gate.threshold)}",
+        "passed": gate.passed,
+    }
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _count(value: float | None) -> str:
+    return str(value) if isinstance(value, int) else number(value)
+
+
 def attack_rows(report: Report) -> list[dict[str, Any]]:
     """One row an attack, for a table: what it was, and what it left."""
     fields = {adversary["name"]: adversary for adversary in report.config.get("adversaries", [])}
-    base = report.references["base"].before["harm"] if "base" in report.references else None
-    chance = report.config["chance"]
+    base = _base_harm(report)
     rows = []
     for attack in report.attacks:
         after = attack.outcome or {}
         adversary = fields.get(attack.adversary, {})
-        floor = floor_harm(report.references.get("floor"), attack.adversary, chance)
+        floor = floor_harm(report.references.get("floor"), attack.adversary, report.config["chance"])
         rows.append(
             {
                 "attack": attack.adversary,
                 "seed": attack.seed,
                 "data": _data(adversary),
                 "kind": _kind(adversary),
-                "rate": adversary.get("learning_rate"),
+                "rate": adversary.get("learning_rate") if adversary.get("num_steps") else None,
                 "steps": adversary.get("num_steps"),
                 "harm": after.get("harm"),
                 "recovery": recovery(after.get("harm"), base, floor),
                 "capability": after.get("capability"),
+                "broken": _broken_at(attack, base, floor),
                 "status": attack.status if attack.error is None else f"{attack.status}: {attack.error}",
             }
         )
     return rows
+
+
+def _base_harm(report: Report) -> float | None:
+    return report.references["base"].before["harm"] if "base" in report.references else None
+
+
+def _broken_at(attack: AttackRecord, base: float | None, floor: float) -> str:
+    """Step at which the attack was seen to have broken the model; a dash where that is not known."""
+    if base is None or not attack.finished:
+        return "–"
+    _, step = break_interval(attack.trajectory, base, floor)
+    return f"{step:g}" if math.isfinite(step) else "not broken"
 
 
 def _data(adversary: dict[str, Any]) -> str:
@@ -109,31 +186,42 @@ def _kind(adversary: dict[str, Any]) -> str:
     return " ".join(parts) or "–"
 
 
+def _settings(adversary: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an adversary that are set."""
+    return {name: value for name, value in adversary.items() if value is not None}
+
+
 def _models(report: Report) -> list[dict[str, str]]:
     """Model and references, before and after."""
-    rows = []
-    for role, label in ROLES.items():
-        record: Report | ModelRecord | None = report if role == "model" else report.references.get(role)
-        if record is None:
-            continue
-        after: list[float] = [attack.outcome["harm"] for attack in record.attacks if attack.finished]
-        rows.append(
-            {
-                "label": label,
-                "id": record.model["id"],
-                "harm": number(record.before["harm"]),
-                "harm_after": _over(record.attacks, "harm"),
-                "worst": number(max(after, default=None)),
-                "capability": number(record.before["capability"]),
-                "capability_after": _over(record.attacks, "capability"),
-                "bystander": number(record.before.get("bystander")),
-            }
-        )
-    return rows
+    return [
+        {
+            "label": label,
+            "id": record.model["id"],
+            "harm": _before(record, "harm"),
+            "harm_after": _over(record.attacks, "harm", mean),
+            "worst": _over(record.attacks, "harm", max),
+            "capability": _before(record, "capability"),
+            "capability_after": _over(record.attacks, "capability", mean),
+            "bystander": _before(record, "bystander"),
+            "bystander_after": _over(record.attacks, "bystander", mean),
+        }
+        for role, label in ROLES.items()
+        if (record := _record(report, role)) is not None
+    ]
 
 
-def _over(attacks: list[AttackRecord], metric: str) -> str:
-    return interval(over_seeds([(a.seed, a.outcome.get(metric)) for a in attacks if a.outcome is not None], mean))
+def _record(report: Report, role: str) -> Report | ModelRecord | None:
+    return report if role == "model" else report.references.get(role)
+
+
+def _before(record: Report | ModelRecord, metric: str) -> str:
+    """Value before attack ± its standard error over questions."""
+    error = record.standard_errors.get(metric)
+    return number(record.before.get(metric)) + ("" if error is None else f" ± {error:.2f}")
+
+
+def _over(attacks: Sequence[AttackRecord], metric: str, pool: Callable[[list[float]], float]) -> str:
+    return interval(over_seeds([(a.seed, a.outcome.get(metric)) for a in attacks if a.outcome is not None], pool))
 
 
 def _break(estimate: dict[str, Any]) -> str:
@@ -151,65 +239,48 @@ def _bound(value: float | None) -> str:
     return "beyond the end" if value is None else f"{value:.3g}"
 
 
-def _figure(report: Report) -> str:
-    """Plotly's JSON of the curves, with a menu of attacks; safe inside a script element."""
+def curves(report: Report) -> dict[str, Any]:
+    """The curves of all attacks, as the page's script reads them.
+
+    Returns:
+        `dict`: `roles` (`key`, `label`, colours and `dash`), `panels` (`metric`, `label`; harm is the first), `chance`,
+        `base` (harm of the base before attack), `shown` (index of the attack to begin with, the strongest) and `attacks`,
+        the mean over all and then each one: `label`, `half` (harm at which half has come back) and `curves`, role →
+        metric → rows of step, mean, low and high.
+    """
     names = [None, *dict.fromkeys(attack.adversary for attack in report.attacks)]
-    figure = make_subplots(1, len(PANELS), subplot_titles=list(PANELS.values()), horizontal_spacing=0.06)
-    owners: list[str | None] = []
-    for name in names:
-        for role, record in {"model": report, **report.references}.items():
-            attacks = [attack for attack in record.attacks if name in (None, attack.adversary)]
-            for column, metric in enumerate(PANELS, 1):
-                for trace in _traces(role, curve(attacks, metric), showlegend=column == 1):
-                    trace.visible = name is None
-                    figure.add_trace(trace, 1, column)
-                    owners.append(name)
-    buttons = [
-        {
-            "label": "all attacks (mean)" if name is None else name,
-            "method": "update",
-            "args": [{"visible": [owner == name for owner in owners]}],
-        }
-        for name in names
+    worst = report.summary["worst_harm"]["adversary"]
+    roles = [role for role in ROLES if _record(report, role) is not None]
+    return {
+        "roles": [{"key": role, "label": ROLES[role], **COLOURS_BY_ROLE[role]} for role in roles],
+        "panels": [{"metric": metric, "label": label} for metric, label in PANELS.items()],
+        "chance": report.config["chance"],
+        "base": _base_harm(report),
+        "shown": names.index(worst),
+        "attacks": [
+            {
+                "label": "mean over all attacks" if name is None else name,
+                "half": _half_recovered(report, names[1:] if name is None else [name]),
+                "curves": {
+                    role: {metric: _points(_record(report, role).attacks, name, metric) for metric in PANELS}
+                    for role in roles
+                },
+            }
+            for name in names
+        ],
+    }
+
+
+def _half_recovered(report: Report, names: Sequence[str]) -> float | None:
+    """Harm at which R is that of a break, mean over attacks."""
+    base, chance = _base_harm(report), report.config["chance"]
+    floors = [floor_harm(report.references.get("floor"), name, chance) for name in names]
+    return mean([floor + BREAK_RECOVERY * (base - floor) for floor in floors]) if base is not None and floors else None
+
+
+def _points(attacks: Sequence[AttackRecord], adversary: str | None, metric: str) -> list[list[float | None]]:
+    chosen = [attack for attack in attacks if adversary in (None, attack.adversary)]
+    return [
+        [step, *(None if e[k] is None else float(f"{e[k]:.{DIGITS}g}") for k in ("mean", "low", "high"))]
+        for step, e in curve(chosen, metric).items()
     ]
-    figure.update_layout(
-        updatemenus=[{"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.35, "yanchor": "top"}],
-        legend={"orientation": "h", "y": -0.25},
-        margin={"l": 40, "r": 10, "t": 110, "b": 40},
-        height=430,
-        template="plotly_white",
-    )
-    figure.update_xaxes(title_text="step of the attack")
-    for column in (1, 2):
-        figure.update_yaxes(range=[0, 1.02], col=column)
-    return figure.to_json().replace("<", "\\u003c")  # no text can end the script element
-
-
-def _traces(role: str, points: dict[int, Estimate], showlegend: bool) -> list[go.Scatter]:
-    """The mean over seeds, and its interval as a band."""
-    number_of_role = list(ROLES).index(role)
-    steps = list(points)
-    known = [step for step in steps if points[step]["low"] is not None]
-    common = {"legendgroup": role, "name": ROLES[role]}
-    line = {"color": COLOURS[number_of_role], "dash": DASHES[number_of_role]}
-    band = go.Scatter(
-        x=[*known, *reversed(known)],
-        y=[points[s]["high"] for s in known] + [points[s]["low"] for s in reversed(known)],
-        fill="toself",
-        fillcolor=COLOURS[number_of_role],
-        opacity=0.15,
-        mode="lines",
-        line={"width": 0},
-        hoverinfo="skip",
-        showlegend=False,
-        **common,
-    )
-    middle = [points[step]["mean"] for step in steps]
-    mean_line = go.Scatter(x=steps, y=middle, line=line, mode="lines+markers", showlegend=showlegend, **common)
-    return [band, mean_line]
-
-
-def write_pages(report: Report, folder: Path, title: str) -> None:
-    """`SUMMARY.md` and `report.html` in the folder."""
-    (folder / "SUMMARY.md").write_text(report_summary(report, title), encoding="utf-8")
-    (folder / "report.html").write_text(report_page(report, title), encoding="utf-8")
