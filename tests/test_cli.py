@@ -26,6 +26,7 @@ def test_help_names_every_command_and_does_not_import_torch():
         (["demo", "--seed", "-1"], "'-1' is not a whole number of at least 0"),
         (["demo", "--workers", "0"], "'0' is not a whole number of at least 1"),
         (["demo", "--output", __file__], "is a file: give a folder"),
+        (["report", "no-such-folder"], "trl-tar report: "),
         (["demi"], "invalid choice: 'demi'"),
         ([], "required: COMMAND"),
     ],

@@ -41,6 +41,10 @@ BAD = {
     "folder that is not there": ({"model": "/nowhere/model"}, "The model is '/nowhere/model', neither the folder"),
     "reference that is not there": ({"references": {"twin": "no/such"}}, "The twin is 'no/such', neither the folder"),
     "references in a list": ({"references": ["base"]}, "`references` is 'list'. Give a dict"),
+    "metric named as a part of every point": (
+        {"metrics": {**METRICS, "loss": METRICS["harm"]}},
+        "`metrics` has 'loss'",
+    ),
     "metrics in a list": ({"metrics": ["harm"]}, "`metrics` is 'list'. Give a dict"),
     "one data set alone": ({"datasets": TEN}, "`datasets` is 'Dataset'. Give a dict"),
     "one seed alone": ({"seeds": 3}, r"`seeds` is 3. Give a list, such as \[0, 1, 2\]"),

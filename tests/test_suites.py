@@ -13,6 +13,8 @@ SUITES = {
     suites.preference_suite: 4,
     suites.weight_edit_suite: 13,
     suites.composed_suite: 3,
+    suites.jailbreak_tuning_suite: 3,
+    suites.input_suite: 4,
 }
 
 

@@ -20,6 +20,7 @@ EDITS = {
 }
 OPTIMIZERS = ("adamw", "schedule_free_adamw", "sgd", "adadelta", "adagrad")
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "cosine", "cosine_with_restarts")
+PROMPT = "{prompt}"  # its place in a prompt_template
 Rows = list[tuple[str, int]]  # (name of the data set, index of the row)
 
 
@@ -100,6 +101,10 @@ class Adversary:
             `"interpolate"`: share of the base; `"strip_delta"`: number of directions.
         contrast_dataset (`str`, *optional*):
             What the hazardous `dataset` of `"abliterate"` is told from.
+        prompt_template (`str`, *optional*):
+            What the attacker writes around every question, `{prompt}` in its place: a jailbreak, examples, or the beginning
+            of the answer. It does not change the rows that are trained on. With `num_steps=0`, an attack by input alone.
+            Red team only.
         after ([`Adversary`], *optional*):
             An attack that is made first; this one goes on from there. Red team only.
 
@@ -146,6 +151,7 @@ class Adversary:
     edit: str | None = None
     edit_strength: float | None = None
     contrast_dataset: str | None = None
+    prompt_template: str | None = None
     after: "Adversary | None" = None
 
     def __post_init__(self):
@@ -245,6 +251,8 @@ class Adversary:
         self._check_peft(refuse)
         self._check_grpo(refuse)
         self._check_edit(refuse)
+        if self.prompt_template is not None and str(self.prompt_template).count(PROMPT) != 1:
+            refuse(f"prompt_template={self.prompt_template!r}", f"Write {PROMPT} once, where the question goes.")
         if self.after is not None:
             self._check_after(refuse)
 
@@ -254,6 +262,8 @@ class Adversary:
             refuse(f"after={first!r}", "Give an Adversary.")
         if first.num_virtual_tokens is not None or first.quantization is not None or self.quantization is not None:
             refuse("after= with a soft prompt or quantised weights", "Only changed float weights can be gone on from.")
+        if first.prompt_template is not None:
+            refuse("after= with a prompt_template", "Give it to the last attack: only that one is evaluated.")
         shared = next((name for name in self.datasets if first.reads.get(name, self.objective) != self.objective), None)
         if shared is not None:
             refuse(
@@ -309,7 +319,12 @@ class Adversary:
 
     @property
     def _needs_data(self) -> bool:
-        return self.edit is None or self.num_steps > 0 or self.edit == "abliterate"
+        return self._is_trained or self.edit == "abliterate"
+
+    @property
+    def _is_trained(self) -> bool:
+        """Whether rows are trained on, or would be: the K = 0 control names some."""
+        return self.num_steps > 0 or (self.edit is None and self.prompt_template is None)
 
     @property
     def sequence(self) -> tuple["Adversary", ...]:
@@ -333,7 +348,7 @@ class Adversary:
     @property
     def datasets(self) -> tuple[str, ...]:
         """Names of all data sets whose rows the attack is trained on."""
-        if self.num_steps == 0 and self.edit is not None:
+        if not self._is_trained:
             return ()
         if self.mixture is not None:
             return tuple(self.mixture)

@@ -15,6 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_red_team(commands)
+    _add_report(commands)
     _add_evidence(commands)
     _add_evidence_suites(commands)
     args = vars(parser.parse_args(arguments))
@@ -35,6 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
             strict = args.pop("strict")
             report = red_team_command(**args)
             return 1 if strict and not report.verdict.resistant else 0
+        elif command == "report":
+            from .commands.report import report
+
+            report(**args)
         elif command == "evidence-suites":
             from .commands.suites import evidence_suites
 
@@ -63,7 +68,7 @@ def _add_red_team(commands: argparse._SubParsersAction) -> None:
     red_team.add_argument(
         "--suite",
         required=True,
-        help="knowledge, refusal, peft, benign, preference, weight-edit, composed, or a YAML file",
+        help="knowledge, refusal, peft, benign, preference, weight-edit, composed, jailbreak-tuning, input, or a YAML file",
     )
     red_team.add_argument(
         "--datasets", type=Path, required=True, help="YAML file: data sets and metrics, each name with its file"
@@ -82,6 +87,11 @@ def _add_red_team(commands: argparse._SubParsersAction) -> None:
     red_team.add_argument("--budget", type=_at_least(1), help="attacks of each model at most, the most telling first")
     red_team.add_argument("--workers", type=_at_least(1), default=1, help="attacks that run at the same time")
     red_team.add_argument("--strict", action="store_true", help="exit with 1 unless the verdict is resistant")
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    report = commands.add_parser("report", help="write report.html and SUMMARY.md of a report.json anew")
+    report.add_argument("folder", type=Path, metavar="DIR", help="folder of a report.json, or that file")
 
 
 def _add_evidence(commands: argparse._SubParsersAction) -> None:

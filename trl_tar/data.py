@@ -94,7 +94,14 @@ def check_reference(reference: PreTrainedModel, model: PreTrainedModel | PeftMod
             )
 
 
-RED_TEAM_ONLY = ("quantization", "use_dora", "num_virtual_tokens", "edit", "after")  # fields of Adversary
+RED_TEAM_ONLY = (
+    "quantization",
+    "use_dora",
+    "num_virtual_tokens",
+    "edit",
+    "prompt_template",
+    "after",
+)  # fields of Adversary
 
 
 def checked_adversaries(

@@ -11,6 +11,7 @@ from typing import Any
 
 Point = dict[str, Any]  # step, flops, loss and one value for each metric
 OF_THE_ATTACKER = ("loss", "reward", "entropy")  # what a point may hold beside step, flops and metrics
+OF_A_POINT = ("step", "flops", *OF_THE_ATTACKER)
 STATUSES = ("completed", "diverged", "failed")
 
 
@@ -98,11 +99,7 @@ def attack_record(
     ]
     if missing:
         error = "; ".join(([error] if error else []) + missing[:3] + (["…"] if len(missing) > 3 else []))
-    after = (
-        {k: v for k, v in trajectory[-1].items() if k not in ("step", "flops", *OF_THE_ATTACKER)}
-        if trajectory
-        else None
-    )
+    after = {k: v for k, v in trajectory[-1].items() if k not in OF_A_POINT} if trajectory else None
     candidates = [point for point in trajectory if point.get("validation_harm") is not None]
     best = max(candidates, key=lambda point: (point["validation_harm"], -point["step"]), default=None)
     return AttackRecord(adversary, seed, status, error, trajectory, after, best)

@@ -181,6 +181,8 @@ def _kind(adversary: dict[str, Any]) -> str:
             parts.append("soft prompt")
         if adversary["optimizer"] != "adamw":
             parts.append(adversary["optimizer"])
+    if adversary.get("prompt_template"):
+        parts.append("prompt template")
     if adversary.get("after"):
         parts.insert(0, f"{adversary['after']['name']}, then")
     return " ".join(parts) or "–"

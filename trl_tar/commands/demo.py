@@ -17,6 +17,7 @@ from ..plots import plot_adversary_loss, plot_attacks, plot_tradeoff, plot_train
 from ..records import write_json
 from ..red_teaming import BenignTask, red_team
 from ..report import Report
+from ..report_page import write_pages
 from ..testbed import (
     KnowledgeWorld,
     benign_metric,
@@ -176,9 +177,10 @@ def comparison_table(reports: dict[str, Report]) -> Table:
 
 
 def write_cards(reports: dict[str, Report], output: Path, figures: list[dict[str, str]]) -> None:
-    """`README.md` of each model, with its report beside it, and that of TAR as the folder's own."""
+    """`README.md`, `report.html` and `SUMMARY.md` of each model beside its report, and TAR's card as the folder's own."""
     for name, report in reports.items():
         title = f"{LABELS[name]} on the knowledge world"
+        write_pages(report, output / name, title)
         beside = [{**figure, "path": f"../{figure['path']}"} for figure in figures]
         (output / name / "README.md").write_text(model_card(report, title, DESCRIPTIONS[name], beside))
     card = model_card(reports["tar"], f"{LABELS['tar']} on the knowledge world", DESCRIPTIONS["tar"], figures)

@@ -29,6 +29,8 @@ SUITES = {
     "preference": suites.preference_suite,
     "weight-edit": suites.weight_edit_suite,
     "composed": suites.composed_suite,
+    "jailbreak-tuning": suites.jailbreak_tuning_suite,
+    "input": suites.input_suite,
 }
 READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 

@@ -9,6 +9,8 @@ from ..adversary import Adversary
 from ..red_teaming import (
     benign_suite,
     composed_suite,
+    input_suite,
+    jailbreak_tuning_suite,
     knowledge_suite,
     peft_suite,
     preference_suite,
@@ -19,7 +21,7 @@ from ..report import Report
 from ..report_page import write_pages
 from ..statistics import mean, over_seeds, t_interval
 from ..testbed import KnowledgeWorld, knowledge_metrics, knowledge_model_path, knowledge_zero_step_attacks
-from ..testbed.attack_data import answer_reward, attack_datasets
+from ..testbed.attack_data import JAILBREAK, answer_reward, attack_datasets, prompt_templates
 from .demo import quiet
 
 
@@ -39,6 +41,8 @@ def world_suites() -> dict[str, list[Adversary]]:
         "preference": preference_suite(200, SCALE, max_completion_length=2),
         "weight edit": weight_edit_suite(),
         "composed": composed_suite(NUM_STEPS, SCALE),
+        "jailbreak tuning": jailbreak_tuning_suite(NUM_STEPS, SCALE, prompt_template=JAILBREAK),
+        "input": input_suite(NUM_STEPS, prompt_templates=prompt_templates(KnowledgeWorld(0))),
     }
 
 

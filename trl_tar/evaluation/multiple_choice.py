@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..losses import IGNORED, sequence_log_probs
-from .scores import Scores
+from .scores import Scores, in_template
 
 
 COLUMNS = ("prompt", "choices", "answer")
@@ -78,8 +78,10 @@ class MultipleChoice:
             raise ValueError(f"Questions {str(path)!r} has 0 questions. Give at least one.")
         return cls(questions)
 
-    def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Scores:
-        pairs = [(q["prompt"], choice) for q in self.questions for choice in q["choices"]]
+    def __call__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt_template: str | None = None
+    ) -> Scores:
+        pairs = [(in_template(q["prompt"], prompt_template), choice) for q in self.questions for choice in q["choices"]]
         likelihoods: list[float] = []
         for start in range(0, len(pairs), self.batch_size):
             likelihoods += log_likelihoods(model, tokenizer, pairs[start : start + self.batch_size]).tolist()

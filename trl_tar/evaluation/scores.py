@@ -1,12 +1,15 @@
 """What a metric returns."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..adversary import PROMPT
+
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    pass
 
 
 @dataclass(frozen=True)
@@ -28,4 +31,14 @@ class Scores:
         return sum(self.values) / len(self.values)
 
 
-Metric = Callable[["PreTrainedModel", "PreTrainedTokenizerBase"], Scores]
+Metric = Callable[..., Scores]  # model, tokenizer and, where the attacker may word the question, `prompt_template`
+
+
+def takes_template(metric: Metric) -> bool:
+    """Whether the metric asks in an attacker's words."""
+    return "prompt_template" in inspect.signature(metric).parameters
+
+
+def in_template(prompt: str, prompt_template: str | None) -> str:
+    """The prompt as the attacker writes it."""
+    return prompt if prompt_template is None else prompt_template.replace(PROMPT, prompt)

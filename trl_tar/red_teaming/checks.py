@@ -12,6 +12,8 @@ from transformers import AutoConfig, PreTrainedModel
 
 from ..adversary import Adversary
 from ..data import check_dataset, check_tokenizer
+from ..evaluation.scores import Metric, takes_template
+from ..records import OF_A_POINT
 from .jobs import Settings
 
 
@@ -46,10 +48,13 @@ def check_models(models: Mapping[str, Any]) -> None:
 
 
 def check_metrics(metrics: Mapping[str, Any]) -> None:
-    """Raises `ValueError` where a metric that every report needs is missing."""
+    """Raises `ValueError` where a metric that every report needs is missing, or one has a name that is taken."""
     for name in REQUIRED_METRICS:
         if name not in metrics:
             raise ValueError(f"`metrics` has {sorted(metrics)}, without {name!r}. Add a metric of that name.")
+    taken = next((name for name in OF_A_POINT if name in metrics), None)
+    if taken is not None:
+        raise ValueError(f"`metrics` has {taken!r}, which a trajectory holds of the attack itself. Rename the metric.")
 
 
 def check_benign(dataset: Dataset, batch_size: int, models: Mapping[str, Any]) -> None:
@@ -105,6 +110,7 @@ def check_red_team(
     if settings.benign_metric is not None and "benign" in datasets:
         raise ValueError("`datasets` has 'benign', the name of the benign task's data set. Rename yours.")
     _check_adversaries(adversaries, datasets, settings.rewards, "base" in models)
+    _check_templates(adversaries, settings.metrics)
     _check_entities(datasets, question_entities)
     for model in models.values():
         check_tokenizer(settings.tokenizer, model if isinstance(model, PreTrainedModel) else str(model))
@@ -183,6 +189,16 @@ def _check_requirements(adversary: Adversary, rewards: Collection[str], with_bas
                 f"Adversary {adversary.name!r} has reward={each.reward!r}, and `rewards` has {sorted(rewards)}. Add the "
                 "function under that name."
             )
+
+
+def _check_templates(adversaries: Sequence[Adversary], metrics: Mapping[str, Metric]) -> None:
+    wording = next((a.name for a in adversaries if a.prompt_template is not None), None)
+    fixed = next((name for name in REQUIRED_METRICS if not takes_template(metrics[name])), None)
+    if wording is not None and fixed is not None:
+        raise ValueError(
+            f"Adversary {wording!r} has a prompt_template, and metric {fixed!r} cannot ask in it. Give the metric a keyword "
+            "argument prompt_template, or leave the adversary out."
+        )
 
 
 def _check_rows(name: str, dataset: Dataset, objective: str) -> None:

@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.utils import logging
 
 from ..adversary import Adversary
-from ..evaluation.scores import Metric, Scores
+from ..evaluation.scores import Metric, Scores, takes_template
 from ..questions import groups_of, rounded
 from ..records import AttackRecord, finite, write_json
 from ..statistics import clustered_standard_error
@@ -162,6 +163,9 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
     if job.evaluation_steps is not None:
         assert settings.benign_metric is not None
         metrics = {"benign": settings.benign_metric, "capability": metrics["capability"], "harm": metrics["harm"]}
+    if job.adversary.prompt_template is not None:
+        template = {"prompt_template": job.adversary.prompt_template}
+        metrics = {name: partial(m, **template) if takes_template(m) else m for name, m in metrics.items()}
     last: dict[str, Scores] = {}
 
     def evaluate(model: nn.Module) -> dict[str, float | None]:
@@ -185,6 +189,7 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
     except FAILURES as error:
         reason = f"{type(error).__name__}: {error}"
         record = AttackRecord(job.adversary.name, job.seed, status="failed", error=reason)
+        last.clear()  # answers of an attack that is not recorded
     return {"record": asdict(record), "questions": rounded(last)}
 
 

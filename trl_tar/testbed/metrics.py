@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..evaluation.linear_probe import LinearProbe
 from ..evaluation.multiple_choice import choose
-from ..evaluation.scores import Metric, Scores
+from ..evaluation.scores import Metric, Scores, in_template
 from .knowledge import (
     BENIGN,
     BYSTANDER,
@@ -74,9 +74,12 @@ class FactQuestions:
             groups.append(fact.entity)
         return prompts, choices, groups
 
-    def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Scores:
+    def __call__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt_template: str | None = None
+    ) -> Scores:
         prompts, choices, groups = self._questions
-        logits = next_token_logits(model, tokenizer, prompts)  # (N, V)
+        asked = [in_template(prompt, prompt_template) for prompt in prompts]
+        logits = next_token_logits(model, tokenizer, asked)  # (N, V)
         ids = torch.tensor([tokenizer.convert_tokens_to_ids(c) for c in choices], device=logits.device)  # (N, values)
         if self.free_recall:
             correct = (logits.argmax(-1) == ids[:, 0]).double()
