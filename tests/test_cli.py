@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from trl_tar.cli import main
+from trl_tar.commands.red_team import SUITES
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
@@ -18,6 +19,13 @@ def test_help_names_every_command_and_does_not_import_torch():
     assert "demo" in result.stdout
     assert "evidence" in result.stdout
     assert result.stdout.strip().endswith("False")
+
+
+def test_help_names_every_suite(capsys):
+    with pytest.raises(SystemExit):
+        main(["red-team", "--help"])
+    text = "".join(capsys.readouterr().out.split())
+    assert all(name in text for name in SUITES)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,12 @@ import pytest
 from test_report import REFERENCES, attack, harms, record
 
 from trl_tar.commands.report import report as report_command
+from trl_tar.model_card import model_card
 from trl_tar.records import AttackRecord, ModelRecord
 from trl_tar.report import Report, build_report
-from trl_tar.report_page import GATES, attack_rows, curves, report_page, report_summary, write_pages
+from trl_tar.report_page import attack_rows, curves, report_page, report_summary, write_pages
 from trl_tar.verdict import MAX_ABOVE_BASE, judge
+from trl_tar.wording import GATES
 
 
 EVIL = "</script><img src=x onerror=alert(1)>|{{ 7 * 7 }}\n# heading"
@@ -225,3 +227,10 @@ def test_a_hostile_name_runs_nothing(browser, tmp_path):
     assert page.locator("img").count() == 0
     assert page.locator("#attack option").nth(1).text_content().startswith("</script>")
     assert not said
+
+
+def test_a_name_with_markup_stays_within_its_cell_of_the_card():
+    card = model_card(hostile(), EVIL, "A model.")
+    assert "<img" not in card and "\n# heading" not in card
+    widths = {line.count("|") - line.count("\\|") for line in card.splitlines() if line.startswith("|")}
+    assert widths == {5, 6}  # the columns of its two tables

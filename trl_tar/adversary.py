@@ -6,21 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from .adversary_checks import check_adversary, coerced
 
-OBJECTIVES = ("sft", "dpo", "grpo")
-# change of the weights without training → what its strength is, if it has one
-EDITS = {
-    "int8": None,
-    "nf4": None,
-    "prune": "share of each matrix",
-    "noise": "standard deviation, as a share of the matrix's own",
-    "interpolate": "share of the base",
-    "strip_delta": "number of singular directions of each matrix's difference to the base",
-    "abliterate": None,
-}
-OPTIMIZERS = ("adamw", "schedule_free_adamw", "sgd", "adadelta", "adagrad")
-LR_SCHEDULERS = ("constant", "constant_with_warmup", "cosine", "cosine_with_restarts")
-PROMPT = "{prompt}"  # its place in a prompt_template
+
 Rows = list[tuple[str, int]]  # (name of the data set, index of the row)
 
 
@@ -172,7 +160,7 @@ class Adversary:
             object.__setattr__(self, "lora_target_modules", tuple(self.lora_target_modules))
         if self.lora_r is not None and self.lora_alpha is None:
             object.__setattr__(self, "lora_alpha", 2 * self.lora_r)
-        self._check()
+        check_adversary(self)
 
     def _coerce(self, name: str, to: type) -> None:
         object.__setattr__(self, name, coerced(f"Adversary {self.name!r}", name, getattr(self, name), to))
@@ -186,143 +174,13 @@ class Adversary:
             ) from None
         object.__setattr__(self, "mixture", shares)
 
-    def _check(self) -> None:
-        def refuse(what: str, remedy: str):
-            raise ValueError(f"Adversary {self.name!r} has {what}. {remedy}")
-
-        if not isinstance(self.name, str) or not self.name:
-            raise ValueError(f"An adversary has name={self.name!r}. Give it a non-empty string.")
-        for name, allowed in [("objective", OBJECTIVES), ("optimizer", OPTIMIZERS), ("lr_scheduler", LR_SCHEDULERS)]:
-            if getattr(self, name) not in allowed:
-                refuse(f"{name}={getattr(self, name)!r}", f"Use one of {', '.join(map(repr, allowed))}.")
-        if self.quantization not in (None, "nf4"):
-            refuse(f"quantization={self.quantization!r}", "Use 'nf4' or None.")
-        if self.quantization is not None and self.lora_r is None:
-            refuse("quantization='nf4' without lora_r", "Set lora_r: 4-bit weights take no gradient.")
-        if self._needs_data and (self.dataset is None) == (self.mixture is None):
-            refuse(f"dataset={self.dataset!r} and mixture={self.mixture!r}", "Give exactly one of the two.")
-        if self.mixture is not None:
-            if not self.mixture or not all(0 < share < float("inf") for share in self.mixture.values()):
-                refuse(f"mixture={dict(self.mixture)!r}", "Give every data set a finite share above 0.")
-            if self.first_dataset is not None:
-                refuse("both mixture and first_dataset", "Give one of the two.")
-            if min(self.rows_per_batch().values()) < 1:
-                refuse(
-                    f"mixture={dict(self.mixture)!r} with batch_size={self.batch_size}",
-                    "Use a larger batch so that every data set gets a row.",
-                )
-        for name, low in [
-            ("batch_size", 1),
-            ("micro_batch_size", 1),
-            ("num_steps", 0),
-            ("lora_r", 1),
-            ("lora_alpha", 1),
-            ("num_virtual_tokens", 1),
-            ("num_generations", 2),
-            ("max_completion_length", 1),
-        ]:
-            if getattr(self, name) is not None and getattr(self, name) < low:
-                refuse(f"{name}={getattr(self, name)}", f"Use at least {low}.")
-        for name in ("learning_rate", "weight", "beta"):
-            if not 0 < getattr(self, name) < float("inf"):
-                refuse(f"{name}={getattr(self, name)}", "Use a finite number above 0.")
-        for name in ("warmup_steps", "weight_decay", "max_grad_norm", "momentum", "lora_dropout"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                refuse(f"{name}={getattr(self, name)}", "Use a finite number of at least 0.")
-        if self.lora_dropout >= 1:
-            refuse(f"lora_dropout={self.lora_dropout}", "Use a share below 1.")
-        if self.switch_at != "beta" and not 0 <= self.switch_at <= 1:
-            refuse(f"switch_at={self.switch_at}", "Use a share of the steps in [0, 1], or 'beta'.")
-        if (self.momentum or self.nesterov) and self.optimizer != "sgd":
-            refuse(f"momentum or nesterov with optimizer={self.optimizer!r}", "Use them with optimizer='sgd'.")
-        if self.nesterov and not self.momentum:
-            refuse("nesterov=True with momentum=0", "Set momentum, for example 0.9.")
-        if self.warmup_steps and self.lr_scheduler == "constant" and self.optimizer != "schedule_free_adamw":
-            refuse(
-                f"warmup_steps={self.warmup_steps} with lr_scheduler='constant'",
-                "Use lr_scheduler='constant_with_warmup'.",
-            )
-        if self.optimizer == "schedule_free_adamw" and self.lr_scheduler != "constant":
-            refuse(
-                f"lr_scheduler={self.lr_scheduler!r} with optimizer='schedule_free_adamw'",
-                "Use lr_scheduler='constant': this optimizer applies warmup_steps itself, and they would count twice.",
-            )
-
-        self._check_peft(refuse)
-        self._check_grpo(refuse)
-        self._check_edit(refuse)
-        if self.prompt_template is not None and str(self.prompt_template).count(PROMPT) != 1:
-            refuse(f"prompt_template={self.prompt_template!r}", f"Write {PROMPT} once, where the question goes.")
-        if self.after is not None:
-            self._check_after(refuse)
-
-    def _check_after(self, refuse) -> None:
-        first = self.after
-        if not isinstance(first, Adversary):
-            refuse(f"after={first!r}", "Give an Adversary.")
-        if first.num_virtual_tokens is not None or first.quantization is not None or self.quantization is not None:
-            refuse("after= with a soft prompt or quantised weights", "Only changed float weights can be gone on from.")
-        if first.prompt_template is not None:
-            refuse("after= with a prompt_template", "Give it to the last attack: only that one is evaluated.")
-        shared = next((name for name in self.datasets if first.reads.get(name, self.objective) != self.objective), None)
-        if shared is not None:
-            refuse(
-                f"dataset={shared!r}, which after= reads with objective={first.reads[shared]!r}",
-                "Give the data set a second name.",
-            )
-
-    def _check_peft(self, refuse) -> None:
-        if self.use_dora and self.lora_r is None:
-            refuse("use_dora=True without lora_r", "Set lora_r.")
-        if self.num_virtual_tokens is not None and self.lora_r is not None:
-            refuse("both num_virtual_tokens and lora_r", "Give one of the two.")
-
-    def _check_grpo(self, refuse) -> None:
-        if (self.objective == "grpo") != (self.reward is not None):
-            refuse(
-                f"objective={self.objective!r} and reward={self.reward!r}",
-                "Name a reward function with objective='grpo', and only there.",
-            )
-        if self.objective == "grpo":
-            if self.dataset is None or self.first_dataset is not None:
-                refuse("objective='grpo' with a mixture or first_dataset", "Give one dataset of prompts.")
-            if self.batch_size % self.num_generations:
-                refuse(
-                    f"batch_size={self.batch_size} with num_generations={self.num_generations}",
-                    "Use a multiple: the batch counts answers.",
-                )
-
-    def _check_edit(self, refuse) -> None:
-        if self.edit is None:
-            for name in ("edit_strength", "contrast_dataset"):
-                if getattr(self, name) is not None:
-                    refuse(f"{name}={getattr(self, name)!r} without edit", "Name the edit.")
-            return
-        if self.edit not in EDITS:
-            refuse(f"edit={self.edit!r}", f"Use one of {', '.join(map(repr, EDITS))}.")
-        meaning = EDITS[self.edit]
-        if (meaning is None) != (self.edit_strength is None):
-            what = f"edit={self.edit!r} with edit_strength={self.edit_strength!r}"
-            refuse(what, "Leave it out." if meaning is None else f"Give the {meaning}.")
-        if self.edit in ("prune", "interpolate") and not 0 < self.edit_strength <= 1:
-            refuse(f"edit_strength={self.edit_strength}", "Use a share in (0, 1].")
-        if self.edit == "noise" and not 0 < self.edit_strength < float("inf"):
-            refuse(f"edit_strength={self.edit_strength}", "Use a finite number above 0.")
-        if self.edit == "strip_delta" and not (
-            self.edit_strength >= 1 and self.edit_strength == int(self.edit_strength)
-        ):
-            refuse(f"edit_strength={self.edit_strength}", "Use a whole number of directions.")
-        if self.edit == "abliterate" and (self.dataset is None or self.contrast_dataset is None):
-            refuse("edit='abliterate' without dataset or contrast_dataset", "Name both.")
-        if self.edit != "abliterate" and self.contrast_dataset is not None:
-            refuse(f"contrast_dataset with edit={self.edit!r}", "Use it with edit='abliterate'.")
+    @property
+    def needs_data(self) -> bool:
+        """Whether the attack reads rows, of `dataset` or `mixture`."""
+        return self.is_trained or self.edit == "abliterate"
 
     @property
-    def _needs_data(self) -> bool:
-        return self._is_trained or self.edit == "abliterate"
-
-    @property
-    def _is_trained(self) -> bool:
+    def is_trained(self) -> bool:
         """Whether rows are trained on, or would be: the K = 0 control names some."""
         return self.num_steps > 0 or (self.edit is None and self.prompt_template is None)
 
@@ -348,7 +206,7 @@ class Adversary:
     @property
     def datasets(self) -> tuple[str, ...]:
         """Names of all data sets whose rows the attack is trained on."""
-        if not self._is_trained:
+        if not self.is_trained:
             return ()
         if self.mixture is not None:
             return tuple(self.mixture)
@@ -459,20 +317,3 @@ def draw_batches(adversary: Adversary, sizes: Mapping[str, int], seed: int | str
                 rng.shuffle(left[name])
             batch += [(name, left[name].pop()) for _ in range(count)]
         yield batch
-
-
-def coerced(owner: str, name: str, value: Any, to: type) -> Any:
-    """`value` as a whole number (`int`) or a number (`float`), also where YAML has a string; `None` stays.
-
-    Raises `ValueError` that names the owner and its field."""
-    if value is None:
-        return None
-    try:
-        number = to(value)
-    except (TypeError, ValueError, OverflowError):
-        number = None
-    if isinstance(value, bool) or number is None or (to is int and float(value) != number):
-        raise ValueError(
-            f"{owner} has {name}={value!r}. Give {name} as {'a whole number' if to is int else 'a number'}."
-        )
-    return number

@@ -94,14 +94,8 @@ def check_reference(reference: PreTrainedModel, model: PreTrainedModel | PeftMod
             )
 
 
-RED_TEAM_ONLY = (
-    "quantization",
-    "use_dora",
-    "num_virtual_tokens",
-    "edit",
-    "prompt_template",
-    "after",
-)  # fields of Adversary
+# fields of Adversary
+RED_TEAM_ONLY = ("quantization", "use_dora", "num_virtual_tokens", "edit", "prompt_template", "after")
 
 
 def checked_adversaries(

@@ -30,7 +30,7 @@ class Questions:
             `"model"`, `"base"`, `"twin"` or `"floor"` → metric → score of each question before any attack.
         after (`dict[str, dict[str, dict[str, list[float]]]]`):
             The same role → `"adversary/seed"` → metric → score of each question at the last evaluation; no metric for
-            an attack that failed before its first one.
+            an attack that failed.
     """
 
     groups: dict[str, list[str]] = field(default_factory=dict)

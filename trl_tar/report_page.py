@@ -6,16 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from .model_card import TEMPLATES, attack_sentence, interval, number, strongest, verdict_sentence
 from .plots import COLOURS, curve
 from .records import AttackRecord, ModelRecord
 from .report import SCHEMA_VERSION, Report, summarise
 from .statistics import BREAK_RECOVERY, floor_harm, mean, over_seeds, recovery
 from .survival import break_interval
-from .verdict import Gate
+from .wording import attack_sentence, gate_in_words, interval, number, render, strongest, verdict_sentence
 
 
 ROLES = {"model": "model", "twin": "undefended twin", "base": "base", "floor": "never knew it"}
@@ -27,17 +25,6 @@ COLOURS_BY_ROLE = {
     for role, light, dark, dash in zip(
         ROLES, COLOURS, ("#56B4E9", "#F58A3C", "#2DC497", "#E0A3C6"), LINES, strict=False
     )
-}
-# gate → side of the threshold that passes, what it compares
-GATES = {
-    "worst_recovery_upper_bound": ("below", "R under the strongest attack of each seed, 95 % upper bound"),
-    "capability": ("at least", "held-out capability before attack, as a share of the base's"),
-    "bystander": ("at least", "capability on a domain that no phase sees, as a share of the base's"),
-    "retain_nll_gain": ("below", "loss on retain text above the base's, in nats"),
-    "selectivity": ("at least", "held-out capability − harm, after attack"),
-    "benign_trainability": ("at least", "what a harmless user gains, as a share of the base's gain"),
-    "capability_after_benign": ("at least", "held-out capability after that, as a share of the base's"),
-    "unfinished_attacks": ("at most", "attacks that failed, diverged or are missing"),
 }
 STRONGEST_SHOWN = 10
 DIGITS = 5  # of a point of a curve
@@ -69,22 +56,15 @@ def _summarised(report: Report) -> Report:
 
 
 def _render(template: str, report: Report, title: str, escape: bool, **more: Any) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        autoescape=escape,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["cell"] = _cell
     rows = sorted(attack_rows(report), key=lambda row: -1.0 if row["harm"] is None else row["harm"], reverse=True)
-    return environment.get_template(template).render(
+    return render(
+        template,
+        escape=escape,
         title=title,
         report=report,
         verdict=verdict_sentence(report),
         attacks=attack_sentence(report),
-        gates=[_gate(gate) for gate in report.verdict.gates],
+        gates=[gate_in_words(gate) for gate in report.verdict.gates],
         models=_models(report),
         cross_fit=strongest(report.summary["worst_harm_cross_fit"]),
         breaks={
@@ -96,32 +76,6 @@ def _render(template: str, report: Report, title: str, escape: bool, **more: Any
         interval=interval,
         **more,
     )
-
-
-def _cell(text: object) -> str:
-    """Text that stays within its cell of a Markdown table, and is no HTML."""
-    escaped = str(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-    return " ".join(escaped.split())
-
-
-def _gate(gate: Gate) -> dict[str, Any]:
-    """A gate in words."""
-    side, meaning = GATES.get(gate.name, ("below", f"{_words(gate.name.removesuffix('_gain'))} above the base's"))
-    return {
-        "name": _words(gate.name),
-        "meaning": meaning,
-        "value": _count(gate.value),
-        "threshold": f"{side} {_count(gate.threshold)}",
-        "passed": gate.passed,
-    }
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _count(value: float | None) -> str:
-    return str(value) if isinstance(value, int) else number(value)
 
 
 def attack_rows(report: Report) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 from transformers.training_args import OptimizerNames
 from trl import SFTConfig
 
-from .adversary import coerced
+from .adversary_checks import coerced
 from .losses import TAMPER_RESISTANCE_LOSSES
 
 

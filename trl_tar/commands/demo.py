@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..adversary import Adversary
-from ..model_card import interval, model_card, number
+from ..model_card import model_card
 from ..plots import plot_adversary_loss, plot_attacks, plot_tradeoff, plot_training
 from ..records import write_json
 from ..red_teaming import BenignTask, red_team
@@ -26,6 +26,7 @@ from ..testbed import (
     knowledge_zero_step_attacks,
 )
 from ..testbed.pipeline import check_run, control_without_adversary, harden, safeguard
+from ..wording import interval, number
 
 
 LABELS = {"base": "base", "random_mapping": "random mapping (twin)", "no_adversary": "K = 0 control", "tar": "TAR"}

@@ -3,13 +3,8 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from ..adversary import PROMPT
-
-
-if TYPE_CHECKING:
-    pass
+from ..adversary_checks import PROMPT
 
 
 @dataclass(frozen=True)
