@@ -234,3 +234,9 @@ def test_a_name_with_markup_stays_within_its_cell_of_the_card():
     assert "<img" not in card and "\n# heading" not in card
     widths = {line.count("|") - line.count("\\|") for line in card.splitlines() if line.startswith("|")}
     assert widths == {5, 6}  # the columns of its two tables
+
+
+def test_each_figure_of_the_card_is_a_paragraph_of_its_own():
+    figures = [{"path": f"{name}.png", "alt": name} for name in "ab"]
+    card = model_card(report(), "a model", "A model.", figures)
+    assert ".\n\n![a](a.png)\n\n![b](b.png)\n\n## What" in card
