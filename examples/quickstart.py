@@ -38,7 +38,8 @@ TARTrainer(
     TARConfig(
         "runs/tar",
         max_steps=100,
-        learning_rate=4e-2,
+        learning_rate=6e-2,
+        max_grad_norm=100.0,
         adam_epsilon=0.3,
         tamper_resistance_weight=8.0,
         representation_loss="l2_squared",

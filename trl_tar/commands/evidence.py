@@ -18,7 +18,7 @@ from ..testbed.pipeline import control_without_adversary, harden, safeguard
 from .demo import ATTACKER_MIX, attack_all, quiet
 
 
-WORLDS = {201: (0, 1, 2), 202: (0,), 203: (0,)}  # world seed → seeds of TAR
+WORLDS = {301: (0, 1, 2), 302: (0,), 303: (0,)}  # world seed → seeds of TAR
 CONTROLS: dict[str, dict[str, Any]] = {
     "no_adversary": {},
     "no_adversary_equal_passes": {"equal_passes": True},

@@ -102,7 +102,9 @@ def harden(
     """
     defaults = {
         "max_steps": OUTER_STEPS,
-        "learning_rate": 4e-2,
+        "learning_rate": 6e-2,
+        # above the usual norm, below the rare step that would undo the model
+        "max_grad_norm": 100.0,
         # far above the usual 1e-8, with which a weight moves by the learning rate also where its gradient is noise:
         # with that, more came back under attack on the tuning worlds
         "adam_epsilon": 0.3,
