@@ -39,7 +39,9 @@ def test_equal_metrics_are_the_same():
 
 def test_another_tokenizer_is_another_job():
     def file_name(tokenizer):
-        return Job("model", "0" * 64).file_name(Settings(tokenizer, knowledge_metrics(0), {}, None, 256, False))
+        return Job("model", "0" * 64, "1" * 64).file_name(
+            Settings(tokenizer, knowledge_metrics(0), {}, None, 256, False)
+        )
 
     used = KnowledgeWorld(0).tokenizer()
     used(["one sentence", "and a longer sentence"], padding=True)  # leaves its padding in the tokenizer

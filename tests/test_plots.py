@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from trl_tar.plots import plot_adversary_loss, plot_attacks, plot_tradeoff, plot_training
+from trl_tar.plots import plot_adversary_loss, plot_attacks, plot_search, plot_tradeoff, plot_training
 from trl_tar.records import AttackRecord, ModelRecord, attack_record
+from trl_tar.red_teaming.search import SearchResult, Trial
 from trl_tar.statistics import t_interval
 
 
@@ -190,3 +191,20 @@ def test_figures_are_written(records, tmp_path):
     for i, figure in enumerate(figures):
         figure.savefig(tmp_path / f"{i}.png", dpi=100)
         assert (tmp_path / f"{i}.png").stat().st_size > 10_000
+
+
+def test_the_search_figure_draws_both_curves_and_the_trials_that_failed():
+    def trial(number, harm, usable=True):
+        return Trial(number, {"name": str(number)}, "completed", None, harm, harm, usable)
+
+    failed = Trial(1, {"name": "1"}, "failed", "RuntimeError: no memory", None, None, None)
+    trials = {"model": [trial(0, 0.3), failed, trial(2, 0.5, usable=False)], "twin": [trial(0, 0.8), trial(1, 0.7)]}
+    result = SearchResult(trials)
+    axes = plot_search(result).axes[0]
+    drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+    assert drawn["model"] == result.curve("model") == [0.3, 0.3, 0.5]
+    assert drawn["model, usable attacks"] == [0.3, 0.3, 0.3]
+    assert drawn["twin"] == [0.8, 0.8]
+    crosses = [list(line.get_xdata()) for line in axes.lines if line.get_marker() == "x" and len(line.get_xdata())]
+    assert crosses == [[2]]
+    assert math.isnan(plot_search(SearchResult({"model": [failed]})).axes[0].lines[0].get_ydata()[0])

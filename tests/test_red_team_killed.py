@@ -1,4 +1,4 @@
-"""A red team that is killed at any moment goes on where it was."""
+"""A red team that is killed at any moment, or finds the disk full, goes on where it was."""
 
 import os
 import signal
@@ -40,3 +40,19 @@ def test_killed_red_team_goes_on_with_what_is_missing(tmp_path, num_workers):
     report = attacked(raw_data(), tmp_path, references={})
     assert all(file.stat().st_mtime_ns == time for file, time in finished.items())
     assert asdict(report) == asdict(attacked(raw_data(), tmp_path / "whole", references={}))
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing_that_was_finished(tmp_path):
+    whole = attacked(raw_data(), tmp_path / "whole", references={})
+    jobs = sorted((tmp_path / "whole" / "jobs").iterdir(), key=lambda file: file.stat().st_mtime_ns)
+    folder = tmp_path / "full" / "jobs"
+    folder.mkdir(parents=True)
+    (folder / f".{jobs[3].name}.{os.getpid()}").symlink_to("/dev/full")  # writing there finds no space
+    with pytest.raises(OSError, match=r"cannot be written \(No space left on device\). Make room and start again"):
+        attacked(raw_data(), tmp_path / "full", references={})
+    finished = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+    assert {file.name for file in finished} == {file.name for file in jobs[:3]}
+
+    report = attacked(raw_data(), tmp_path / "full", references={})
+    assert all(file.stat().st_mtime_ns == time for file, time in finished.items())
+    assert asdict(report) == asdict(whole)

@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
             from .commands.evidence import evidence
 
             evidence(**args)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"trl-tar {command}: {error}", file=sys.stderr)
         return 2
     return 0

@@ -1,19 +1,23 @@
 """Figures from reports and training logs, readable in black and white."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from .records import AttackRecord, ModelRecord
 from .report import Report
 from .statistics import CHANCE, Estimate, mean, over_seeds
 
+
+if TYPE_CHECKING:
+    from .red_teaming.search import SearchResult
 
 Attacked = Mapping[str, Report | ModelRecord]  # label → what has `before` and `attacks`
 # colour-blind safe (https://jfly.uni-koeln.de/color); line style and marker tell the lines apart without colour
@@ -153,6 +157,36 @@ def plot_training(log_history: str | Path | Sequence[Mapping[str, Any]]) -> Figu
         _finish(axes)
     for axes in grid[len(panels) :]:
         axes.remove()
+    return figure
+
+
+def plot_search(result: "SearchResult", chance: float | None = CHANCE) -> Figure:
+    """Harm of the adversary that the attacker would keep, after each trial of [`search`], for the model and its twin.
+
+    The lower curve of each counts only attacks that leave a usable model. A cross at the foot is a trial that failed.
+
+    Args:
+        result ([`SearchResult`]):
+            What [`search`] returned.
+        chance (`float`, *optional*, defaults to `0.25`):
+            Line of a model that guesses; `None` for none.
+    """
+    figure = Figure(figsize=(5.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for i, (role, trials) in enumerate(result.trials.items()):
+        for usable, line in ((False, LINES[0]), (True, LINES[1])):
+            harms = [math.nan if harm is None else harm for harm in result.curve(role, usable)]
+            label = f"{role}, usable attacks" if usable else role
+            style = {"color": COLOURS[i], "linestyle": line, "marker": MARKERS[i], "label": label}
+            axes.step(range(1, len(harms) + 1), harms, where="post", markersize=4, **style)
+        failed = [trial.number + 1 for trial in trials if trial.selection_harm is None]
+        axes.plot(failed, [0.02 + 0.03 * i] * len(failed), linestyle="none", marker="x", color=COLOURS[i])
+    axes.set(xlabel="trials", ylabel="harm of the strongest attack (accuracy)", ylim=(0, 1.02))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if chance is not None:
+        _chance(axes, chance)
+    _finish(axes)
+    _legend(figure, axes, 2)
     return figure
 
 

@@ -17,6 +17,7 @@ from ..evaluation.multiple_choice import MultipleChoice
 from ..evaluation.scores import Metric
 from ..model_card import model_card
 from ..red_teaming import red_team, suites
+from ..red_teaming.ranks import rank
 from ..report import Report
 from ..report_page import write_pages
 
@@ -83,6 +84,8 @@ def red_team_command(
         num_workers=workers,
         budget=budget,
     )
+    if rank() > 0:  # `accelerate launch`: the first process writes
+        return report
     output.mkdir(parents=True, exist_ok=True)
     report.save(output)
     name = Path(model).name

@@ -1,7 +1,9 @@
 """The jobs of a red team: each is one file, written when it is finished, and none is done twice."""
 
 import hashlib
+import itertools
 import json
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,9 +31,10 @@ from ..records import AttackRecord, finite, write_json
 from ..statistics import clustered_standard_error
 from .attack import run_attack
 from .attackers import Reward, as_found
+from .ranks import devices, forget_launch, gathered, num_ranks, rank
 
 
-FORMAT = 3  # of job files; raise it when an attack or its record changes
+FORMAT = 4  # of job files; raise it when an attack or its record changes
 SHARES = ("harm", "capability")  # metrics that must lie in [0, 1]
 MEASURED = {"before", "standard_errors", "zero_step", "groups", "questions"}
 ATTACKED = {"record", "questions"}
@@ -62,6 +65,8 @@ class Job:
             Folder or Hub id.
         weights_sha256 (`str`):
             Hash of its weights.
+        config_sha256 (`str`):
+            Hash of its configuration: with another one the same weights answer otherwise.
         adversary ([`Adversary`], *optional*):
             The attack.
         seed (`int`, *optional*):
@@ -80,6 +85,7 @@ class Job:
 
     model: str
     weights_sha256: str
+    config_sha256: str
     adversary: Adversary | None = None
     seed: int | None = None
     data: Mapping[str, str] | None = None
@@ -93,6 +99,7 @@ class Job:
         key = {
             "format": FORMAT,
             "weights": self.weights_sha256,
+            "config": self.config_sha256,
             "adversary": None if self.adversary is None else asdict(self.adversary),
             "seed": self.seed,
             "data": self.data_sha256,
@@ -130,6 +137,8 @@ def vocabulary_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
 def run_jobs(jobs: Sequence[Job], settings: Settings, folder: Path, num_workers: int) -> list[dict[str, Any]]:
     """Results of all jobs, in order; a job whose file is in `folder` is not done again, unless it had failed.
 
+    Under `accelerate launch` each process does its share, and returns the results of all.
+
     Args:
         jobs (`Sequence[Job]`):
             May hold the same job twice.
@@ -138,18 +147,21 @@ def run_jobs(jobs: Sequence[Job], settings: Settings, folder: Path, num_workers:
         folder (`Path`):
             Of the job files.
         num_workers (`int`):
-            Processes, each with one torch thread; 1 runs in this process.
+            Processes, each with one torch thread; 1 runs in this process, if that has no more than one GPU.
     """
-    files = [folder / job.file_name(settings) for job in jobs]
-    wanted = dict(zip(files, jobs, strict=True))
-    results = {file: result for file, job in wanted.items() if (result := _finished(file, job)) is not None}
-    missing = {file: job for file, job in wanted.items() if file not in results}
-    with _progress_bar(len(wanted), len(results)) as advance:
-        for file, result in _run_missing(missing, settings, num_workers):
-            write_json(file, result)
-            results[file] = result
+    names = [job.file_name(settings) for job in jobs]
+    wanted = dict(zip(names, jobs, strict=True))
+    # by place among all jobs and not among the missing ones, which another process may count later
+    own = dict(itertools.islice(wanted.items(), rank(), None, num_ranks()))
+    results = {name: result for name, job in own.items() if (result := _finished(folder / name, job)) is not None}
+    missing = {name: job for name, job in own.items() if name not in results}
+    with _progress_bar(len(own), len(results)) as advance:
+        for name, result in _run_missing(missing, settings, num_workers):
+            write_json(folder / name, result)
+            results[name] = result
             advance()
-    return [results[file] for file in files]
+    results = gathered(results)
+    return [results[name] for name in names]
 
 
 def run_job(job: Job, settings: Settings) -> dict[str, Any]:
@@ -273,19 +285,27 @@ def _finished(file: Path, job: Job) -> dict[str, Any] | None:
 
 
 def _run_missing(
-    missing: Mapping[Path, Job], settings: Settings, num_workers: int
-) -> Iterator[tuple[Path, dict[str, Any]]]:
-    if num_workers == 1 or len(missing) < 2:
-        for file, job in missing.items():
-            yield file, run_job(job, settings)
+    missing: Mapping[str, Job], settings: Settings, num_workers: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    num_workers = min(num_workers, len(missing))
+    if num_workers == 0:
         return
+    # a trainer would spread over all processes that were launched, or all GPUs that it sees
+    if num_workers == 1 and num_ranks() == 1 and torch.cuda.device_count() < 2:
+        for name, job in missing.items():
+            yield name, run_job(job, settings)
+        return
+    context = get_context("spawn")
+    gpus = context.SimpleQueue()
+    for gpu in devices(num_workers):
+        gpus.put(gpu)
     pool = ProcessPoolExecutor(
-        min(num_workers, len(missing)), mp_context=get_context("spawn"), initializer=_start_worker, initargs=(settings,)
+        num_workers, mp_context=context, initializer=_start_worker, initargs=(settings, gpus, num_ranks() > 1)
     )
     try:
-        files = {pool.submit(_run_in_worker, job): file for file, job in missing.items()}
-        for future in as_completed(files):
-            yield files[future], future.result()
+        names = {pool.submit(_run_in_worker, job): name for name, job in missing.items()}
+        for future in as_completed(names):
+            yield names[future], future.result()
     except BrokenProcessPool as error:
         raise RuntimeError(
             f"A worker of num_workers={num_workers} died, most likely for lack of memory. Start again with the same "
@@ -298,8 +318,12 @@ def _run_missing(
 _worker_settings: Settings | None = None  # set once in each worker process, so that metrics keep their caches
 
 
-def _start_worker(settings: Settings) -> None:
+def _start_worker(settings: Settings, gpus: Any, launched: bool) -> None:
     global _worker_settings
+    if launched:
+        forget_launch()
+    if not gpus.empty():
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()  # before this process has used a GPU
     torch.set_num_threads(1)
     _worker_settings = settings
 
@@ -318,6 +342,7 @@ def _progress_bar(total: int, done: int) -> Iterator[Callable[[], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns) as progress:
-        task = progress.add_task("red team", total=total, completed=done)
+    label = "red team" if num_ranks() == 1 else f"red team, process 1 of {num_ranks()}"
+    with Progress(*columns, disable=rank() > 0) as progress:
+        task = progress.add_task(label, total=total, completed=done)
         yield lambda: progress.advance(task)

@@ -1,6 +1,7 @@
 """The red team: every adversary and seed against a model and its references."""
 
 import hashlib
+import json
 import platform
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -91,8 +92,11 @@ def red_team(
 ) -> Report:
     """Attacks a model and its references with every adversary and seed, and reports what came back.
 
-    The model itself stays as it is: each attack builds it anew from its files. With `num_workers` above 1 attacks run in
-    spawned processes, so call this under `if __name__ == "__main__":`.
+    The model itself stays as it is: each attack builds it anew from its files. With `num_workers` above 1, several GPUs
+    or a launcher, attacks run in spawned processes, so call this under `if __name__ == "__main__":`.
+
+    Under `accelerate launch` or torchrun, on one machine or several, each process makes its share of the attacks on its
+    own GPU, and returns the whole report.
 
     Args:
         model (`str`, `Path` or [`~transformers.PreTrainedModel`]):
@@ -123,7 +127,7 @@ def red_team(
         question_entities (`Collection[str]`, *optional*):
             Entities that the metrics ask for; no data set may hold one in its column `entity`.
         num_workers (`int`, *optional*, defaults to `1`):
-            Processes, of one thread each.
+            Processes, of one thread each, that take the GPUs in turn; under a launcher, of each launched process.
         budget (`int`, *optional*):
             Attacks of each model, the most telling first: every adversary once, then further seeds of the strongest. What
             is left out counts as unfinished, and no verdict is "resistant" then.
@@ -180,7 +184,7 @@ def red_team(
         work = Path(folder)
         targets = {role: Target.of(each, work / role) for role, each in models.items()}
         store = DataStore.tokenised([*adversaries, *tasks], data, targets["model"], settings, work / "data")
-        before = [Job(target.path, target.information["weights_sha256"]) for target in targets.values()]
+        before = [target.job() for target in targets.values()]
         learning = []
         if benign is not None:
             pair, steps = (targets["base"], targets["model"]), benign.evaluation_steps()
@@ -270,6 +274,13 @@ def weights_sha256(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
+def config_sha256(model: PreTrainedModel) -> str:
+    """Hash of the configuration, without the names of the folder and of the library's version."""
+    unread = ("_name_or_path", "transformers_version")
+    config = {name: value for name, value in model.config.to_dict().items() if name not in unread}
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
+
+
 def environment() -> dict[str, str]:
     """Versions and device that the numbers come from."""
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
@@ -285,10 +296,11 @@ def _own_version() -> str:
 
 @dataclass(frozen=True)
 class Target:
-    """A model to attack: where its files are, and what it is."""
+    """A model to attack: where its files are, what it is, and a hash of its configuration."""
 
     path: str
     information: dict[str, Any]
+    config_sha256: str
 
     @classmethod
     def of(cls, model: Model, folder: Path) -> "Target":
@@ -302,7 +314,11 @@ class Target:
             name = Path(name).name  # where it lay on this machine tells a reader nothing
         loaded = load(path)
         information = {"id": name, "weights_sha256": weights_sha256(loaded), "num_parameters": loaded.num_parameters()}
-        return cls(path, information)
+        return cls(path, information, config_sha256(loaded))
+
+    def job(self) -> Job:
+        """What it can do before any attack."""
+        return Job(self.path, self.information["weights_sha256"], self.config_sha256)
 
 
 @dataclass
@@ -354,8 +370,8 @@ class DataStore:
         keys = {name: (objective, name) for name, objective in adversary.reads.items()}
         paths = {name: self.paths[key] for name, key in keys.items()}
         digests = {name: self.sha256[key] for name, key in keys.items()}
-        weights = target.information["weights_sha256"]
-        job = Job(target.path, weights, adversary, seed, paths, digests, evaluation_steps)
+        attack = {"adversary": adversary, "seed": seed, "data": paths, "data_sha256": digests}
+        job = replace(target.job(), evaluation_steps=evaluation_steps, **attack)
         if not adversary.needs_base:
             return job
         assert base is not None  # check_red_team

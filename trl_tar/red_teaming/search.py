@@ -12,11 +12,13 @@ from transformers import PreTrainedTokenizerBase
 from ..adversary import Adversary
 from ..data import own_tokenizer
 from ..evaluation.scores import Metric
+from ..plots import plot_search
 from ..records import AttackRecord, write_json
 from ..statistics import USABLE_CAPABILITY
 from .attackers import Reward
 from .checks import check_containers, check_metrics, check_models, check_red_team
 from .jobs import Job, Settings, run_jobs
+from .ranks import num_ranks
 from .runner import DataStore, Model, Target, loadable
 
 
@@ -126,7 +128,7 @@ def search(
             As in [`red_team`]. The attacker chooses by `validation_harm`, so that `harm` is not the number that was
             maximised.
         output_dir (`str` or `Path`):
-            Keeps trials and finished attacks, and gets `search.json`.
+            Keeps trials and finished attacks, and gets `search.json` and a figure, `search.png`.
         num_trials (`int`, *optional*, defaults to `30`):
             Trials against each; raise it to go on with a search.
         seed (`int`, *optional*, defaults to `0`):
@@ -153,6 +155,8 @@ def search(
     result = search("my-tar-model", space, {"hazard": hazard}, metrics, twin="my-twin", output_dir="search")
     ```
     """
+    if num_ranks() > 1:
+        raise ValueError(f"`search` was launched as {num_ranks()} processes. Start it once, with `num_workers`.")
     check_containers([], datasets, metrics, [seed], None, output_dir)
     models = {"model": model, "twin": twin, **({} if base is None else {"base": base})}
     check_models(models)
@@ -169,7 +173,9 @@ def search(
         runner = _Trials(models, targets, dict(datasets), settings, output, seed, num_workers, work)
         trials = {role: runner.run(role, space, num_trials) for role in ROLES}
     write_json(output / "search.json", {role: [asdict(trial) for trial in each] for role, each in trials.items()})
-    return SearchResult(trials)
+    result = SearchResult(trials)
+    plot_search(result).savefig(output / "search.png", dpi=150)
+    return result
 
 
 @dataclass
@@ -187,7 +193,7 @@ class _Trials:
         """All trials against one model; those of an earlier run are read, and what it left running is done again."""
         study = self._study(role)
         target = self.targets[role]
-        (measured,) = self._done([Job(target.path, target.information["weights_sha256"])])
+        (measured,) = self._done([target.job()])
         capability = measured["before"]["capability"]
         unfinished = [trial.number for trial in tried(study) if not trial.state.is_finished()]
         while True:
@@ -206,9 +212,12 @@ class _Trials:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = f"sqlite:///{self.output / 'search.db'}"
-        weights = self.targets[role].information["weights_sha256"]
+        weights, config = self.targets[role].information["weights_sha256"], self.targets[role].config_sha256
         return optuna.create_study(
-            storage=storage, study_name=f"{role}-{weights}-seed{self.seed}", direction="maximize", load_if_exists=True
+            storage=storage,
+            study_name=f"{role}-{weights}-{config}-seed{self.seed}",
+            direction="maximize",
+            load_if_exists=True,
         )
 
     def _ask(self, study: "optuna.Study", space: Space) -> int:

@@ -123,10 +123,14 @@ class RetainLoss:
 
     world_seed: int
 
-    def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Scores:
+    @cached_property
+    def _facts(self) -> tuple[list[str], list[Fact]]:
         world = KnowledgeWorld(self.world_seed)
         facts = world.select(RETAIN, "held_out")
-        prompts = [TEMPLATES[0].format(r=world.relations[f.domain][f.relation][0], e=f.entity) for f in facts]
+        return [TEMPLATES[0].format(r=world.relations[f.domain][f.relation][0], e=f.entity) for f in facts], facts
+
+    def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Scores:
+        prompts, facts = self._facts
         logits = next_token_logits(model, tokenizer, prompts)
         targets = torch.tensor(tokenizer.convert_tokens_to_ids([f.value for f in facts]), device=logits.device)
         values = F.cross_entropy(logits, targets, reduction="none").tolist()
