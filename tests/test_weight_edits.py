@@ -3,10 +3,11 @@
 import pytest
 import tiny
 import torch
+import transformers
 from datasets import Dataset
 
 from trl_tar import Adversary
-from trl_tar.red_teaming.abliteration import abliterate, fitted_direction, remove_direction
+from trl_tar.red_teaming.abliteration import abliterate, fitted_direction, last_prompt_states, remove_direction
 from trl_tar.red_teaming.weight_edits import (
     NF4_LEVELS,
     edit_weights,
@@ -131,6 +132,49 @@ def test_nothing_writes_along_an_abliterated_direction(name):
     assert len(states) == 3  # the embedding and two layers
     for stream in states:
         assert (stream @ direction.to(stream)).abs().max() < 1e-6 * stream.norm()
+
+
+# architecture → what its tiny configuration needs, and how much of the direction may be left
+ARCHITECTURES = {
+    "Qwen3": ({"head_dim": 4}, 1e-5),
+    "Mistral": ({}, 1e-5),
+    "Phi3": ({}, 1e-5),
+    "OPT": ({"ffn_dim": 24, "word_embed_proj_dim": 16}, 1e-5),
+    "GPTNeoX": ({}, 1e-5),
+    "Falcon": ({}, 1e-5),
+    "Gemma2": ({"head_dim": 4}, 0.25),  # a norm behind what writes
+    "Mixtral": ({"num_local_experts": 2}, None),
+}
+
+
+def architecture(name: str):
+    """A tiny model of random weights."""
+    common = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "pad_token_id": 0}
+    common |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 32}
+    config = getattr(transformers, f"{name}Config")(**common, **ARCHITECTURES[name][0])
+    return tiny.seeded(transformers.AutoModelForCausalLM.from_config, config, 0).eval()
+
+
+@pytest.mark.parametrize("name", [name for name, (_, left) in ARCHITECTURES.items() if left is not None])
+def test_abliteration_knows_what_writes_in_other_architectures(name):
+    model = architecture(name)
+    before = last_prompt_states(model, HAZARDOUS)[:-1]
+    direction = abliterate_in(model)
+    after = last_prompt_states(model, HAZARDOUS)[:-1]
+    assert (after @ direction).norm() <= ARCHITECTURES[name][1] * (before @ direction).norm()
+
+
+def test_abliteration_that_would_leave_the_direction_is_refused(monkeypatch):
+    # as if the others had names of their own
+    monkeypatch.setattr("trl_tar.red_teaming.abliteration.WRITERS", ("down_proj",))
+    with pytest.raises(ValueError, match="leaves .*% of the direction in LlamaForCausalLM.*Leave abliteration out"):
+        abliterate_in(tiny.llama().eval())
+
+
+def test_experts_in_one_tensor_are_refused_rather_than_left_as_they_were():
+    edit = Adversary("int8", edit="int8", num_steps=0)
+    with pytest.raises(ValueError, match="MixtralForCausalLM has its experts in one tensor, '.*experts"):
+        edit_weights(architecture("Mixtral"), edit, 0, None, {})
 
 
 def abliterate_in(model) -> torch.Tensor:

@@ -18,7 +18,10 @@ from ..losses import IGNORED
 MAX_PROMPTS = 512
 BATCH_SIZE = 64
 # what writes into the residual stream, by the last part of its name
-WRITERS = ("o_proj", "down_proj", "c_proj", "dense_4h_to_h", "out_proj", "fc2", "wo")
+WRITERS = ("o_proj", "down_proj", "c_proj", "dense", "dense_4h_to_h", "out_proj", "fc2", "wo")
+MAX_LEFT = (
+    0.5  # of the direction; a norm behind what writes turns some of it back, as in Gemma 2 (0.1) and OLMo 2 (0.1)
+)
 
 
 @torch.no_grad()
@@ -38,7 +41,14 @@ def abliterate(model: PreTrainedModel, hazardous: Dataset, harmless: Dataset) ->
         `ValueError`: for a model whose layers are not known here, or data sets that no direction tells apart.
     """
     direction = fitted_direction(model, hazardous, harmless)
+    before = _along(model, hazardous, direction)
     remove_direction(model, direction)
+    left = _along(model, hazardous, direction) / before
+    if left > MAX_LEFT:
+        raise ValueError(
+            f"Abliteration leaves {left:.0%} of the direction in {type(model).__name__}: something else writes it than "
+            f"layers named {', '.join(WRITERS)}. Leave abliteration out."
+        )
     return direction
 
 
@@ -74,6 +84,11 @@ def last_prompt_states(model: PreTrainedModel, rows: Dataset) -> torch.Tensor:
         rows_of = torch.arange(len(some), device=model.device)
         states.append(torch.stack([h[rows_of, mask.sum(1) - 1] for h in outputs.hidden_states]).float())
     return torch.cat(states, 1)
+
+
+def _along(model: PreTrainedModel, rows: Dataset, direction: torch.Tensor) -> torch.Tensor:
+    """Size of the residual stream along the direction, over layers and prompts."""
+    return (last_prompt_states(model, rows)[:-1] @ direction).norm()  # the last one is normalised
 
 
 def remove_direction(model: PreTrainedModel, direction: torch.Tensor) -> None:

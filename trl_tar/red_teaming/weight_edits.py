@@ -116,7 +116,15 @@ def without_top_directions(weight: torch.Tensor, base: torch.Tensor, count: int)
 
 
 def matrices(model: PreTrainedModel) -> Iterator[tuple[str, nn.Parameter]]:
-    """Weights of the linear layers but the head, as quantisation and pruning tools choose them."""
+    """Weights of the linear layers but the head, as quantisation and pruning tools choose them.
+
+    `ValueError` for a model that holds its experts in one tensor: they would stay as they were."""
+    experts = next((name for name, p in model.named_parameters() if p.dim() == 3), None)
+    if experts is not None:
+        raise ValueError(
+            f"{type(model).__name__} has its experts in one tensor, {experts!r}, which edits of the weights do not reach. "
+            "Leave them out."
+        )
     head = model.get_output_embeddings()
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | Conv1D) and module is not head:
