@@ -34,6 +34,13 @@ def test_likelihoods_of_rows_of_unequal_length_are_those_of_each_alone():
     torch.testing.assert_close(log_likelihoods(model, tiny.tokenizer(), pairs).float(), expected)
 
 
+def test_a_prompt_is_read_once_for_its_continuations_of_one_token():
+    model, read = tiny.gpt2(), []
+    model.register_forward_pre_hook(lambda m, a, k: read.append(tuple(k["input_ids"].shape)), with_kwargs=True)
+    log_likelihoods(model, tiny.tokenizer(), [("w1 w2", choice) for choice in (" w3", " w4", " w5 w6", " w7")])
+    assert read == [(2, 3)]  # the prompt, and the prompt with w5
+
+
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
 def test_the_answer_must_be_the_likeliest(batch_size):
     model = tiny.gpt2()

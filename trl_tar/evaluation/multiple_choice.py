@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..losses import IGNORED, sequence_log_probs
 from .scores import Scores, in_template
 
 
@@ -99,17 +98,24 @@ def log_likelihoods(
 ) -> torch.Tensor:
     """Log-probability of each continuation after its prompt, in nats, shape `(N,)`.
 
-    Tokens are those of prompt and continuation together, as the model saw them in training."""
+    Tokens are those of prompt and continuation together, as the model saw them in training. A prompt is read once for all
+    of its continuations of one token."""
     rows = [tokenizer(prompt + continuation)["input_ids"] for prompt, continuation in pairs]
     starts = [_common(row, tokenizer(prompt)["input_ids"]) for row, (prompt, _) in zip(rows, pairs, strict=True)]
-    longest = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=model.device)  # (N, T)
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=model.device)
-    position = torch.arange(longest, device=model.device)
-    continued = (position >= torch.tensor(starts, device=model.device)[:, None]) & mask.bool()
+    inputs = [tuple(row[: max(len(row) - 1, 1)]) for row in rows]  # nothing is predicted from the last token
+    place = {each: i for i, each in enumerate(dict.fromkeys(inputs))}
+    longest = max(map(len, place))
+    ids = torch.tensor([[*each, *[0] * (longest - len(each))] for each in place], device=model.device)  # (U, T)
+    mask = torch.tensor([[1] * len(each) + [0] * (longest - len(each)) for each in place], device=model.device)
     with torch.no_grad():
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    return sequence_log_probs(logits.float(), ids.masked_fill(~continued, IGNORED))
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()  # (U, T, V)
+    normaliser = logits.logsumexp(-1)
+    likelihoods = []
+    for row, start, each in zip(rows, starts, inputs, strict=True):
+        at, before = place[each], torch.arange(start - 1, len(row) - 1, device=model.device)
+        continuation = torch.tensor(row[start:], device=model.device)
+        likelihoods.append((logits[at, before, continuation] - normaliser[at, before]).sum())
+    return torch.stack(likelihoods)
 
 
 def _common(row: list[int], prompt: list[int]) -> int:
