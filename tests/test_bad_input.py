@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
 
 from trl_tar import Adversary, TARConfig, TARTrainer, sweep
 from trl_tar.tar_config import REFUSED_FIELDS
@@ -64,6 +64,54 @@ REFUSED = {
         {"adversaries": [Adversary("a", mixture={"forget": 1, "hazard": 1}, **tiny.ATTACK)]},
         ["'a'", "'hazard'"],
     ),
+    "rows without a token to predict": ({"max_length": 1}, ["train_dataset", "0 rows", "max_length"]),
+    "retain below a batch that is not dropped": (
+        {"per_device_train_batch_size": 64, "dataloader_drop_last": True},
+        ["train_dataset", "takes 64"],
+    ),
+    "text that is none": (
+        {"data": {"retain": Dataset.from_dict({"text": ["w1 w2", None]})}},
+        ["train_dataset", "1 rows without a value", "'text'"],
+    ),
+    "numbers for text": (
+        {"data": {"retain": Dataset.from_dict({"text": [1, 2]})}},
+        ["train_dataset", "int64", "'text'"],
+    ),
+    "empty evaluation": ({"eval_dataset": rows("retain", 0)}, ["eval_dataset", "0 rows"]),
+    "columns of evaluation": (
+        {"eval_dataset": {"held_out": Dataset.from_dict({"sentence": ["w1"]})}},
+        ["eval_dataset['held_out']", "sentence"],
+    ),
+    "one target misspelt": (
+        {"adversaries": [Adversary("a", "forget", lora_r=2, lora_target_modules=("c_attn", "c_atn"), **tiny.ATTACK)]},
+        ["'a'", "'c_atn'", "no module"],
+    ),
+    "a target that PEFT cannot adapt": (
+        {"adversaries": [Adversary("a", "forget", lora_r=2, lora_target_modules=("ln_1",), **tiny.ATTACK)]},
+        ["'a'", "ln_1", "cannot adapt"],
+    ),
+    "adapters that cannot be combined": (
+        {
+            "adversaries": [Adversary("a", "forget", lora_r=2, **tiny.ATTACK)],
+            "peft_config": IA3Config(task_type="CAUSAL_LM", target_modules=["c_attn"], feedforward_modules=[]),
+        },
+        ["'a'", "cannot adapt"],
+    ),
+    "a soft prompt to train": (
+        {"peft_config": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)},
+        ["peft_config", "PromptTuningConfig"],
+    ),
+    "a share of warm-up for Schedule-Free": (
+        {"optim": "schedule_free_adamw", "warmup_steps": 0.5},
+        ["schedule_free_adamw", "warmup_steps=0.5"],
+    ),
+    "a schedule for Schedule-Free": (
+        {"optim": "schedule_free_adamw", "lr_scheduler_type": "cosine"},
+        ["schedule_free_adamw", "cosine"],
+    ),
+    "interval of an empty YAML value": ({"tamper_resistance_interval": None}, ["tamper_resistance_interval=None"]),
+    "no adversaries in a step": ({"adversaries_per_step": None}, ["adversaries_per_step=None"]),
+    "no learning rate": ({"learning_rate": None}, ["learning_rate=None"]),
     "forget below a batch": (
         {"data": {"forget": rows("forget", 3)}},
         ["'forget'", "takes 4 rows", "has 3", "batch_size"],
@@ -328,3 +376,43 @@ def test_sweep_over_a_single_value_is_refused(values):
     with pytest.raises(ValueError, match="learning_rate=.*list") as error:
         sweep(Adversary("a", **GOOD), learning_rate=values)
     one_sentence(error)
+
+
+@pytest.mark.parametrize(
+    "name", ["learning_rate", "num_steps", "batch_size", "weight", "beta", "warmup_steps", "switch_at", "max_grad_norm"]
+)
+def test_a_number_that_an_empty_yaml_value_took_away_is_one_sentence(name):
+    with pytest.raises(ValueError, match=f"Adversary 'a' has {name}=None. Give {name} as a"):
+        Adversary("a", "forget", **{name: None})
+
+
+def test_columns_may_have_any_name_where_a_function_formats_them(tmp_path):
+    data = Dataset.from_dict({"question": ["w1"] * 8, "answer": ["w2 w3"] * 8})
+    raw = tiny.raw()
+    trainer = TARTrainer(
+        tiny.gpt2(),
+        TARConfig(str(tmp_path), **{**tiny.SETTINGS, "max_steps": 1}),
+        train_dataset=data,
+        tamper_resistance_dataset=raw["tamper_resistance"],
+        adversaries=[Adversary("forget", "forget", **tiny.ATTACK)],
+        adversary_datasets={"forget": raw["forget"]},
+        processing_class=tiny.tokenizer(),
+        formatting_func=lambda row: f"{row['question']} {row['answer']}",
+    )
+    trainer.train()
+    assert trainer.state.global_step == 1
+
+
+def test_the_pad_token_of_the_configuration_counts(tmp_path):
+    tokenizer = tiny.tokenizer()
+    tokenizer.pad_token = None
+    sets = {name: Dataset.from_list(rows) for name, rows in ROWS.items()}
+    TARTrainer(
+        tiny.gpt2(),
+        TARConfig(str(tmp_path), pad_token="<pad>", **tiny.SETTINGS),
+        train_dataset=sets["retain"],
+        tamper_resistance_dataset=sets["tamper_resistance"],
+        adversaries=[Adversary("forget", **GOOD)],
+        adversary_datasets={"forget": sets["forget"]},
+        processing_class=tokenizer,
+    )

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from transformers import GPT2LMHeadModel, TrainerCallback
 
 from trl_tar import Adversary
+from trl_tar.anchor import check_anchor, save_anchor
 
 
 FULL = Adversary("full", "forget", **tiny.ATTACK)
@@ -210,6 +211,13 @@ def test_checkpoint_of_other_starting_weights_is_refused(make_trainer, tmp_path)
     other = make_trainer(tiny.gpt2(seed=1), output_dir=tmp_path, **RUN)
     with pytest.raises(ValueError, match="trained from other weights than the model given here"):
         other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+
+def test_a_parameter_without_dimensions_is_part_of_the_anchor(tmp_path):
+    save_anchor(str(tmp_path), [torch.tensor(1.0), torch.ones(2)])
+    check_anchor(str(tmp_path), [torch.tensor(1.0), torch.ones(2)])
+    with pytest.raises(ValueError, match="trained from other weights"):
+        check_anchor(str(tmp_path), [torch.tensor(2.0), torch.ones(2)])
 
 
 def test_checkpoint_of_another_trainer_is_refused(make_trainer, tmp_path):

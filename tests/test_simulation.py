@@ -131,6 +131,29 @@ def test_lora_attack_changes_the_output_and_no_base_weight():
             assert not torch.allclose(next_token_logits(attacked.model, batch), start)
 
 
+def test_lora_attack_leaves_no_wrapper_on_modules_that_the_adapter_does_not_have():
+    config = LoraConfig(r=2, target_modules=["c_attn"], bias="all", task_type="CAUSAL_LM")
+    model = get_peft_model(tiny.gpt2(), config)
+    before = [name for name, _ in model.named_parameters()]
+    with restored(model, Adversary("lora", "forget", lora_r=2, **ATTACK), 0) as attacked:
+        assert any("mlp" in name and "attack" in name for name, _ in attacked.model.named_parameters())
+    assert [name for name, _ in model.named_parameters()] == before
+    assert model.active_adapters == ["default"]
+
+
+def test_who_attacks_all_parameters_attacks_the_merged_model():
+    config = LoraConfig(r=2, target_modules=["c_attn"], modules_to_save=["ln_f"], bias="all", task_type="CAUSAL_LM")
+    model = get_peft_model(tiny.gpt2(), config)
+    with restored(model, Adversary("full", "forget", **ATTACK), 0) as attacked:
+        names = {id(p): name for name, p in model.named_parameters()}
+        opened = {names[id(p)] for p in attacked.parameters}
+    left = set(names.values()) - opened
+    assert all("lora_" in name or "original_module" in name for name in left)
+    assert any(name.endswith("ln_f.modules_to_save.default.weight") for name in opened)
+    merged = tiny.gpt2()
+    assert len(opened) == len(list(merged.parameters()))
+
+
 @pytest.mark.parametrize("make_model", [plain, peft_model])
 @pytest.mark.parametrize("adversary", [FULL, LORA], ids=lambda a: a.name)
 def test_original_is_the_model_before_the_attack(make_model, adversary):

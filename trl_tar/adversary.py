@@ -163,7 +163,9 @@ class Adversary:
         check_adversary(self)
 
     def _coerce(self, name: str, to: type) -> None:
-        object.__setattr__(self, name, coerced(f"Adversary {self.name!r}", name, getattr(self, name), to))
+        optional = type(self).__dataclass_fields__[name].default is None
+        value = coerced(f"Adversary {self.name!r}", name, getattr(self, name), to, optional)
+        object.__setattr__(self, name, value)
 
     def _coerce_mixture(self) -> None:
         try:

@@ -127,6 +127,9 @@ def _check_peft(a: "Adversary", refuse: Refuse) -> None:
         refuse(f"quantization={a.quantization!r}", "Use 'nf4' or None.")
     if a.quantization is not None and a.lora_r is None:
         refuse("quantization='nf4' without lora_r", "Set lora_r: 4-bit weights take no gradient.")
+    targets = a.lora_target_modules
+    if not targets or not (isinstance(targets, str) or all(isinstance(target, str) for target in targets)):
+        refuse(f"lora_target_modules={targets!r}", "Give 'all-linear' or names of modules.")
     if a.use_dora and a.lora_r is None:
         refuse("use_dora=True without lora_r", "Set lora_r.")
     if a.num_virtual_tokens is not None and a.lora_r is not None:
@@ -173,11 +176,11 @@ def _check_edit(a: "Adversary", refuse: Refuse) -> None:
         refuse(f"contrast_dataset with edit={a.edit!r}", "Use it with edit='abliterate'.")
 
 
-def coerced(owner: str, name: str, value: Any, to: type) -> Any:
-    """`value` as a whole number (`int`) or a number (`float`), also where YAML has a string; `None` stays.
+def coerced(owner: str, name: str, value: Any, to: type, optional: bool = False) -> Any:
+    """`value` as a whole number (`int`) or a number (`float`), also where YAML has a string; `None` where it is optional.
 
     Raises `ValueError` that names the owner and its field."""
-    if value is None:
+    if value is None and optional:
         return None
     try:
         number = to(value)

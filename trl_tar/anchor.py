@@ -35,5 +35,5 @@ def check_anchor(checkpoint: str, weights: Iterable[torch.Tensor]) -> None:
 def _hash(weights: Iterable[torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for value in weights:
-        digest.update(value.cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(value.cpu().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, Value
 from peft import PeftModel
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOTrainer, SFTTrainer
@@ -41,6 +41,34 @@ def check_dataset(argument: str, dataset: Dataset, preference: bool, text_field:
     if not any(wanted <= columns for wanted in allowed):
         wanted = " or ".join("+".join(sorted(names)) for names in allowed)
         raise ValueError(f"`{argument}` has columns {sorted(columns)}. Rename them: TRL reads {wanted}.")
+    for name in columns & {text_field, "prompt", "completion", "chosen", "rejected"}:
+        empty = dataset.select_columns(name).with_format("arrow")[:].column(0).null_count
+        type_ = dataset.features[name]
+        if empty or (isinstance(type_, Value) and "string" not in type_.dtype):
+            held = f"{empty} rows without a value" if empty else f"rows of type {type_.dtype!r}"
+            raise ValueError(f"`{argument}` has {held} in its column {name!r}. Give text in every row.")
+
+
+def check_train_and_eval_datasets(
+    train: Dataset, evaluation: Dataset | Mapping[str, Dataset] | None, text_field: str, formatted: bool
+) -> None:
+    """Raises `ValueError` as [`check_dataset`]; with a `formatting_func` columns may have any name."""
+    parts = evaluation if isinstance(evaluation, Mapping) else {} if evaluation is None else {"": evaluation}
+    names = {"train_dataset": train, **{f"eval_dataset[{n!r}]" if n else "eval_dataset": d for n, d in parts.items()}}
+    for name, dataset in names.items():
+        if not formatted or not isinstance(dataset, Dataset) or len(dataset) == 0:
+            check_dataset(name, dataset, False, text_field)
+
+
+def check_retain_rows(trainer: SFTTrainer) -> None:
+    """Raises `ValueError` for a D_retain without a single batch once tokenised: training would end where it began."""
+    args, rows = trainer.args, len(trainer.train_dataset)
+    wanted = args.per_device_train_batch_size * trainer.accelerator.num_processes if args.dataloader_drop_last else 1
+    if rows < wanted:
+        raise ValueError(
+            f"`train_dataset` has {rows} rows with a token to predict, and a batch takes {wanted}. Give more rows, raise "
+            "max_length or lower per_device_train_batch_size."
+        )
 
 
 def own_tokenizer(model: str | PreTrainedModel | PeftModel) -> PreTrainedTokenizerBase:
@@ -225,7 +253,8 @@ def tokenised_rows(trainer: SFTTrainer, dataset: Dataset, name: str) -> list[dic
         prepared = trainer._prepare_dataset(dataset, trainer.processing_class, trainer.args, False, None, name)
     finally:
         trainer.completion_only_loss = completion_only
-    return prepared.select_columns(["input_ids", "labels"]).to_list()
+    rows = prepared.select_columns(["input_ids", "labels"]).to_list()
+    return [row for row in rows if any(label != IGNORED for label in row["labels"][1:])]  # the first is not predicted
 
 
 def tokenised_pairs(trainer: SFTTrainer, dataset: Dataset, name: str) -> list[dict]:

@@ -13,7 +13,9 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from .averaged_weights import AveragedWeightsMixin
 from .data import (
     check_dataset,
+    check_retain_rows,
     check_tokenizer,
+    check_train_and_eval_datasets,
     draw_rows,
     drop_fused_head,
     own_tokenizer,
@@ -21,8 +23,9 @@ from .data import (
     tokenised_rows,
 )
 from .losses import IGNORED, language_modeling_loss, random_mapping_loss
+from .model_checks import check_launch, check_weights
 from .random_mapping_config import RandomMappingConfig
-from .simulation import all_reduce, check_launch, check_weights
+from .simulation import all_reduce
 from .tar_config import check_refused_arguments
 from .tar_trainer import TARTrainer
 
@@ -91,7 +94,10 @@ class RandomMappingTrainer(AveragedWeightsMixin, SFTTrainer):
             args.model_init_kwargs = {"dtype": "float32", **(args.model_init_kwargs or {})}
         if processing_class is None:
             processing_class = own_tokenizer(model)
-        check_dataset("train_dataset", train_dataset, preference=False, text_field=args.dataset_text_field)
+        if args.pad_token is not None:
+            processing_class.pad_token = args.pad_token
+        formatted = kwargs.get("formatting_func") is not None
+        check_train_and_eval_datasets(train_dataset, eval_dataset, args.dataset_text_field, formatted)
         check_dataset("forget_dataset", forget_dataset, preference=False, text_field=args.dataset_text_field)
         refuse_shared_entities("train_dataset", train_dataset, "forget_dataset", forget_dataset)
         check_tokenizer(processing_class, model)
@@ -109,6 +115,7 @@ class RandomMappingTrainer(AveragedWeightsMixin, SFTTrainer):
         drop_fused_head(self.model)
         check_weights(self.model)
         check_launch(self)
+        check_retain_rows(self)
         self._forget_batch_size = args.forget_batch_size or args.per_device_train_batch_size
         self._forget_rows = tokenised_rows(self, forget_dataset, "forget")
         world_batch = self._forget_batch_size * self.accelerator.num_processes

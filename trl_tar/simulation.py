@@ -13,7 +13,8 @@ import schedulefree
 import torch
 import torch.distributed as dist
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.tuners_utils import check_target_module_exists
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel, Trainer, get_scheduler
 
@@ -106,11 +107,8 @@ def restored(model: nn.Module, adversary: Adversary, seed: int) -> Iterator[Atta
 def _opened(model: nn.Module, adversary: Adversary, snapshot: list) -> Iterator[Attacked]:
     outer = [p for p in model.parameters() if p.requires_grad]
     if adversary.lora_r is None:
-        if isinstance(model, PeftModel):
-            adapter = {id(p) for p in outer}
-            parameters = [p for p in model.parameters() if id(p) not in adapter]
-        else:
-            parameters = list(model.parameters())
+        idle = {id(p) for p in _outside_the_merged_model(model)}
+        parameters = [p for p in model.parameters() if id(p) not in idle]
         for p in parameters:
             p.requires_grad_(True)
         yield Attacked(model, parameters, snapshot)
@@ -119,8 +117,9 @@ def _opened(model: nn.Module, adversary: Adversary, snapshot: list) -> Iterator[
     config = lora_config(adversary)
     if isinstance(model, PeftModel):
         active = model.active_adapters
-        model.add_adapter(ATTACK_ADAPTER, config)
+        wrappers = {id(module) for module in model.modules() if isinstance(module, BaseTunerLayer)}
         try:
+            model.add_adapter(ATTACK_ADAPTER, config)
             model.base_model.set_adapter([*active, ATTACK_ADAPTER])
             marker = f".{ATTACK_ADAPTER}."
             parameters = [p for name, p in model.named_parameters() if marker in name]
@@ -130,6 +129,10 @@ def _opened(model: nn.Module, adversary: Adversary, snapshot: list) -> Iterator[
         finally:
             model.base_model.set_adapter(active)
             model.delete_adapter(ATTACK_ADAPTER)
+            for name, module in list(model.named_modules()):  # PEFT leaves its wrappers, and their names in checkpoints
+                if isinstance(module, BaseTunerLayer) and id(module) not in wrappers:
+                    parent, _, child = name.rpartition(".")
+                    setattr(model.get_submodule(parent), child, module.get_base_layer())
         return
 
     attacked = _wrapped(model, config)
@@ -140,6 +143,15 @@ def _opened(model: nn.Module, adversary: Adversary, snapshot: list) -> Iterator[
         yield Attacked(attacked, parameters, snapshot, adapter="default")
     finally:
         attacked.unload()
+
+
+def _outside_the_merged_model(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Matrices of adapters, and the originals of `modules_to_save`: who attacks all parameters attacks the merged model."""
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            yield from (p for name, p in module.named_parameters() if not name.startswith("base_layer."))
+        elif isinstance(module, ModulesToSaveWrapper):
+            yield from module.original_module.parameters()
 
 
 def _wrapped(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
@@ -351,44 +363,3 @@ def all_reduce(tensors: list[torch.Tensor]) -> None:
         dist.all_reduce(flat)
         for tensor, part in zip(group, flat.split([t.numel() for t in group]), strict=True):
             tensor.copy_(part.view_as(tensor))
-
-
-def check_weights(model: PreTrainedModel | PeftModel) -> None:
-    """Raises `ValueError` for a model whose weights cannot be stepped and put back."""
-    if getattr(model, "is_quantized", False):
-        raise ValueError(
-            "The model is quantised, and its weights take no gradient. Load it without quantization_config."
-        )
-    low = next((name for name, p in model.named_parameters() if p.dtype not in (torch.float32, torch.float64)), None)
-    if low is not None:
-        dtype = model.get_parameter(low).dtype
-        raise ValueError(
-            f"Parameter {low!r} is {dtype}: rounding swallows most of each step in low precision. Load the model with "
-            "dtype=torch.float32 and set bf16=True for autocast."
-        )
-
-
-def check_launch(trainer: Trainer) -> None:
-    """Raises `ValueError` where `accelerate launch` shards parameters or rows, past the fields of the configuration."""
-    name, accelerator = type(trainer).__name__, trainer.accelerator
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        raise ValueError(
-            f"{name} was launched with {accelerator.distributed_type.value}: sharded parameters are not supported yet. "
-            "Use DDP."
-        )
-    if accelerator.parallelism_config is not None:
-        raise ValueError(f"{name} got a `parallelism_config`, which shards rows. Use data parallelism alone.")
-
-
-def check_lora_targets(model: PreTrainedModel | PeftModel, adversaries: Iterable[Adversary]) -> None:
-    """Raises `ValueError` for a LoRA attack on modules that the model does not have."""
-    unwrapped = model.get_base_model() if isinstance(model, PeftModel) else model
-    for adversary in adversaries:
-        if adversary.lora_r is None or adversary.lora_target_modules == "all-linear":
-            continue
-        config = lora_config(adversary)
-        if not any(check_target_module_exists(config, name) for name, _ in unwrapped.named_modules()):
-            raise ValueError(
-                f"Adversary {adversary.name!r} has lora_target_modules={adversary.lora_target_modules!r}, which match no "
-                "module of the model. Name some of model.named_modules(), or use 'all-linear'."
-            )

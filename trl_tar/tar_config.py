@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 from trl import SFTConfig
 
@@ -153,6 +154,13 @@ def check_refused_fields(args: SFTConfig) -> None:
             f"{type(args).__name__} has fsdp={args.fsdp!r}: sharded parameters are not supported yet. Use DDP."
         )
     optim = OptimizerNames(args.optim).value
+    if "schedule_free" in optim and (
+        SchedulerType(args.lr_scheduler_type) != "constant" or 0 < float(args.warmup_steps) < 1
+    ):
+        raise ValueError(
+            f"{type(args).__name__} has optim={optim!r} with lr_scheduler_type={SchedulerType(args.lr_scheduler_type).value!r} and "
+            f"warmup_steps={args.warmup_steps}. Use 'constant' and a whole number of steps: this optimizer warms up itself."
+        )
     if "lomo" in optim or optim.endswith("layerwise"):
         raise ValueError(
             f"{type(args).__name__} has optim={optim!r}, which steps during the backward pass, before the gradient is "
@@ -171,7 +179,8 @@ def check_refused_arguments(trainer: str, arguments: Mapping[str, Any]) -> None:
 def coerce_numbers(args: SFTConfig, names: Iterable[str], to: type) -> None:
     """Makes numbers of the fields' strings; raises `ValueError` where one is no number."""
     for name in names:
-        setattr(args, name, coerced(type(args).__name__, name, getattr(args, name), to))
+        optional = args.__dataclass_fields__[name].default is None
+        setattr(args, name, coerced(type(args).__name__, name, getattr(args, name), to, optional))
 
 
 def check_sizes(args: SFTConfig, names: Iterable[str]) -> None:

@@ -23,8 +23,10 @@ from .data import (
     check_dataset,
     check_disjoint,
     check_reference,
+    check_retain_rows,
     check_tamper_resistance_rows,
     check_tokenizer,
+    check_train_and_eval_datasets,
     checked_adversaries,
     device_share,
     draw_rows,
@@ -42,6 +44,7 @@ from .losses import (
     representation_loss,
     sequence_log_probs,
 )
+from .model_checks import check_adapters, check_launch, check_weights
 from .simulation import (
     AttackDiverged,
     Attacked,
@@ -49,9 +52,6 @@ from .simulation import (
     LossFunction,
     all_reduce,
     attack_steps,
-    check_launch,
-    check_lora_targets,
-    check_weights,
     in_eval_mode,
     mean_gradient,
     next_token_logits,
@@ -154,9 +154,12 @@ class TARTrainer(AveragedWeightsMixin, SFTTrainer):
             args.model_init_kwargs = {"dtype": "float32", **(args.model_init_kwargs or {})}
         if processing_class is None:
             processing_class = own_tokenizer(model)
+        if args.pad_token is not None:
+            processing_class.pad_token = args.pad_token
         self.adversaries = checked_adversaries(adversaries, adversary_datasets, args)
         pairs = args.tamper_resistance_loss == "dpo"
-        check_dataset("train_dataset", train_dataset, False, args.dataset_text_field)
+        formatted = kwargs.get("formatting_func") is not None
+        check_train_and_eval_datasets(train_dataset, eval_dataset, args.dataset_text_field, formatted)
         check_dataset("tamper_resistance_dataset", tamper_resistance_dataset, pairs, args.dataset_text_field)
         check_disjoint(train_dataset, tamper_resistance_dataset, self.adversaries, adversary_datasets)
         check_tokenizer(processing_class, model)
@@ -174,8 +177,9 @@ class TARTrainer(AveragedWeightsMixin, SFTTrainer):
         )
         drop_fused_head(self.model)
         check_weights(self.model)
-        check_lora_targets(self.model, self.adversaries)
+        check_adapters(self.model, self.adversaries)
         check_launch(self)
+        check_retain_rows(self)
 
         self.ref_model = ref_model
         if ref_model is not None:

@@ -116,21 +116,34 @@ def summarise(output: Path) -> dict[str, Any]:
     first = {seed: world["tar-0"] for seed, world in worlds.items()}
     names = ["recovery", "worst_recovery", "below_twin", *(f"below_{kind}" for kind in CONTROLS)]
     names += ["capability_share", "bystander_share"]
-    over_worlds = {name: t_interval([model[name] for model in first.values()]) for name in names}
+    over_worlds = {name: _over([model[name] for model in first.values()]) for name in names}
     several = next(seed for seed, tar_seeds in WORLDS.items() if len(tar_seeds) > 1)
     trainings = [worlds[several][f"tar-{seed}"] for seed in WORLDS[several]]
     twins = [world["random_mapping"] for world in worlds.values()]
     return {
         "worlds": worlds,
         "tar_over_worlds": over_worlds,
-        "tar_over_training_seeds": {name: t_interval([model[name] for model in trainings]) for name in names},
-        "twin_over_worlds": {n: t_interval([twin[n] for twin in twins]) for n in ("recovery", "worst_recovery")},
-        "standard_deviation_of_recovery": {
-            "between worlds": _deviation([model["recovery"] for model in first.values()]),
-            "between trainings": _deviation([model["recovery"] for model in trainings]),
-            "between attack seeds": mean([_deviation(model["recovery_by_attack_seed"]) for model in first.values()]),
-        },
+        "tar_over_training_seeds": {name: _over([model[name] for model in trainings]) for name in names},
+        "twin_over_worlds": {n: _over([twin[n] for twin in twins]) for n in ("recovery", "worst_recovery")},
+        "standard_deviation_of_recovery": _split_deviation(
+            [model["recovery"] for model in first.values()],
+            [model["recovery"] for model in trainings],
+            [model["recovery_by_attack_seed"] for model in (*first.values(), *trainings[1:])],
+        ),
     }
+
+
+def _over(values: list[float | None]) -> Estimate:
+    """t interval; no estimate where a value is missing, as the mean over the others would be of something else."""
+    return t_interval([] if None in values else values)
+
+
+def _split_deviation(worlds: list[float], trainings: list[float], by_seed: list[list[float]]) -> dict[str, float]:
+    """Standard deviation of R that each level adds, by moments: the variance of means minus that of what is below."""
+    seeds = mean([_variance(values) for values in by_seed])
+    training = max(0.0, _variance(trainings) - seeds / len(ATTACK_SEEDS))
+    world = max(0.0, _variance(worlds) - training - seeds / len(ATTACK_SEEDS))
+    return {"worlds": math.sqrt(world), "trainings": math.sqrt(training), "attack seeds": math.sqrt(seeds)}
 
 
 def _summarise_world(folder: Path) -> dict[str, dict[str, Any]]:
@@ -156,7 +169,8 @@ def _summarise_world(folder: Path) -> dict[str, dict[str, Any]]:
         }
         for other in ("random_mapping", *CONTROLS):
             label = "below_twin" if other == "random_mapping" else f"below_{other}"
-            rows[name][label] = mean([recoveries[other][key] - r for key, r in own.items() if key in recoveries[other]])
+            pairs = [recoveries[other][key] - r for key, r in own.items() if key in recoveries[other]]
+            rows[name][label] = mean(pairs) if pairs else None
     return rows
 
 
@@ -164,26 +178,26 @@ def _recoveries(report: Report) -> dict[tuple[str, int], float]:
     base, floor = report.references["base"], report.references["floor"]
     found = {}
     for attack in report.attacks:
-        if attack.status == "completed" and attack.after is not None:
+        if attack.finished:
             r = recovery(attack.after["harm"], base.before["harm"], floor_harm(floor, attack.adversary))
             assert r is not None  # harm is measured, and the base knows the answers
             found[attack.adversary, attack.seed] = r
     return found
 
 
-def _deviation(values: list[float]) -> float:
+def _variance(values: list[float]) -> float:
     center = mean(values)
-    return math.sqrt(sum((value - center) ** 2 for value in values) / (len(values) - 1))
+    return sum((value - center) ** 2 for value in values) / (len(values) - 1)
 
 
 def markdown(table: dict[str, Any]) -> str:
     """The README's table."""
-    rows = ["| world | model | R, mean | R, strongest attack | capability | bystander |"]
-    rows.append("|---|---|---|---|---|---|")
+    rows = ["| world | model | attacks | R, mean | R, strongest attack | capability | bystander |"]
+    rows.append("|---|---|---|---|---|---|---|")
     for world, models in table["worlds"].items():
         for name, row in models.items():
             rows.append(
-                f"| {world} | {name} | {row['recovery']:.2f} | {row['worst_recovery']:.2f} | "
+                f"| {world} | {name} | {row['attacks']} | {row['recovery']:.2f} | {row['worst_recovery']:.2f} | "
                 f"{row['capability_before']:.2f} | {row['bystander_before']:.2f} |"
             )
     lines = ["\n".join(rows), ""]

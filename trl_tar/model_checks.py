@@ -1,0 +1,73 @@
+"""What a model, its adapters and its launch must be for attacks to be simulated; one sentence where they are not."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import check_target_module_exists
+from transformers import PreTrainedModel, Trainer
+
+from .adversary import Adversary
+from .simulation import lora_config, restored
+
+
+def check_weights(model: PreTrainedModel | PeftModel) -> None:
+    """Raises `ValueError` for a model whose weights cannot be stepped and put back."""
+    if getattr(model, "is_quantized", False):
+        raise ValueError(
+            "The model is quantised, and its weights take no gradient. Load it without quantization_config."
+        )
+    low = next((name for name, p in model.named_parameters() if p.dtype not in (torch.float32, torch.float64)), None)
+    if low is not None:
+        dtype = model.get_parameter(low).dtype
+        raise ValueError(
+            f"Parameter {low!r} is {dtype}: rounding swallows most of each step in low precision. Load the model with "
+            "dtype=torch.float32 and set bf16=True for autocast."
+        )
+
+
+def check_launch(trainer: Trainer) -> None:
+    """Raises `ValueError` where `accelerate launch` shards parameters or rows, past the fields of the configuration."""
+    name, accelerator = type(trainer).__name__, trainer.accelerator
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise ValueError(
+            f"{name} was launched with {accelerator.distributed_type.value}: sharded parameters are not supported yet. "
+            "Use DDP."
+        )
+    if accelerator.parallelism_config is not None:
+        raise ValueError(f"{name} got a `parallelism_config`, which shards rows. Use data parallelism alone.")
+
+
+def check_adapters(model: PreTrainedModel | PeftModel, adversaries: Iterable[Adversary]) -> None:
+    """Raises `ValueError` for a LoRA attack that PEFT cannot add to the model, and for a model that is a soft prompt."""
+    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+        raise ValueError(
+            f"`peft_config` is {type(model.active_peft_config).__name__!r}, which leaves the weights to the attacker as "
+            "they are. Use LoRA, or train all parameters."
+        )
+    unwrapped = model.get_base_model() if isinstance(model, PeftModel) else model
+    seen = set()
+    for adversary in adversaries:
+        adapter = (adversary.lora_r, adversary.lora_target_modules)
+        if adversary.lora_r is None or adapter in seen:
+            continue
+        seen.add(adapter)
+        targets = adversary.lora_target_modules
+        for target in [targets] if isinstance(targets, str) else targets:
+            config = lora_config(replace(adversary, lora_target_modules=target if target is targets else (target,)))
+            if target != "all-linear" and not any(
+                check_target_module_exists(config, name) for name, _ in unwrapped.named_modules()
+            ):
+                raise ValueError(
+                    f"Adversary {adversary.name!r} has lora_target_modules={targets!r}, and {target!r} matches no module "
+                    "of the model. Name some of model.named_modules(), or use 'all-linear'."
+                )
+        try:
+            with restored(model, adversary, 0):
+                pass
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"Adversary {adversary.name!r} has lora_target_modules={targets!r}, which PEFT cannot adapt here "
+                f"({str(error).splitlines()[0]}). Name linear layers, or use 'all-linear'."
+            ) from error
