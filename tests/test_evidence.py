@@ -1,0 +1,46 @@
+"""How the evidence is summarised, against values worked out by hand."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from trl_tar.commands.evidence import _over, _recoveries, _split_deviation, evidence_suite
+from trl_tar.records import ModelRecord, attack_record
+from trl_tar.report import build_report
+
+
+def record(harms: list[float | None], before: float = 0.25) -> ModelRecord:
+    points = [{"step": 10, "flops": 1, "loss": 0.1, "harm": harm, "capability": 0.9} for harm in harms]
+    attacks = [attack_record("a", seed, [point]) for seed, point in enumerate(points)]
+    return ModelRecord({"id": "m"}, {"harm": before, "capability": 0.9}, attacks)
+
+
+def test_recovery_counts_finished_attacks_alone():
+    references = {"base": record([1.0, 1.0, 1.0], before=1.0), "floor": record([0.25, 0.25, 0.25])}
+    model = record([0.625, None, 0.25])
+    model = replace(model, attacks=[*model.attacks[:2], replace(model.attacks[2], status="diverged")])
+    report = build_report(model, references, seeds=[0, 1, 2])
+    assert _recoveries(report) == {("a", 0): 0.5}
+
+
+def test_a_missing_value_leaves_no_estimate_of_the_others():
+    assert _over([0.1, 0.3])["mean"] == pytest.approx(0.2)
+    assert _over([0.1, None, 0.3]) == {"mean": None, "low": None, "high": None, "n": 0}
+
+
+def test_each_level_has_the_variance_that_the_level_below_does_not_explain():
+    by_seed = [[0.1, 0.2, 0.3]]  # variance 0.01, of a mean of three 0.01 / 3
+    trainings = [0.1, 0.3]  # variance 0.02
+    worlds = [0.1, 0.5]  # variance 0.08
+    split = _split_deviation(worlds, trainings, by_seed)
+    assert split["attack seeds"] == pytest.approx(0.1)
+    assert split["trainings"] == pytest.approx(math.sqrt(0.02 - 0.01 / 3))
+    assert split["worlds"] == pytest.approx(math.sqrt(0.08 - 0.02))
+    assert _split_deviation([0.2, 0.2], [0.2, 0.2], by_seed)["worlds"] == 0.0
+
+
+def test_the_suite_is_that_of_the_readme():
+    suite = evidence_suite()
+    assert len(suite) == 9 and len({adversary.name for adversary in suite}) == 9
+    assert max(adversary.num_steps for adversary in suite) == 600
