@@ -41,6 +41,7 @@ ATTACKS = [
     Adversary("adagrad", "forget", optimizer="adagrad", **FAST),
     Adversary("adadelta", "forget", optimizer="adadelta", **{**FAST, "learning_rate": 1.0}),
     Adversary("cosine", "forget", lr_scheduler="cosine", warmup_steps=3, **FAST),
+    Adversary("restarts", "forget", lr_scheduler="cosine_with_restarts", **FAST),
     # SGD: where chosen and rejected share a context their gradients cancel, and Adam would blow up what rounding leaves
     Adversary("dpo", "pairs", objective="dpo", optimizer="sgd", momentum=0.9, **FAST),
     Adversary("dpo-lora", "pairs", objective="dpo", optimizer="sgd", lora_r=4, **{**FAST, "learning_rate": 1.0}),

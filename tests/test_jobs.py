@@ -1,5 +1,8 @@
 """What decides whether a job was done before."""
 
+import importlib
+import linecache
+import sys
 from functools import partial
 
 import pytest
@@ -30,6 +33,17 @@ class Threshold:
 def test_metrics_that_measure_otherwise_are_told_apart(first, second):
     assert identity(first) != identity(second)
     assert " at 0x" not in identity(first)
+
+
+def test_a_function_with_another_body_is_another_metric(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    file, found = tmp_path / "metric_of_a_user.py", set()
+    for body in ("return 1", "return 2"):
+        file.write_text(f"def harm(model, tokenizer):\n    {body}\n")
+        linecache.clearcache()
+        found.add(identity(importlib.import_module("metric_of_a_user").harm))
+        del sys.modules["metric_of_a_user"]
+    assert len(found) == 2
 
 
 def test_equal_metrics_are_the_same():

@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import pytest
-from test_attack import raw_data
-from test_red_team import attacked
+from peft import PeftModel
+from test_attack import raw_data, tiny_model
+from test_red_team import METRICS, Likelihood, attacked
 
 
 SCRIPT = """
@@ -56,3 +57,33 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing_that_was_finished(tmp_pat
     report = attacked(raw_data(), tmp_path / "full", references={})
     assert all(file.stat().st_mtime_ns == time for file, time in finished.items())
     assert asdict(report) == asdict(whole)
+
+
+@dataclass(frozen=True)
+class OnAdapters(Likelihood):
+    """Ends its process, or raises, when it is asked about a model with an adapter."""
+
+    does: str = "ends"
+
+    def __call__(self, model, tokenizer):
+        if isinstance(model, PeftModel):
+            if self.does == "raises":
+                raise KeyError("a bug in a metric")
+            os._exit(9)  # as the kernel ends a process that takes too much memory
+        return super().__call__(model, tokenizer)
+
+
+def test_a_worker_that_dies_costs_its_own_attack_and_no_other(tmp_path):
+    metrics = {**METRICS, "bystander": OnAdapters(80)}
+    report = attacked(raw_data(), tmp_path, references={}, metrics=metrics, num_workers=2)
+    assert {(a.adversary, a.status) for a in report.attacks} == {("full", "completed"), ("lora", "failed")}
+    assert "its worker died" in next(a.error for a in report.attacks if a.adversary == "lora")
+    gate = next(gate for gate in report.verdict.gates if gate.name == "unfinished_attacks")
+    assert (gate.value, gate.passed) == (2, False)
+
+
+def test_an_error_of_a_metric_ends_the_run_and_keeps_what_was_running(tmp_path):
+    metrics = {**METRICS, "bystander": OnAdapters(80, "raises")}
+    with pytest.raises(KeyError, match="a bug in a metric"):
+        attacked(raw_data(), tmp_path, model=tiny_model(), references={}, metrics=metrics, num_workers=2)
+    assert len(list((tmp_path / "jobs").glob("before*"))) == 1

@@ -9,11 +9,20 @@ import schedulefree
 import tiny
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import get_scheduler
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from trl_tar import Adversary, TARTrainer
 from trl_tar.losses import language_modeling_loss
-from trl_tar.simulation import AttackDiverged, attack_steps, in_eval_mode, next_token_logits, restored, swapped_in
+from trl_tar.simulation import (
+    AttackDiverged,
+    attack_steps,
+    in_eval_mode,
+    next_token_logits,
+    restored,
+    scheduler_arguments,
+    swapped_in,
+)
 
 
 ROWS = tiny.tokenised()["forget"]
@@ -257,6 +266,24 @@ def test_every_optimizer_and_schedule_steps_like_its_own_class(adversary):
     for k, actual in found.items():
         # not 1e-10: key biases have gradient 0 but for rounding of about 1e-18, which Adam divides by its ε of 1e-8
         assert tiny.displacement_error(actual, expected[k], tiny.weights(model)) < 1e-8
+
+
+def test_warm_restarts_restart():
+    rates = {}
+    for schedule in ("cosine", "cosine_with_restarts"):
+        adversary = Adversary("a", "forget", lr_scheduler=schedule, num_steps=40, learning_rate=1.0)
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        steps = {"num_warmup_steps": 0, "num_training_steps": 40}
+        scheduler = get_scheduler(
+            schedule, optimizer, scheduler_specific_kwargs=scheduler_arguments(adversary), **steps
+        )
+        rates[schedule] = []
+        for _ in range(40):
+            rates[schedule].append(scheduler.get_last_lr()[0])
+            optimizer.step()
+            scheduler.step()
+    assert [step for step, rate in enumerate(rates["cosine_with_restarts"]) if rate == 1.0] == [0, 10, 20, 30]
+    assert rates["cosine"].count(1.0) == 1
 
 
 def test_schedule_free_attacker_is_judged_at_the_average_and_steps_elsewhere():

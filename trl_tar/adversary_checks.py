@@ -21,6 +21,7 @@ EDITS = {
 }
 OPTIMIZERS = ("adamw", "schedule_free_adamw", "sgd", "adadelta", "adagrad")
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "cosine", "cosine_with_restarts")
+RESTARTS = 4  # cycles of cosine_with_restarts; transformers' default of 1 never restarts
 PROMPT = "{prompt}"  # its place in a prompt_template
 
 

@@ -19,6 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer, get_scheduler
 
 from .adversary import Adversary
+from .adversary_checks import RESTARTS
 
 
 Batch = dict[str, torch.Tensor]
@@ -165,6 +166,11 @@ def _wrapped(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     return attacked
 
 
+def scheduler_arguments(adversary: Adversary) -> dict[str, int]:
+    """What transformers' schedule takes beside warm-up and steps."""
+    return {"num_cycles": RESTARTS} if adversary.lr_scheduler == "cosine_with_restarts" else {}
+
+
 def lora_config(adversary: Adversary) -> LoraConfig:
     """The adapter of a LoRA attack."""
     targets = adversary.lora_target_modules
@@ -248,6 +254,7 @@ def attack_steps(
         optimizer,
         num_warmup_steps=adversary.warmup_steps,
         num_training_steps=adversary.num_steps,
+        scheduler_specific_kwargs=scheduler_arguments(adversary),
     )
     schedule_free = isinstance(optimizer, schedulefree.AdamWScheduleFree)
     if schedule_free:

@@ -20,7 +20,13 @@ from ..adversary import Adversary
 from ..averaged_weights import AveragedWeightsMixin
 from ..data import drop_fused_head
 from ..records import Point
-from ..simulation import AttackDiverged, in_eval_mode, lora_config, optimizer_class_and_arguments
+from ..simulation import (
+    AttackDiverged,
+    in_eval_mode,
+    lora_config,
+    optimizer_class_and_arguments,
+    scheduler_arguments,
+)
 
 
 Reward = Callable[..., list[float]]  # of TRL: prompts, completions and the other columns → one number an answer
@@ -236,6 +242,7 @@ def _arguments(target: Target, adversary: Adversary) -> dict[str, Any]:
         "gradient_accumulation_steps": adversary.batch_size // micro_batch_size,
         "learning_rate": adversary.learning_rate,
         "lr_scheduler_type": adversary.lr_scheduler,
+        "lr_scheduler_kwargs": scheduler_arguments(adversary),
         "warmup_steps": adversary.warmup_steps,
         "weight_decay": adversary.weight_decay,
         "max_grad_norm": adversary.max_grad_norm,

@@ -1,6 +1,7 @@
 """The jobs of a red team: each is one file, written when it is finished, and none is done twice."""
 
 import hashlib
+import inspect
 import itertools
 import json
 import os
@@ -12,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -31,10 +33,11 @@ from ..records import AttackRecord, finite, write_json
 from ..statistics import clustered_standard_error
 from .attack import run_attack
 from .attackers import Reward, as_found
-from .ranks import devices, forget_launch, gathered, num_ranks, rank
+from .ranks import devices, forget_launch, gathered, meet, num_ranks, rank
 
 
-FORMAT = 4  # of job files; raise it when an attack or its record changes
+FORMAT = 5  # of job files; raise it when an attack or its record changes
+PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "schedulefree")  # that decide a result
 SHARES = ("harm", "capability")  # metrics that must lie in [0, 1]
 MEASURED = {"before", "standard_errors", "zero_step", "groups", "questions"}
 ATTACKED = {"record", "questions"}
@@ -98,6 +101,7 @@ class Job:
         """A readable name, and a hash of all that the result depends on: no two different jobs share a file."""
         key = {
             "format": FORMAT,
+            "packages": {name: version(name) for name in PACKAGES},
             "weights": self.weights_sha256,
             "config": self.config_sha256,
             "adversary": None if self.adversary is None else asdict(self.adversary),
@@ -123,15 +127,28 @@ class Job:
 
 
 def identity(metric: Metric | Reward | None) -> str:
-    """What a metric or reward is, the same in every process: its `repr`, and a hash of its code where that shows an address."""
+    """What a metric or reward is, the same in every process: its `repr`, its code, and what it holds where that hides it."""
+    if isinstance(metric, partial):
+        return f"partial {identity(metric.func)} {metric.args!r} {sorted(metric.keywords.items())!r}"
     text = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(metric))
-    return text if text == repr(metric) else f"{text} {Hasher.hash(metric)}"
+    held = "" if text == repr(metric) else Hasher.hash(metric)
+    try:
+        code = inspect.getsource(metric if inspect.isroutine(metric) else type(metric))
+    except (OSError, TypeError):  # built in, or typed at a prompt
+        code = ""
+    return f"{text} {hashlib.sha256(code.encode()).hexdigest()[:12]} {held}"
 
 
 def vocabulary_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of all tokens and their roles: with others the same weights answer otherwise."""
+    """Hash of all tokens, their roles, how text is cut and the chat template: with others the same weights answer otherwise."""
     roles = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    return hashlib.sha256(json.dumps([tokenizer.get_vocab(), roles], sort_keys=True).encode()).hexdigest()
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = {} if backend is None else json.loads(backend.to_str())
+    kept = {
+        name: rule for name, rule in rules.items() if name not in ("padding", "truncation")
+    }  # left by the last call
+    content = [tokenizer.get_vocab(), roles, kept, tokenizer.chat_template]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def run_jobs(jobs: Sequence[Job], settings: Settings, folder: Path, num_workers: int) -> list[dict[str, Any]]:
@@ -149,6 +166,7 @@ def run_jobs(jobs: Sequence[Job], settings: Settings, folder: Path, num_workers:
         num_workers (`int`):
             Processes, each with one torch thread; 1 runs in this process, if that has no more than one GPU.
     """
+    meet()
     names = [job.file_name(settings) for job in jobs]
     wanted = dict(zip(names, jobs, strict=True))
     # by place among all jobs and not among the missing ones, which another process may count later
@@ -199,10 +217,15 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
             rewards=settings.rewards,
         )
     except FAILURES as error:
-        reason = f"{type(error).__name__}: {error}"
-        record = AttackRecord(job.adversary.name, job.seed, status="failed", error=reason)
-        last.clear()  # answers of an attack that is not recorded
+        return _failed(job, f"{type(error).__name__}: {error}")
     return {"record": asdict(record), "questions": rounded(last)}
+
+
+def _failed(job: Job, reason: str) -> dict[str, Any]:
+    """An attack that shows nothing, without answers."""
+    assert job.adversary is not None and job.seed is not None
+    record = AttackRecord(job.adversary.name, job.seed, status="failed", error=reason)
+    return {"record": asdict(record), "questions": {}}
 
 
 def _rows(path: str, sha256: str) -> Dataset:
@@ -295,6 +318,22 @@ def _run_missing(
         for name, job in missing.items():
             yield name, run_job(job, settings)
         return
+    left = dict(missing)
+    for name, result in _run_in_pool(missing, settings, num_workers):
+        del left[name]
+        yield name, result
+    for name, job in left.items():  # a worker died, and took the others along: each alone
+        result = dict(_run_in_pool({name: job}, settings, 1)).get(name)
+        if result is None and job.adversary is None:
+            raise RuntimeError(
+                f"The worker that measured {job.model!r} died, most likely for lack of memory. Start again with the same "
+                "output_dir where there is more: finished jobs are kept."
+            )
+        yield name, result or _failed(job, "RuntimeError: its worker died, most likely for lack of memory")
+
+
+def _run_in_pool(jobs: Mapping[str, Job], settings: Settings, num_workers: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Results as they come; none of a job whose worker died. An error ends the run once the other workers are done."""
     context = get_context("spawn")
     gpus = context.SimpleQueue()
     for gpu in devices(num_workers):
@@ -302,17 +341,23 @@ def _run_missing(
     pool = ProcessPoolExecutor(
         num_workers, mp_context=context, initializer=_start_worker, initargs=(settings, gpus, num_ranks() > 1)
     )
+    raised = None
     try:
-        names = {pool.submit(_run_in_worker, job): name for name, job in missing.items()}
+        names = {pool.submit(_run_in_worker, job): name for name, job in jobs.items()}
         for future in as_completed(names):
-            yield names[future], future.result()
-    except BrokenProcessPool as error:
-        raise RuntimeError(
-            f"A worker of num_workers={num_workers} died, most likely for lack of memory. Start again with the same "
-            "output_dir and fewer workers: finished jobs are kept."
-        ) from error
+            if future.cancelled():
+                continue
+            error = future.exception()
+            if error is None:
+                yield names[future], future.result()
+            elif not isinstance(error, BrokenProcessPool):
+                raised = raised or error
+                for other in names:
+                    other.cancel()  # those that run go on
     finally:
         pool.shutdown(cancel_futures=True)
+    if raised is not None:
+        raise raised
 
 
 _worker_settings: Settings | None = None  # set once in each worker process, so that metrics keep their caches

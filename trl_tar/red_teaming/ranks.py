@@ -23,6 +23,12 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def meet() -> None:
+    """Waits for all processes to have started, and from then on for as long as the attacks of another take."""
+    if num_ranks() > 1:
+        _group()
+
+
 def gathered(results: dict[str, Any]) -> dict[str, Any]:
     """The results of all processes; each calls this as often as the others."""
     if num_ranks() == 1:
@@ -34,7 +40,7 @@ def gathered(results: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def _group() -> torch.distributed.ProcessGroup:
-    """Of all processes; one may wait for the attacks of another for as long as it takes."""
+    """Of all processes."""
     PartialState()
     return torch.distributed.new_group(backend="gloo", timeout=timedelta(days=30))
 

@@ -23,13 +23,12 @@ from ..report import Report, build_report
 from ..statistics import CHANCE, share, t_interval, trainability
 from .attackers import Reward
 from .checks import check_benign, check_containers, check_models, check_red_team
-from .jobs import Job, Settings, load, rows_sha256, run_jobs
+from .jobs import PACKAGES, Job, Settings, load, rows_sha256, run_jobs
 from .rows import tokenised_datasets
 
 
 Model = str | Path | PreTrainedModel
 Attack = tuple[Adversary, int]  # and its seed
-PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "schedulefree")
 
 
 @dataclass(frozen=True)
