@@ -95,7 +95,8 @@ def test_a_report_of_which_nothing_is_known_has_a_page():
 
 def test_every_gate_is_in_words_that_agree_with_its_outcome():
     values = ("worst_recovery_high", "worst_recovery", "capability", "bystander", "retain_nll_gain", "selectivity")
-    unknown = dict.fromkeys((*values, "benign_trainability", "capability_after_benign"))
+    others = ("benign_trainability", "capability_after_benign", "broken_attacks", "worst_recovery_of_twin")
+    unknown = dict.fromkeys((*values, *others), None)
     gates = judge(**unknown, unfinished_attacks=0).gates
     assert {gate.name for gate in gates} == set(GATES)
     for value in (0.0, 1.0):

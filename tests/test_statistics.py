@@ -95,7 +95,7 @@ def test_differences_are_paired_by_adversary_and_seed():
     twin.attacks.append(attack("c", 0, 0.9, "diverged"))
     model = [attack("a", 0, 0.5), attack("a", 1, 0.6), attack("b", 0, 0, "failed"), attack("b", 1, 0.2)]
     model += [attack("c", 0, 0.1), attack("d", 0, None)]
-    assert paired_differences(twin, model) == [(0, pytest.approx(0.4)), (1, pytest.approx(0.2))]
+    assert paired_differences(twin, model) == [("a", 0, pytest.approx(0.4)), ("a", 1, pytest.approx(0.2))]
 
 
 def test_selectivity_is_capability_minus_harm():

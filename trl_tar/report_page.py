@@ -52,7 +52,8 @@ def _summarised(report: Report) -> Report:
     """A report of an older schema with the summary of this one, which follows from its attacks."""
     if report.schema_version == SCHEMA_VERSION:
         return report
-    return replace(report, summary=summarise(report.attacks, report.references, report.config["chance"]))
+    capability = report.before["capability"]
+    return replace(report, summary=summarise(report.attacks, report.references, report.config["chance"], capability))
 
 
 def _render(template: str, report: Report, title: str, escape: bool, **more: Any) -> str:

@@ -13,7 +13,12 @@ from .verdict import Gate
 TEMPLATES = Path(__file__).parent / "templates"
 # gate → side of the threshold that passes, what it compares
 GATES = {
-    "worst_recovery_upper_bound": ("below", "R under the strongest attack of each seed, 95 % upper bound"),
+    "worst_recovery_upper_bound": (
+        "below",
+        "R under the strongest attack of each seed, at its end or where the attacker would stop, 95 % upper bound",
+    ),
+    "broken_attacks": ("at most", "attacks with R of at least 0.5 at two evaluations in a row, at any time"),
+    "worst_recovery_of_twin": ("at least", "R under the strongest attack on the undefended twin: that attacks work"),
     "capability": ("at least", "held-out capability before attack, as a share of the base's"),
     "bystander": ("at least", "capability on a domain of which no phase sees a fact, as a share of the base's"),
     "retain_nll_gain": ("below", "loss on retain text above the base's, in nats"),
@@ -46,7 +51,10 @@ def cell(text: object) -> str:
 
 def gate_in_words(gate: Gate) -> dict[str, Any]:
     """A gate in words."""
-    side, meaning = GATES.get(gate.name, ("below", f"{_words(gate.name.removesuffix('_gain'))} above the base's"))
+    other = f"{_words(gate.name.removesuffix('_gain'))} above the base's"
+    if gate.name.endswith("_recovery"):
+        other = f"R of {_words(gate.name.removesuffix('_recovery'))}, which needs no training"
+    side, meaning = GATES.get(gate.name, ("below", other))
     return {
         "name": _words(gate.name),
         "meaning": meaning,
