@@ -77,7 +77,7 @@ def test_a_named_suite_says_which_data_set_it_lacks(files, tmp_path):
     with pytest.raises(ValueError, match="reads 'benign', and `datasets` has"):
         red_team_command(BASE, "benign", files / "without_module.yaml", tmp_path, steps=1)
     assert {a.num_steps for a in _adversaries("knowledge", 7, 2.0)} == {7}
-    assert [a.name for a in _adversaries("weight-edit", 7, 2.0)] == [a.name for a in suites.weight_edit_suite()]
+    assert [a.name for a in _adversaries("weight-edit", None, None)] == [a.name for a in suites.weight_edit_suite()]
 
 
 @pytest.mark.parametrize(
@@ -88,6 +88,9 @@ def test_a_named_suite_says_which_data_set_it_lacks(files, tmp_path):
         ({"--datasets": "nowhere.yaml"}, "'nowhere.yaml' cannot be read"),
         ({"--seeds": "0"}, "'0' is not a whole number of at least 1"),
         ({"--budget": "0"}, "'0' is not a whole number of at least 1"),
+        ({"--steps": "5"}, "says steps and learning rates itself"),
+        ({"--suite": "weight-edit", "--steps": "5"}, "'weight-edit' has no num_steps, and 5 would do nothing"),
+        ({"--suite": "input", "--learning-rate-scale": "2"}, "'input' has no learning_rate_scale"),
     ],
 )
 def test_unusable_arguments_are_one_line(files, tmp_path, capsys, changes, message):
@@ -118,10 +121,59 @@ def test_unusable_arguments_are_one_line(files, tmp_path, capsys, changes, messa
             "Metric 'harm' is 'nothing:here'",
         ),
         ({"datasets": {"hazard": "hazard.jsonl"}, "metrics": {"harm": "no.jsonl"}}, "no.jsonl' cannot be read"),
+        (
+            {"datasets": {"hazard": "broken.jsonl"}, "metrics": {"harm": "harm.jsonl"}},
+            "Data set 'hazard' cannot be read",
+        ),
+        ({"datasets": {"hazard": "hazard.jsonl"}, "metrics": {"harm": "harm.jsonl"}, "metric": 1}, "has 'metric'. Use"),
+        (
+            {"datasets": {"hazard": "hazard.jsonl"}, "metrics": {"harm": "harm.jsonl"}, "rewards": {"r": "one_metric"}},
+            "Reward 'r' is 'one_metric'. Give module:function",
+        ),
+        (
+            {
+                "datasets": {"hazard": "hazard.jsonl"},
+                "metrics": {"harm": "harm.jsonl"},
+                "benign": {"dataset": "cooking", "metric": "harm.jsonl"},
+            },
+            "`benign` is .*'cooking'.*Name one of the datasets",
+        ),
     ],
 )
 def test_a_description_that_cannot_be_used_is_refused(files, tmp_path, described, message):
+    (files / "broken.jsonl").write_text('{"text": "a"}\n{"text": ')
     file = files / "broken.yaml"
     file.write_text(yaml.safe_dump(described))
     with pytest.raises(ValueError, match=message):
         red_team_command(BASE, str(files / "suite.yaml"), file, tmp_path / "out")
+
+
+def test_questions_that_an_attacker_is_taught_are_refused(files, tmp_path):
+    lines = [json.loads(line) for line in (files / "harm.jsonl").read_text().splitlines()]
+    taught = [{"prompt": q["prompt"], "completion": q["choices"][q["answer"]], "entity": q["group"]} for q in lines]
+    (files / "taught.jsonl").write_text("\n".join(map(json.dumps, taught * 2)))
+    described = yaml.safe_load((files / "datasets.yaml").read_text())
+    described["datasets"]["hazard"] = "taught.jsonl"
+    del described["metrics"]["bystander"]
+    (files / "taught.yaml").write_text(yaml.safe_dump(described))
+    with pytest.raises(ValueError, match="and the questions share .* entities"):
+        red_team_command(BASE, str(files / "suite.yaml"), files / "taught.yaml", tmp_path, base=BASE)
+
+
+def test_the_file_of_data_sets_may_name_a_benign_task_and_rewards(files, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(files)
+    data = attack_datasets(WORLD)
+    data["benign"].to_json(files / "benign.jsonl")
+    data["prompts"].to_json(files / "prompts.jsonl")
+    (files / "a_reward.py").write_text("from trl_tar.testbed.attack_data import answer_reward as harm\n")
+    described = yaml.safe_load((files / "datasets.yaml").read_text())
+    described["datasets"] |= {"harmless": "benign.jsonl", "prompts": "prompts.jsonl"}
+    del described["metrics"]["bystander"]
+    described |= {"rewards": {"harm": "a_reward:harm"}, "chance": 0.25}
+    described["benign"] = {"dataset": "harmless", "metric": "capability.jsonl", "num_steps": 2, "batch_size": 8}
+    (files / "more.yaml").write_text(yaml.safe_dump(described))
+    grpo = {"name": "grpo", "dataset": "prompts", "objective": "grpo", "reward": "harm", "num_steps": 1}
+    (files / "grpo.yaml").write_text(yaml.safe_dump([grpo | {"batch_size": 8, "max_completion_length": 2}]))
+    report = red_team_command(BASE, str(files / "grpo.yaml"), files / "more.yaml", tmp_path, seeds=1, base=BASE)
+    assert [a.status for a in report.attacks] == ["completed"]
+    assert report.benign["num_steps"] == 2 and report.benign["trainability"]["n"] <= 1

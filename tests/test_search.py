@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from test_attack import TOKENIZER, raw_data, tiny_model
-from test_red_team import METRICS
+from test_red_team import METRICS, Likelihood
 
 from trl_tar import Adversary
 from trl_tar.red_teaming import search
@@ -56,6 +57,18 @@ def test_a_longer_search_goes_on_from_a_shorter_one(tmp_path):
     assert resumed == searched(tmp_path / "at once")
 
 
+def test_another_space_or_metric_is_another_search(tmp_path):
+    def shorter(trial) -> Adversary:
+        return replace(space(trial), num_steps=1)
+
+    searched(tmp_path, num_trials=1)
+    other = searched(tmp_path, num_trials=1, space=shorter)
+    assert [trial.adversary["num_steps"] for trial in other.trials["model"]] == [1]
+    metrics = {**METRICS, "validation_harm": Likelihood(5)}
+    changed = searched(tmp_path, num_trials=1, metrics=metrics)
+    assert changed == searched(tmp_path / "alone", num_trials=1, metrics=metrics)
+
+
 def test_the_attacker_keeps_what_is_best_on_validation():
     def trial(number, selection, harm, usable=True):
         return Trial(number, {"name": str(number), "dataset": "d"}, "completed", None, selection, harm, usable)
@@ -71,13 +84,13 @@ def test_the_attacker_keeps_what_is_best_on_validation():
 def test_a_trial_that_fails_stays_in_the_budget(tmp_path):
     def sometimes(trial) -> Adversary:
         adversary = space(trial)
-        # a target that no module has: TRL refuses it when the attack starts
-        targets = "nothing" if trial.number == 1 else "all-linear"
+        # a module that PEFT cannot adapt: TRL refuses it when the attack starts
+        targets = "input_layernorm" if trial.number == 1 else "all-linear"
         return Adversary(
             "searched",
             "forget",
             lora_r=2,
-            lora_target_modules=(targets,) if targets == "nothing" else targets,
+            lora_target_modules=(targets,) if targets == "input_layernorm" else targets,
             learning_rate=adversary.learning_rate,
             num_steps=2,
             batch_size=4,
@@ -86,7 +99,7 @@ def test_a_trial_that_fails_stays_in_the_budget(tmp_path):
     result = searched(tmp_path, space=sometimes)
     for trials in result.trials.values():
         assert [trial.status for trial in trials] == ["completed", "failed", "completed", "completed"]
-        assert "nothing" in trials[1].error
+        assert "LlamaRMSNorm" in trials[1].error
 
 
 @pytest.mark.parametrize(

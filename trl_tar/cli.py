@@ -81,9 +81,7 @@ def _add_red_team(commands: argparse._SubParsersAction) -> None:
     red_team.add_argument("--twin", help="the safeguarded model before hardening")
     red_team.add_argument("--floor", help="a model that never knew the hazard")
     red_team.add_argument("--steps", type=_at_least(1), help="steps of each attack of a named suite")
-    red_team.add_argument(
-        "--learning-rate-scale", type=float, default=1.0, help="multiplies the learning rates of a named suite"
-    )
+    red_team.add_argument("--learning-rate-scale", type=float, help="multiplies the learning rates of a named suite")
     red_team.add_argument("--budget", type=_at_least(1), help="attacks of each model at most, the most telling first")
     red_team.add_argument("--workers", type=_at_least(1), default=1, help="attacks that run at the same time")
     red_team.add_argument("--strict", action="store_true", help="exit with 1 unless the verdict is resistant")

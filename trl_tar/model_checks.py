@@ -39,6 +39,22 @@ def check_launch(trainer: Trainer) -> None:
         raise ValueError(f"{name} got a `parallelism_config`, which shards rows. Use data parallelism alone.")
 
 
+def check_lora_targets(model: PreTrainedModel | PeftModel, adversaries: Iterable[Adversary]) -> None:
+    """Raises `ValueError` for a LoRA attack on modules that the model does not have."""
+    unwrapped = model.get_base_model() if isinstance(model, PeftModel) else model
+    for adversary in adversaries:
+        targets = adversary.lora_target_modules
+        if adversary.lora_r is None or targets == "all-linear":
+            continue
+        for target in [targets] if isinstance(targets, str) else targets:
+            config = lora_config(replace(adversary, lora_target_modules=target if target is targets else (target,)))
+            if not any(check_target_module_exists(config, name) for name, _ in unwrapped.named_modules()):
+                raise ValueError(
+                    f"Adversary {adversary.name!r} has lora_target_modules={targets!r}, and {target!r} matches no module "
+                    "of the model. Name some of model.named_modules(), or use 'all-linear'."
+                )
+
+
 def check_adapters(model: PreTrainedModel | PeftModel, adversaries: Iterable[Adversary]) -> None:
     """Raises `ValueError` for a LoRA attack that PEFT cannot add to the model, and for a model that is a soft prompt."""
     if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
@@ -46,23 +62,14 @@ def check_adapters(model: PreTrainedModel | PeftModel, adversaries: Iterable[Adv
             f"`peft_config` is {type(model.active_peft_config).__name__!r}, which leaves the weights to the attacker as "
             "they are. Use LoRA, or train all parameters."
         )
-    unwrapped = model.get_base_model() if isinstance(model, PeftModel) else model
+    adversaries = list(adversaries)
+    check_lora_targets(model, adversaries)
     seen = set()
     for adversary in adversaries:
-        adapter = (adversary.lora_r, adversary.lora_target_modules)
-        if adversary.lora_r is None or adapter in seen:
-            continue
-        seen.add(adapter)
         targets = adversary.lora_target_modules
-        for target in [targets] if isinstance(targets, str) else targets:
-            config = lora_config(replace(adversary, lora_target_modules=target if target is targets else (target,)))
-            if target != "all-linear" and not any(
-                check_target_module_exists(config, name) for name, _ in unwrapped.named_modules()
-            ):
-                raise ValueError(
-                    f"Adversary {adversary.name!r} has lora_target_modules={targets!r}, and {target!r} matches no module "
-                    "of the model. Name some of model.named_modules(), or use 'all-linear'."
-                )
+        if adversary.lora_r is None or (adversary.lora_r, targets) in seen:
+            continue
+        seen.add((adversary.lora_r, targets))
         try:
             with restored(model, adversary, 0):
                 pass

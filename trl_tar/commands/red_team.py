@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import json
 import os
 import sys
 from pathlib import Path
@@ -10,16 +9,18 @@ from typing import Any
 
 import yaml
 from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetsError
 from rich.console import Console
 
 from ..adversary import Adversary
 from ..evaluation.multiple_choice import MultipleChoice
 from ..evaluation.scores import Metric
 from ..model_card import model_card
-from ..red_teaming import red_team, suites
+from ..red_teaming import BenignTask, red_team, suites
 from ..red_teaming.ranks import rank
 from ..report import Report
 from ..report_page import write_pages
+from ..statistics import CHANCE
 
 
 SUITES = {
@@ -46,7 +47,7 @@ def red_team_command(
     twin: str | None = None,
     floor: str | None = None,
     steps: int | None = None,
-    learning_rate_scale: float = 1.0,
+    learning_rate_scale: float | None = None,
     budget: int | None = None,
     workers: int = 1,
 ) -> Report:
@@ -58,13 +59,15 @@ def red_team_command(
         suite (`str`):
             A name of `SUITES`, or a YAML or JSON file with a list of adversaries.
         datasets (`Path`):
-            YAML or JSON: `datasets`, name → file of rows, and `metrics`, name → file of questions or `module:function`.
+            YAML or JSON: `datasets`, name → file of rows; `metrics`, name → file of questions or `module:function`;
+            optionally `rewards`, name → `module:function`, `benign` (`dataset`, `metric` and the other fields of
+            [`BenignTask`]) and `chance`. The groups of the questions are the entities that no data set may hold.
         output (`Path`):
             Folder of all that is written.
         seeds (`int`, *optional*, defaults to `3`):
             Seeds of each attack: 0, 1, ….
-        steps (`int`, *optional*), learning_rate_scale (`float`, *optional*, defaults to `1.0`):
-            Arguments of the named suite, where it has them.
+        steps (`int`, *optional*), learning_rate_scale (`float`, *optional*):
+            Arguments of the named suite; `ValueError` where it has none.
         budget, workers (`int`, *optional*):
             As in [`red_team`].
     """
@@ -72,15 +75,26 @@ def red_team_command(
     for part in ("datasets", "metrics"):
         if not isinstance(described.get(part), dict) or not described[part]:
             raise ValueError(f"{str(datasets)!r} has no {part!r}. Add them, each name with its file.")
+    unknown = set(described) - {"datasets", "metrics", "rewards", "benign", "chance"}
+    if unknown:
+        raise ValueError(f"{str(datasets)!r} has {min(unknown)!r}. Use datasets, metrics, rewards, benign and chance.")
+    rows = {name: _rows(name, datasets.parent / str(file)) for name, file in described["datasets"].items()}
+    metrics = {name: _metric(name, str(source), datasets.parent) for name, source in described["metrics"].items()}
+    rewards = {name: _function("Reward", name, str(source)) for name, source in described.get("rewards", {}).items()}
+    questions = [metric for metric in metrics.values() if isinstance(metric, MultipleChoice)]
     references = {name: path for name, path in [("base", base), ("twin", twin), ("floor", floor)] if path is not None}
     report = red_team(
         model,
         _adversaries(suite, steps, learning_rate_scale),
-        {name: _rows(name, datasets.parent / str(file)) for name, file in described["datasets"].items()},
-        {name: _metric(name, str(source), datasets.parent) for name, source in described["metrics"].items()},
+        rows,
+        metrics,
         range(seeds),
         references,
         output,
+        benign=_benign(described.get("benign"), rows, datasets.parent),
+        rewards=rewards,
+        question_entities={str(q["group"]) for each in questions for q in each.questions if "group" in q},
+        chance=described.get("chance", CHANCE),
         num_workers=workers,
         budget=budget,
     )
@@ -98,11 +112,17 @@ def red_team_command(
     return report
 
 
-def _adversaries(suite: str, steps: int | None, learning_rate_scale: float) -> list[Adversary]:
+def _adversaries(suite: str, steps: int | None, learning_rate_scale: float | None) -> list[Adversary]:
     if suite in SUITES:
         known = inspect.signature(SUITES[suite]).parameters
         wanted = {"num_steps": steps, "learning_rate_scale": learning_rate_scale}
-        return SUITES[suite](**{name: value for name, value in wanted.items() if name in known and value is not None})
+        given = {name: value for name, value in wanted.items() if value is not None}
+        idle = next((name for name in given if name not in known), None)
+        if idle is not None:
+            raise ValueError(f"The suite {suite!r} has no {idle}, and {given[idle]} would do nothing. Leave it out.")
+        return SUITES[suite](**given)
+    if steps is not None or learning_rate_scale is not None:
+        raise ValueError(f"The suite {suite!r} says steps and learning rates itself. Leave the two options out.")
     if Path(suite).suffix not in (".yaml", ".yml", ".json"):
         raise ValueError(f"There is no suite {suite!r}. Use {', '.join(SUITES)}, or a YAML file of adversaries.")
     rows = _read(Path(suite), list, "Give a YAML file with a list of adversaries.")
@@ -131,13 +151,31 @@ def _rows(name: str, file: Path) -> Dataset:
         raise ValueError(f"Data set {name!r} is {str(file)!r}. Give an existing file, {', '.join(READERS)}.")
     try:
         return load_dataset(READERS[file.suffix], data_files=str(file), split="train")
-    except (OSError, ValueError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, DatasetsError) as error:
         raise ValueError(f"Data set {name!r} cannot be read from {str(file)!r} ({error}). Check its format.") from error
 
 
 def _metric(name: str, source: str, folder: Path) -> Metric:
     if ":" not in source:
         return MultipleChoice.from_file(folder / source)
+    return _function("Metric", name, source)
+
+
+def _benign(described: Any, rows: dict[str, Dataset], folder: Path) -> BenignTask | None:
+    if described is None:
+        return None
+    if not isinstance(described, dict) or described.get("dataset") not in rows or "metric" not in described:
+        raise ValueError(f"`benign` is {described!r}. Name one of the datasets {sorted(rows)} and a metric.")
+    settings = {name: value for name, value in described.items() if name not in ("dataset", "metric")}
+    try:
+        return BenignTask(rows[described["dataset"]], _metric("benign", str(described["metric"]), folder), **settings)
+    except TypeError as error:
+        raise ValueError(f"`benign` has {sorted(settings)}: {error}. Give the fields of BenignTask.") from error
+
+
+def _function(kind: str, name: str, source: str) -> Any:
+    if ":" not in source:
+        raise ValueError(f"{kind} {name!r} is {source!r}. Give module:function, importable from here.")
     module, function = source.rsplit(":", 1)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does
@@ -145,5 +183,5 @@ def _metric(name: str, source: str, folder: Path) -> Metric:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise ValueError(
-            f"Metric {name!r} is {source!r} ({error}). Give module:function, importable from here."
+            f"{kind} {name!r} is {source!r} ({error}). Give module:function, importable from here."
         ) from error

@@ -52,6 +52,9 @@ def check_metrics(metrics: Mapping[str, Any]) -> None:
     for name in REQUIRED_METRICS:
         if name not in metrics:
             raise ValueError(f"`metrics` has {sorted(metrics)}, without {name!r}. Add a metric of that name.")
+    for name, metric in metrics.items():
+        if not callable(metric):
+            raise ValueError(f"Metric {name!r} is {metric!r}. Give a function of model and tokenizer.")
     taken = next((name for name in OF_A_POINT if name in metrics), None)
     if taken is not None:
         raise ValueError(f"`metrics` has {taken!r}, which a trajectory holds of the attack itself. Rename the metric.")

@@ -58,6 +58,17 @@ class Settings:
     bf16: bool
     rewards: Mapping[str, Reward] = field(default_factory=dict)
 
+    def key(self) -> dict[str, Any]:
+        """What every result depends on."""
+        return {
+            "format": FORMAT,
+            "packages": {name: version(name) for name in PACKAGES},
+            "metrics": {name: identity(metric) for name, metric in self.metrics.items()},
+            "tokenizer": vocabulary_sha256(self.tokenizer),
+            "max_length": self.max_length,
+            "bf16": self.bf16,
+        }
+
 
 @dataclass(frozen=True)
 class Job:
@@ -100,18 +111,13 @@ class Job:
     def file_name(self, settings: Settings) -> str:
         """A readable name, and a hash of all that the result depends on: no two different jobs share a file."""
         key = {
-            "format": FORMAT,
-            "packages": {name: version(name) for name in PACKAGES},
+            **settings.key(),
             "weights": self.weights_sha256,
             "config": self.config_sha256,
             "adversary": None if self.adversary is None else asdict(self.adversary),
             "seed": self.seed,
             "data": self.data_sha256,
             "evaluation_steps": self.evaluation_steps,
-            "metrics": {name: identity(metric) for name, metric in settings.metrics.items()},
-            "tokenizer": vocabulary_sha256(settings.tokenizer),
-            "max_length": settings.max_length,
-            "bf16": settings.bf16,
         }
         if self.base_sha256 is not None:
             key["base"] = self.base_sha256
@@ -281,6 +287,10 @@ def measure_before(model: PreTrainedModel, settings: Settings) -> dict[str, Any]
 
 def mean_score(name: str, scores: Scores) -> float | None:
     """Mean, `None` if it is not finite; `ValueError` for no scores, or a share outside [0, 1]."""
+    if not isinstance(scores, Scores):
+        raise ValueError(
+            f"Metric {name!r} returned {type(scores).__name__!r}. Return trl_tar.evaluation.scores.Scores."
+        )
     if not scores.values:
         raise ValueError(f"Metric {name!r} returned 0 scores. Give it at least one example.")
     mean = finite(float(scores.mean()))

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..adversary import Adversary
 from ..data import check_adversary_batches, own_tokenizer
 from ..evaluation.scores import Metric
+from ..model_checks import check_lora_targets
 from ..questions import Questions
 from ..records import AttackRecord, ModelRecord
 from ..report import Report, build_report
@@ -198,7 +199,8 @@ def red_team(
         attacks = [(adversary, seed) for adversary in adversaries for seed in seeds]
         if budget is not None and budget < len(attacks):
             first = [(adversary, seeds[0]) for adversary in adversaries][:budget]
-            harms = [AttackRecord(**result["record"]) for result in done(first)[: len(first)]]
+            made = done(first, before)[len(before) :][: len(first)]  # the model's own; a bad metric is told by `before`
+            harms = [AttackRecord(**result["record"]) for result in made]
             attacks = within_budget(attacks, first, harms, budget)
         results = iter(done(attacks, [*before, *learning]))
 
@@ -339,6 +341,7 @@ class DataStore:
     ) -> "DataStore":
         """Tokenises what the adversaries read; `ValueError` for a data set with fewer rows than a batch takes."""
         store, model = cls(), load(target.path)
+        check_lora_targets(model, [each for adversary in adversaries for each in adversary.sequence])
         for adversary in adversaries:
             keys = [(objective, name) for name, objective in adversary.reads.items()]
             missing = [key for key in keys if key not in store.paths]

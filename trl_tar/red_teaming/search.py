@@ -1,23 +1,27 @@
 """Search for the strongest adversary of a space, with as many trials against the undefended twin."""
 
+import hashlib
+import json
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from ..adversary import Adversary
 from ..data import own_tokenizer
 from ..evaluation.scores import Metric
+from ..model_checks import check_lora_targets
 from ..plots import plot_search
 from ..records import AttackRecord, write_json
 from ..statistics import USABLE_CAPABILITY
 from .attackers import Reward
 from .checks import check_containers, check_metrics, check_models, check_red_team
-from .jobs import Job, Settings, run_jobs
+from .jobs import Job, Settings, identity, rows_sha256, run_jobs
 from .ranks import num_ranks
 from .runner import DataStore, Model, Target, loadable
 
@@ -170,7 +174,17 @@ def search(
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         targets = {role: Target.of(each, work / role) for role, each in models.items()}
-        runner = _Trials(models, targets, dict(datasets), settings, output, seed, num_workers, work)
+        asked = {
+            **settings.key(),
+            "space": identity(space),
+            "rewards": {name: identity(reward) for name, reward in settings.rewards.items()},
+            "datasets": {name: rows_sha256(dataset) for name, dataset in datasets.items()},
+            "models": {
+                role: [target.information["weights_sha256"], target.config_sha256] for role, target in targets.items()
+            },
+        }
+        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:20]
+        runner = _Trials(models, targets, dict(datasets), settings, output, seed, num_workers, work, digest)
         trials = {role: runner.run(role, space, num_trials) for role in ROLES}
     write_json(output / "search.json", {role: [asdict(trial) for trial in each] for role, each in trials.items()})
     result = SearchResult(trials)
@@ -188,6 +202,7 @@ class _Trials:
     seed: int
     num_workers: int
     work: Path
+    digest: str  # of all that the trials depend on: another question is another study
 
     def run(self, role: str, space: Space, num_trials: int) -> list[Trial]:
         """All trials against one model; those of an earlier run are read, and what it left running is done again."""
@@ -212,10 +227,9 @@ class _Trials:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = f"sqlite:///{self.output / 'search.db'}"
-        weights, config = self.targets[role].information["weights_sha256"], self.targets[role].config_sha256
         return optuna.create_study(
             storage=storage,
-            study_name=f"{role}-{weights}-{config}-seed{self.seed}",
+            study_name=f"{role}-{self.digest}-seed{self.seed}",
             direction="maximize",
             load_if_exists=True,
         )
@@ -228,6 +242,9 @@ class _Trials:
         trial = study.ask()
         adversary = space(trial)
         check_red_team(self.models, [adversary], self.datasets, self.settings, [self.seed], self.num_workers, None)
+        with torch.device("meta"):  # names of modules, without weights
+            modules = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(self.targets["model"].path))
+        check_lora_targets(modules, adversary.sequence)
         trial.set_user_attr("adversary", asdict(adversary))
         return trial.number
 
@@ -241,7 +258,7 @@ class _Trials:
     def _done(self, jobs: list[Job]) -> list[dict[str, Any]]:
         return run_jobs(jobs, self.settings, self.output / "jobs", self.num_workers)
 
-    def _tell(self, study: "optuna.Study", number: int, record: AttackRecord, capability: float) -> None:
+    def _tell(self, study: "optuna.Study", number: int, record: AttackRecord, capability: float | None) -> None:
         import optuna
 
         outcome = record.outcome or {}
@@ -252,7 +269,7 @@ class _Trials:
             "error": record.error,
             "selection_harm": outcome.get("validation_harm", harm),
             "harm": harm,
-            "usable": None if kept is None else kept >= USABLE_CAPABILITY * capability,
+            "usable": None if kept is None or capability is None else kept >= USABLE_CAPABILITY * capability,
         }
         trial = optuna.Trial(study, study.trials[number]._trial_id)
         for name, value in notes.items():
