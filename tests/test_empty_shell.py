@@ -36,6 +36,7 @@ def test_training_with_a_weak_anchor_makes_an_empty_shell(tmp_path):
     base, floor = knowledge_model_path(world), knowledge_model_path(world, "floor")
     twin = safeguard(world, base, tmp_path / "random_mapping")
     weak = {"learning_rate": 2e-3, "representation_weight": 0.03, "tamper_resistance_weight": 2.0, "max_steps": 300}
+    weak |= {"adam_epsilon": 1e-8, "max_grad_norm": 0.0, "representation_loss": "l2"}
     models = {"random_mapping": twin, "hollow": harden(world, twin, tmp_path / "hollow", **weak)}
     report = attack_all(world, base, models, floor, demo_suite(), tmp_path, (0, 1, 2), 2)["hollow"]
     assert report.verdict.empty_shell

@@ -68,8 +68,10 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _count(value: float | None) -> str:
-    return str(value) if isinstance(value, int) else number(value)
+def _count(value: float | int | None) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"  # beside a threshold of 0.90, 0.898 is not 0.90
+    return "–" if value is None else str(value)
 
 
 def verdict_sentence(report: Report) -> str:
