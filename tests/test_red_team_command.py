@@ -127,6 +127,14 @@ def test_unusable_arguments_are_one_line(files, tmp_path, capsys, changes, messa
         ),
         ({"datasets": {"hazard": "hazard.jsonl"}, "metrics": {"harm": "harm.jsonl"}, "metric": 1}, "has 'metric'. Use"),
         (
+            {
+                "datasets": {"hazard": "hazard.jsonl", "retain": "retain.jsonl"},
+                "metrics": {"harm": "harm.jsonl", "capability": "capability.jsonl"},
+                "chance": 1.5,
+            },
+            "`chance` is 1.5",
+        ),
+        (
             {"datasets": {"hazard": "hazard.jsonl"}, "metrics": {"harm": "harm.jsonl"}, "rewards": {"r": "one_metric"}},
             "Reward 'r' is 'one_metric'. Give module:function",
         ),
@@ -171,9 +179,14 @@ def test_the_file_of_data_sets_may_name_a_benign_task_and_rewards(files, tmp_pat
     del described["metrics"]["bystander"]
     described |= {"rewards": {"harm": "a_reward:harm"}, "chance": 0.25}
     described["benign"] = {"dataset": "harmless", "metric": "capability.jsonl", "num_steps": 2, "batch_size": 8}
+    described["benign"]["learning_rate"] = "2e-5"  # as YAML reads 2e-5
     (files / "more.yaml").write_text(yaml.safe_dump(described))
     grpo = {"name": "grpo", "dataset": "prompts", "objective": "grpo", "reward": "harm", "num_steps": 1}
     (files / "grpo.yaml").write_text(yaml.safe_dump([grpo | {"batch_size": 8, "max_completion_length": 2}]))
     report = red_team_command(BASE, str(files / "grpo.yaml"), files / "more.yaml", tmp_path, seeds=1, base=BASE)
     assert [a.status for a in report.attacks] == ["completed"]
-    assert report.benign["num_steps"] == 2 and report.benign["trainability"]["n"] <= 1
+    assert (
+        report.benign["learning_rate"] == 2e-5
+        and report.benign["num_steps"] == 2
+        and report.benign["trainability"]["n"] <= 1
+    )

@@ -15,6 +15,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..adversary import Adversary
+from ..adversary_checks import coerced
 from ..data import check_adversary_batches, own_tokenizer
 from ..evaluation.scores import Metric
 from ..model_checks import check_lora_targets
@@ -54,6 +55,10 @@ class BenignTask:
     learning_rate: float = 1e-3
     num_steps: int = 100
     batch_size: int = 32
+
+    def __post_init__(self):  # numbers of YAML may be strings
+        for name, to in (("learning_rate", float), ("num_steps", int), ("batch_size", int)):
+            object.__setattr__(self, name, coerced("The benign task", name, getattr(self, name), to))
 
     def adversary(self) -> Adversary:
         """The same machinery trains it as runs an attack."""
@@ -174,6 +179,9 @@ def red_team(
         rewards=dict(rewards or {}),
     )
     check_red_team(models, adversaries, datasets, settings, seeds, num_workers, question_entities)
+    chance = coerced("red_team", "chance", chance, float)
+    if not 0 <= chance < 1:
+        raise ValueError(f"`chance` is {chance}. Give the harm of a model that guesses, in [0, 1).")
     if budget is not None and (type(budget) is not int or budget < 1):
         raise ValueError(f"`budget` is {budget!r}. Use at least 1 attack, or None for all.")
     if benign is not None:
