@@ -8,23 +8,28 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 # one thread a process: more are slower on models of this size, and both cores are used by processes
 export OMP_NUM_THREADS = 1
 
-.PHONY: install demo test check evidence clean
+.PHONY: install install-dev demo test check evidence clean
 
 install: $(VENV)/installed
+install-dev: $(VENV)/installed-dev
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $@
 
 demo: install
 	$(BIN)/trl-tar demo --output demo
 
-test: install
+test: install-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q tests
 
-check: install
+check: install-dev
 	$(BIN)/ruff check trl_tar tests examples
 	$(BIN)/ruff format --check trl_tar tests examples
 	$(BIN)/mypy
