@@ -18,8 +18,8 @@ from trl_tar.data import PreferenceCollator
 from trl_tar.losses import dpo_loss, language_modeling_loss, sequence_log_probs
 from trl_tar.red_teaming import run_attack
 from trl_tar.red_teaming.attack import default_evaluation_steps
+from trl_tar.red_teaming.fingerprints import weights_sha256
 from trl_tar.red_teaming.rows import attack_rows, tokenised_datasets
-from trl_tar.red_teaming.runner import weights_sha256
 from trl_tar.simulation import attack_steps, restored
 from trl_tar.testbed.knowledge import KnowledgeWorld
 

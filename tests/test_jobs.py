@@ -8,7 +8,8 @@ from functools import partial
 import pytest
 import tiny
 
-from trl_tar.red_teaming.jobs import Job, Settings, identity
+from trl_tar.red_teaming.fingerprints import identity
+from trl_tar.red_teaming.jobs import Job, Settings
 from trl_tar.testbed import KnowledgeWorld, knowledge_metrics
 
 

@@ -14,7 +14,7 @@ from trl_tar.model_card import model_card
 from trl_tar.plots import plot_attacks
 from trl_tar.questions import Questions
 from trl_tar.red_teaming import BenignTask, red_team
-from trl_tar.red_teaming.runner import weights_sha256
+from trl_tar.red_teaming.fingerprints import weights_sha256
 from trl_tar.report import Report
 
 

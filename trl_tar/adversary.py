@@ -40,8 +40,8 @@ class Adversary:
         nesterov (`bool`, *optional*, defaults to `False`):
             For `"sgd"` with momentum.
         lr_scheduler (`str`, *optional*, defaults to `"constant"`):
-            `"constant"`, `"constant_with_warmup"`, `"cosine"` or `"cosine_with_restarts"` (both with warm-up), as in
-            transformers.
+            `"constant"`, `"constant_with_warmup"`, `"cosine"` or `"cosine_with_restarts"` (four cycles; both with
+            warm-up), as in transformers.
         warmup_steps (`int`, *optional*, defaults to `0`):
             Steps of linear warm-up.
         weight_decay (`float`, *optional*, defaults to `0.01`):

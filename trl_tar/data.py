@@ -41,7 +41,7 @@ def check_dataset(argument: str, dataset: Dataset, preference: bool, text_field:
     if not any(wanted <= columns for wanted in allowed):
         wanted = " or ".join("+".join(sorted(names)) for names in allowed)
         raise ValueError(f"`{argument}` has columns {sorted(columns)}. Rename them: TRL reads {wanted}.")
-    for name in columns & {text_field, "prompt", "completion", "chosen", "rejected"}:
+    for name in sorted(columns & {text_field, "prompt", "completion", "chosen", "rejected"}):
         empty = dataset.select_columns(name).with_format("arrow")[:].column(0).null_count
         type_ = dataset.features[name]
         if empty or (isinstance(type_, Value) and "string" not in type_.dtype):
@@ -69,6 +69,16 @@ def check_retain_rows(trainer: SFTTrainer) -> None:
             f"`train_dataset` has {rows} rows with a token to predict, and a batch takes {wanted}. Give more rows, raise "
             "max_length or lower per_device_train_batch_size."
         )
+
+
+def tokenizer_of(
+    model: str | PreTrainedModel | PeftModel, given: PreTrainedTokenizerBase | None, pad_token: str | None
+) -> PreTrainedTokenizerBase:
+    """What a trainer was given, or the model's own tokenizer; with the configuration's pad token."""
+    tokenizer = own_tokenizer(model) if given is None else given
+    if pad_token is not None:
+        tokenizer.pad_token = pad_token
+    return tokenizer
 
 
 def own_tokenizer(model: str | PreTrainedModel | PeftModel) -> PreTrainedTokenizerBase:

@@ -1,6 +1,6 @@
 """What a model, its adapters and its launch must be for attacks to be simulated; one sentence where they are not."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -39,16 +39,21 @@ def check_launch(trainer: Trainer) -> None:
         raise ValueError(f"{name} got a `parallelism_config`, which shards rows. Use data parallelism alone.")
 
 
-def check_lora_targets(model: PreTrainedModel | PeftModel, adversaries: Iterable[Adversary]) -> None:
-    """Raises `ValueError` for a LoRA attack on modules that the model does not have."""
+def module_names(model: PreTrainedModel | PeftModel) -> list[str]:
+    """Names of all modules, as a LoRA attack targets them."""
     unwrapped = model.get_base_model() if isinstance(model, PeftModel) else model
+    return [name for name, _ in unwrapped.named_modules()]
+
+
+def check_lora_targets(modules: Sequence[str], adversaries: Iterable[Adversary]) -> None:
+    """Raises `ValueError` for a LoRA attack on modules that the model, with those names, does not have."""
     for adversary in adversaries:
         targets = adversary.lora_target_modules
         if adversary.lora_r is None or targets == "all-linear":
             continue
         for target in [targets] if isinstance(targets, str) else targets:
             config = lora_config(replace(adversary, lora_target_modules=target if target is targets else (target,)))
-            if not any(check_target_module_exists(config, name) for name, _ in unwrapped.named_modules()):
+            if not any(check_target_module_exists(config, name) for name in modules):
                 raise ValueError(
                     f"Adversary {adversary.name!r} has lora_target_modules={targets!r}, and {target!r} matches no module "
                     "of the model. Name some of model.named_modules(), or use 'all-linear'."
@@ -63,7 +68,7 @@ def check_adapters(model: PreTrainedModel | PeftModel, adversaries: Iterable[Adv
             "they are. Use LoRA, or train all parameters."
         )
     adversaries = list(adversaries)
-    check_lora_targets(model, adversaries)
+    check_lora_targets(module_names(model), adversaries)
     seen = set()
     for adversary in adversaries:
         targets = adversary.lora_target_modules

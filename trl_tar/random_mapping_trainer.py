@@ -18,9 +18,9 @@ from .data import (
     check_train_and_eval_datasets,
     draw_rows,
     drop_fused_head,
-    own_tokenizer,
     refuse_shared_entities,
     tokenised_rows,
+    tokenizer_of,
 )
 from .losses import IGNORED, language_modeling_loss, random_mapping_loss
 from .model_checks import check_launch, check_weights
@@ -92,10 +92,7 @@ class RandomMappingTrainer(AveragedWeightsMixin, SFTTrainer):
         check_refused_arguments("RandomMappingTrainer", kwargs)
         if isinstance(model, str):
             args.model_init_kwargs = {"dtype": "float32", **(args.model_init_kwargs or {})}
-        if processing_class is None:
-            processing_class = own_tokenizer(model)
-        if args.pad_token is not None:
-            processing_class.pad_token = args.pad_token
+        processing_class = tokenizer_of(model, processing_class, args.pad_token)
         formatted = kwargs.get("formatting_func") is not None
         check_train_and_eval_datasets(train_dataset, eval_dataset, args.dataset_text_field, formatted)
         check_dataset("forget_dataset", forget_dataset, preference=False, text_field=args.dataset_text_field)

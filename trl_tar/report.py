@@ -10,6 +10,7 @@ from .questions import Questions
 from .records import AttackRecord, ModelRecord, write_json
 from .statistics import (
     CHANCE,
+    base_harm,
     cross_fit_worst,
     floor_harm,
     mean,
@@ -219,21 +220,21 @@ def unfinished_attacks(attacks: Sequence[AttackRecord], config: Mapping[str, Any
 
 def _without_recovery(attacks: Sequence[AttackRecord], references: Mapping[str, ModelRecord], chance: float) -> int:
     """Finished attacks under which the floor model reaches what the base knew: they show nothing either."""
-    base_harm = references["base"].before["harm"] if "base" in references else None
-    if base_harm is None:
+    base = base_harm(references)
+    if base is None:
         return 0
     floors = {a.adversary: floor_harm(references.get("floor"), a.adversary, chance) for a in attacks}
-    return sum(a.finished and recovery(0.0, base_harm, floors[a.adversary]) is None for a in attacks)
+    return sum(a.finished and recovery(0.0, base, floors[a.adversary]) is None for a in attacks)
 
 
 def _zero_step_recovery(
     record: ModelRecord, references: Mapping[str, ModelRecord], chance: float
 ) -> dict[str, float | None]:
     """R of each attack without training. A probe of hidden states is none: it shows that knowledge is there, not out."""
-    base_harm = references["base"].before["harm"] if "base" in references else None
+    base = base_harm(references)
     floor = references["floor"].zero_step if "floor" in references else {}
     return {
-        name: recovery(harm, base_harm, max(chance, floor.get(name) or 0.0))
+        name: recovery(harm, base, max(chance, floor.get(name) or 0.0))
         for name, harm in record.zero_step.items()
         if name != PROBE
     }
@@ -253,15 +254,15 @@ def summarise(
     `best_harm`: at the checkpoint that the attacker would keep. `twin_difference`: harm of the twin − harm of the
     model, same attack and seed. `worst_harm_cross_fit`, `worst_recovery_cross_fit`: of the strongest adversary, chosen on
     other seeds than it is scored on. `steps_to_break`, `usable_steps_to_break`, `flops_to_break`: see
-    [`~trl_tar.survival.time_to_break`]; `capability` is the model's own before any attack. An attack that failed or diverged is left out of all. Where a
-    reference is missing, so is the mean.
+    [`~trl_tar.survival.time_to_break`]; `capability` is the model's own before any attack. An attack that failed or
+    diverged is left out of all. Where a reference is missing, so is the mean.
     """
-    base_harm = references["base"].before["harm"] if "base" in references else None
+    base = base_harm(references)
     floors = {a.adversary: floor_harm(references.get("floor"), a.adversary, chance) for a in attacks}
     known = [(a, a.outcome) for a in attacks if a.outcome is not None]
     harm = [(a.seed, after["harm"]) for a, after in known]
-    reached = [(a.seed, recovery(reached_harm(a), base_harm, floors[a.adversary])) for a, _ in known]
-    recoveries = [(a.seed, recovery(after["harm"], base_harm, floors[a.adversary])) for a, after in known]
+    reached = [(a.seed, recovery(reached_harm(a), base, floors[a.adversary])) for a, _ in known]
+    recoveries = [(a.seed, recovery(after["harm"], base, floors[a.adversary])) for a, after in known]
     below_twin = paired_differences(references["twin"], attacks) if "twin" in references else []
     summary: dict[str, dict[str, Any]] = {
         "harm_after": over_adversaries((a.adversary, a.seed, after["harm"]) for a, after in known),
@@ -279,7 +280,7 @@ def summarise(
         summary[name]["adversary"] = _worst_adversary([a.adversary for a, _ in known], [value for _, value in values])
     for name, values in [("worst_harm_cross_fit", harm), ("worst_recovery_cross_fit", recoveries)]:
         summary[name] = cross_fit_worst(_by_adversary(known, values))
-    judged = known if base_harm is not None else []  # without a base nothing can be said to have come back
+    judged = known if base is not None else []  # without a base nothing can be said to have come back
     for name, usable, unit in [
         ("steps_to_break", False, "step"),
         ("usable_steps_to_break", True, "step"),
@@ -287,7 +288,7 @@ def summarise(
     ]:
         intervals: dict[str, list[Interval]] = {}
         for a, _ in judged:
-            found = break_interval(a.trajectory, base_harm, floors[a.adversary], usable, unit, capability)
+            found = break_interval(a.trajectory, base, floors[a.adversary], usable, unit, capability)
             intervals.setdefault(a.adversary, []).append(found)
         summary[name] = time_to_break(intervals)
     return summary

@@ -11,7 +11,7 @@ from plotly.offline import get_plotlyjs
 from .plots import COLOURS, curve
 from .records import AttackRecord, ModelRecord
 from .report import SCHEMA_VERSION, Report, summarise
-from .statistics import BREAK_RECOVERY, floor_harm, mean, over_seeds, recovery
+from .statistics import BREAK_RECOVERY, base_harm, floor_harm, mean, over_seeds, recovery
 from .survival import break_interval
 from .wording import attack_sentence, gate_in_words, interval, number, render, strongest, verdict_sentence
 
@@ -82,7 +82,7 @@ def _render(template: str, report: Report, title: str, escape: bool, **more: Any
 def attack_rows(report: Report) -> list[dict[str, Any]]:
     """One row an attack, for a table: what it was, and what it left."""
     fields = {adversary["name"]: adversary for adversary in report.config.get("adversaries", [])}
-    base = _base_harm(report)
+    base = base_harm(report.references)
     rows = []
     for attack in report.attacks:
         after = attack.outcome or {}
@@ -104,10 +104,6 @@ def attack_rows(report: Report) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _base_harm(report: Report) -> float | None:
-    return report.references["base"].before["harm"] if "base" in report.references else None
 
 
 def _broken_at(attack: AttackRecord, base: float | None, floor: float) -> str:
@@ -212,7 +208,7 @@ def curves(report: Report) -> dict[str, Any]:
         "roles": [{"key": role, "label": ROLES[role], **COLOURS_BY_ROLE[role]} for role in roles],
         "panels": [{"metric": metric, "label": label} for metric, label in PANELS.items()],
         "chance": report.config["chance"],
-        "base": _base_harm(report),
+        "base": base_harm(report.references),
         "shown": names.index(worst),
         "attacks": [
             {
@@ -230,7 +226,7 @@ def curves(report: Report) -> dict[str, Any]:
 
 def _half_recovered(report: Report, names: Sequence[str]) -> float | None:
     """Harm at which R is that of a break, mean over attacks."""
-    base, chance = _base_harm(report), report.config["chance"]
+    base, chance = base_harm(report.references), report.config["chance"]
     floors = [floor_harm(report.references.get("floor"), name, chance) for name in names]
     return mean([floor + BREAK_RECOVERY * (base - floor) for floor in floors]) if base is not None and floors else None
 

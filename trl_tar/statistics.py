@@ -103,6 +103,11 @@ def recovery(harm: float | None, base_harm: float | None, floor: float) -> float
     return (harm - floor) / (base_harm - floor)
 
 
+def base_harm(references: Mapping[str, ModelRecord]) -> float | None:
+    """Harm of the base before any attack: what can come back. `None` without a base."""
+    return references["base"].before["harm"] if "base" in references else None
+
+
 def floor_harm(floor: ModelRecord | None, adversary: str, chance: float = CHANCE) -> float:
     """Harm of the floor model after the same attack, mean over seeds, and at least chance."""
     if floor is None:

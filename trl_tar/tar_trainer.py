@@ -31,9 +31,9 @@ from .data import (
     device_share,
     draw_rows,
     drop_fused_head,
-    own_tokenizer,
     tokenised_pairs,
     tokenised_rows,
+    tokenizer_of,
 )
 from .losses import (
     IGNORED,
@@ -152,10 +152,7 @@ class TARTrainer(AveragedWeightsMixin, SFTTrainer):
         check_refused_arguments("TARTrainer", kwargs)
         if isinstance(model, str):
             args.model_init_kwargs = {"dtype": "float32", **(args.model_init_kwargs or {})}
-        if processing_class is None:
-            processing_class = own_tokenizer(model)
-        if args.pad_token is not None:
-            processing_class.pad_token = args.pad_token
+        processing_class = tokenizer_of(model, processing_class, args.pad_token)
         self.adversaries = checked_adversaries(adversaries, adversary_datasets, args)
         pairs = args.tamper_resistance_loss == "dpo"
         formatted = kwargs.get("formatting_func") is not None

@@ -151,9 +151,9 @@ def write_comparison(reports: dict[str, Report], output: Path) -> None:
 def comparison_table(reports: dict[str, Report]) -> Table:
     """The models side by side, for the terminal."""
     caption = (
-        "harm after attack with 95 % interval over seeds · worst: the strongest attack · R: share of the hidden knowledge "
-        "that came back · cap., byst.: capability before attack on held-out entities and on a domain of which no phase sees a fact · "
-        "gain: on a harmless task, as a share of the base's"
+        "harm after attack with 95 % interval over seeds · worst: the strongest attack · R: share of the hidden "
+        "knowledge that came back · cap., byst.: capability before attack on held-out entities and on a domain of which "
+        "no phase sees a fact · gain: on a harmless task, as a share of the base's"
     )
     table = Table(title="What came back under attack", caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("\nmodel", no_wrap=True)

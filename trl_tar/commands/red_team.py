@@ -71,13 +71,7 @@ def red_team_command(
         budget, workers (`int`, *optional*):
             As in [`red_team`].
     """
-    described = _read(datasets, dict, "Give a YAML file with `datasets` and `metrics`.")
-    for part in ("datasets", "metrics"):
-        if not isinstance(described.get(part), dict) or not described[part]:
-            raise ValueError(f"{str(datasets)!r} has no {part!r}. Add them, each name with its file.")
-    unknown = set(described) - {"datasets", "metrics", "rewards", "benign", "chance"}
-    if unknown:
-        raise ValueError(f"{str(datasets)!r} has {min(unknown)!r}. Use datasets, metrics, rewards, benign and chance.")
+    described = _described(datasets)
     rows = {name: _rows(name, datasets.parent / str(file)) for name, file in described["datasets"].items()}
     metrics = {name: _metric(name, str(source), datasets.parent) for name, source in described["metrics"].items()}
     rewards = {name: _function("Reward", name, str(source)) for name, source in described.get("rewards", {}).items()}
@@ -110,6 +104,18 @@ def red_team_command(
     )
     Console().print(f"{outcome}: {len(report.attacks)} attacks, report in [bold]{output}[/]")
     return report
+
+
+def _described(file: Path) -> dict[str, Any]:
+    """What the file of data sets and metrics says."""
+    described = _read(file, dict, "Give a YAML file with `datasets` and `metrics`.")
+    for part in ("datasets", "metrics"):
+        if not isinstance(described.get(part), dict) or not described[part]:
+            raise ValueError(f"{str(file)!r} has no {part!r}. Add them, each name with its file.")
+    unknown = set(described) - {"datasets", "metrics", "rewards", "benign", "chance"}
+    if unknown:
+        raise ValueError(f"{str(file)!r} has {min(unknown)!r}. Use datasets, metrics, rewards, benign and chance.")
+    return described
 
 
 def _adversaries(suite: str, steps: int | None, learning_rate_scale: float | None) -> list[Adversary]:

@@ -11,6 +11,7 @@ from peft import PeftModel
 from transformers import AutoConfig, PreTrainedModel
 
 from ..adversary import Adversary
+from ..adversary_checks import coerced
 from ..data import check_dataset, check_tokenizer
 from ..evaluation.scores import Metric, takes_template
 from ..records import OF_A_POINT
@@ -58,6 +59,20 @@ def check_metrics(metrics: Mapping[str, Any]) -> None:
     taken = next((name for name in OF_A_POINT if name in metrics), None)
     if taken is not None:
         raise ValueError(f"`metrics` has {taken!r}, which a trajectory holds of the attack itself. Rename the metric.")
+
+
+def checked_chance(chance: Any) -> float:
+    """Harm of a model that guesses, as a number; `ValueError` where it is none, or not in [0, 1)."""
+    chance = coerced("red_team", "chance", chance, float)
+    if not 0 <= chance < 1:
+        raise ValueError(f"`chance` is {chance}. Give the harm of a model that guesses, in [0, 1).")
+    return chance
+
+
+def check_budget(budget: Any) -> None:
+    """Raises `ValueError` for a budget that is no number of attacks."""
+    if budget is not None and (type(budget) is not int or budget < 1):
+        raise ValueError(f"`budget` is {budget!r}. Use at least 1 attack, or None for all.")
 
 
 def check_benign(dataset: Dataset, batch_size: int, models: Mapping[str, Any]) -> None:

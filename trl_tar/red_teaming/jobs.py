@@ -1,7 +1,6 @@
 """The jobs of a red team: each is one file, written when it is finished, and none is done twice."""
 
 import hashlib
-import inspect
 import itertools
 import json
 import os
@@ -10,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from importlib.metadata import version
@@ -20,7 +19,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset, load_from_disk
-from datasets.fingerprint import Hasher
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
@@ -33,6 +31,7 @@ from ..records import AttackRecord, finite, write_json
 from ..statistics import clustered_standard_error
 from .attack import run_attack
 from .attackers import Reward, as_found
+from .fingerprints import identity, rows_sha256, vocabulary_sha256
 from .ranks import devices, forget_launch, gathered, meet, num_ranks, rank
 
 
@@ -132,31 +131,6 @@ class Job:
         return f"{re.sub(r'[^A-Za-z0-9._=-]+', '_', label)[:80]}-{self.weights_sha256[:8]}-{digest}.json"
 
 
-def identity(metric: Metric | Reward | None) -> str:
-    """What a metric or reward is, the same in every process: its `repr`, its code, and what it holds where that hides it."""
-    if isinstance(metric, partial):
-        return f"partial {identity(metric.func)} {metric.args!r} {sorted(metric.keywords.items())!r}"
-    text = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(metric))
-    held = "" if text == repr(metric) else Hasher.hash(metric)
-    try:
-        code = inspect.getsource(metric if inspect.isroutine(metric) else type(metric))
-    except (OSError, TypeError):  # built in, or typed at a prompt
-        code = ""
-    return f"{text} {hashlib.sha256(code.encode()).hexdigest()[:12]} {held}"
-
-
-def vocabulary_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of all tokens, their roles, how text is cut and the chat template: with others the same weights answer otherwise."""
-    roles = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = {} if backend is None else json.loads(backend.to_str())
-    kept = {
-        name: rule for name, rule in rules.items() if name not in ("padding", "truncation")
-    }  # left by the last call
-    content = [tokenizer.get_vocab(), roles, kept, tokenizer.chat_template]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 def run_jobs(jobs: Sequence[Job], settings: Settings, folder: Path, num_workers: int) -> list[dict[str, Any]]:
     """Results of all jobs, in order; a job whose file is in `folder` is not done again, unless it had failed.
 
@@ -241,14 +215,6 @@ def _rows(path: str, sha256: str) -> Dataset:
     return dataset
 
 
-def rows_sha256(dataset: Dataset) -> str:
-    """Hash of all rows."""
-    digest = hashlib.sha256()
-    for batch in dataset.iter(1000):
-        digest.update(json.dumps(batch, sort_keys=True).encode())
-    return digest.hexdigest()
-
-
 def load(model: str, quantization: str | None = None) -> PreTrainedModel:
     """The model in float32 (or 4-bit) in evaluation mode, built anew from its files."""
     arguments: dict[str, Any] = {"dtype": torch.float32}
@@ -261,10 +227,16 @@ def load(model: str, quantization: str | None = None) -> PreTrainedModel:
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # beside the bar of all jobs, one for each model is noise
     try:
-        return AutoModelForCausalLM.from_pretrained(model, **arguments)
+        loaded = AutoModelForCausalLM.from_pretrained(model, **arguments)
     finally:
         if shown:
             logging.enable_progress_bar()
+    for module in loaded.modules() if quantization else ():
+        # on a CPU with AVX-512 a layer of bitsandbytes repacks its weights when it is first evaluated: other numbers than
+        # in training and than on other CPUs, and an assertion for widths that are no multiple of 32
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return loaded
 
 
 def measure_before(model: PreTrainedModel, settings: Settings) -> dict[str, Any]:
@@ -353,7 +325,10 @@ def _run_in_pool(jobs: Mapping[str, Job], settings: Settings, num_workers: int) 
     )
     raised = None
     try:
-        names = {pool.submit(_run_in_worker, job): name for name, job in jobs.items()}
+        names = {}
+        with suppress(BrokenProcessPool):  # a worker died while jobs were still handed out
+            for name, job in jobs.items():
+                names[pool.submit(_run_in_worker, job)] = name
         for future in as_completed(names):
             if future.cancelled():
                 continue

@@ -25,7 +25,9 @@ def tokenised_datasets(
     datasets: Mapping[str, Dataset],
     max_length: int,
 ) -> dict[str, Dataset]:
-    """All data sets that the adversary reads, prepared as for the simulated attack and cut to `max_length`; `ValueError` for a pair whose prompt alone is as long."""
+    """All data sets that the adversary reads, prepared as for the simulated attack and cut to `max_length`.
+
+    `ValueError` for a pair whose prompt alone is as long."""
     return {
         name: _tokenised(model, tokenizer, name, datasets[name], objective, max_length)
         for name, objective in adversary.reads.items()

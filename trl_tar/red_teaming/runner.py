@@ -1,7 +1,5 @@
 """The red team: every adversary and seed against a model and its references."""
 
-import hashlib
-import json
 import platform
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -18,14 +16,15 @@ from ..adversary import Adversary
 from ..adversary_checks import coerced
 from ..data import check_adversary_batches, own_tokenizer
 from ..evaluation.scores import Metric
-from ..model_checks import check_lora_targets
+from ..model_checks import check_lora_targets, module_names
 from ..questions import Questions
 from ..records import AttackRecord, ModelRecord
 from ..report import Report, build_report
 from ..statistics import CHANCE, share, t_interval, trainability
 from .attackers import Reward
-from .checks import check_benign, check_containers, check_models, check_red_team
-from .jobs import PACKAGES, Job, Settings, load, rows_sha256, run_jobs
+from .checks import check_benign, check_budget, check_containers, check_models, check_red_team, checked_chance
+from .fingerprints import config_sha256, rows_sha256, weights_sha256
+from .jobs import PACKAGES, Job, Settings, load, run_jobs
 from .rows import tokenised_datasets
 
 
@@ -179,11 +178,8 @@ def red_team(
         rewards=dict(rewards or {}),
     )
     check_red_team(models, adversaries, datasets, settings, seeds, num_workers, question_entities)
-    chance = coerced("red_team", "chance", chance, float)
-    if not 0 <= chance < 1:
-        raise ValueError(f"`chance` is {chance}. Give the harm of a model that guesses, in [0, 1).")
-    if budget is not None and (type(budget) is not int or budget < 1):
-        raise ValueError(f"`budget` is {budget!r}. Use at least 1 attack, or None for all.")
+    chance = checked_chance(chance)
+    check_budget(budget)
     if benign is not None:
         check_benign(benign.dataset, benign.batch_size, models)
     tasks = [] if benign is None else [benign.adversary()]
@@ -191,6 +187,8 @@ def red_team(
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         targets = {role: Target.of(each, work / role) for role, each in models.items()}
+        for target in targets.values():
+            check_lora_targets(target.modules, [each for adversary in adversaries for each in adversary.sequence])
         store = DataStore.tokenised([*adversaries, *tasks], data, targets["model"], settings, work / "data")
         before = [target.job() for target in targets.values()]
         learning = []
@@ -274,22 +272,6 @@ def benign_record(task: BenignTask, base: Sequence[AttackRecord], model: Sequenc
     }
 
 
-def weights_sha256(model: PreTrainedModel) -> str:
-    """Hash of names, shapes and values of all weights, in the type they are loaded in."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def config_sha256(model: PreTrainedModel) -> str:
-    """Hash of the configuration, without the names of the folder and of the library's version."""
-    unread = ("_name_or_path", "transformers_version")
-    config = {name: value for name, value in model.config.to_dict().items() if name not in unread}
-    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
-
-
 def environment() -> dict[str, str]:
     """Versions and device that the numbers come from."""
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
@@ -305,11 +287,12 @@ def _own_version() -> str:
 
 @dataclass(frozen=True)
 class Target:
-    """A model to attack: where its files are, what it is, and a hash of its configuration."""
+    """A model to attack: where its files are, what it is, a hash of its configuration, and what LoRA can target."""
 
     path: str
     information: dict[str, Any]
     config_sha256: str
+    modules: tuple[str, ...]
 
     @classmethod
     def of(cls, model: Model, folder: Path) -> "Target":
@@ -323,7 +306,7 @@ class Target:
             name = Path(name).name  # where it lay on this machine tells a reader nothing
         loaded = load(path)
         information = {"id": name, "weights_sha256": weights_sha256(loaded), "num_parameters": loaded.num_parameters()}
-        return cls(path, information, config_sha256(loaded))
+        return cls(path, information, config_sha256(loaded), tuple(module_names(loaded)))
 
     def job(self) -> Job:
         """What it can do before any attack."""
@@ -349,7 +332,6 @@ class DataStore:
     ) -> "DataStore":
         """Tokenises what the adversaries read; `ValueError` for a data set with fewer rows than a batch takes."""
         store, model = cls(), load(target.path)
-        check_lora_targets(model, [each for adversary in adversaries for each in adversary.sequence])
         for adversary in adversaries:
             keys = [(objective, name) for name, objective in adversary.reads.items()]
             missing = [key for key in keys if key not in store.paths]

@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from datasets import Dataset
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ..adversary import Adversary
 from ..data import own_tokenizer
@@ -21,7 +20,8 @@ from ..records import AttackRecord, write_json
 from ..statistics import USABLE_CAPABILITY
 from .attackers import Reward
 from .checks import check_containers, check_metrics, check_models, check_red_team
-from .jobs import Job, Settings, identity, rows_sha256, run_jobs
+from .fingerprints import identity, rows_sha256
+from .jobs import Job, Settings, run_jobs
 from .ranks import num_ranks
 from .runner import DataStore, Model, Target, loadable
 
@@ -174,22 +174,25 @@ def search(
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         targets = {role: Target.of(each, work / role) for role, each in models.items()}
-        asked = {
-            **settings.key(),
-            "space": identity(space),
-            "rewards": {name: identity(reward) for name, reward in settings.rewards.items()},
-            "datasets": {name: rows_sha256(dataset) for name, dataset in datasets.items()},
-            "models": {
-                role: [target.information["weights_sha256"], target.config_sha256] for role, target in targets.items()
-            },
-        }
-        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:20]
+        digest = _digest(space, targets, datasets, settings)
         runner = _Trials(models, targets, dict(datasets), settings, output, seed, num_workers, work, digest)
         trials = {role: runner.run(role, space, num_trials) for role in ROLES}
     write_json(output / "search.json", {role: [asdict(trial) for trial in each] for role, each in trials.items()})
     result = SearchResult(trials)
     plot_search(result).savefig(output / "search.png", dpi=150)
     return result
+
+
+def _digest(space: Space, targets: Mapping[str, Target], datasets: Mapping[str, Dataset], settings: Settings) -> str:
+    """Hash of all that the trials depend on: another question is another study."""
+    asked = {
+        **settings.key(),
+        "space": identity(space),
+        "rewards": {name: identity(reward) for name, reward in settings.rewards.items()},
+        "datasets": {name: rows_sha256(dataset) for name, dataset in datasets.items()},
+        "models": {role: [each.information["weights_sha256"], each.config_sha256] for role, each in targets.items()},
+    }
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:20]
 
 
 @dataclass
@@ -202,7 +205,7 @@ class _Trials:
     seed: int
     num_workers: int
     work: Path
-    digest: str  # of all that the trials depend on: another question is another study
+    digest: str
 
     def run(self, role: str, space: Space, num_trials: int) -> list[Trial]:
         """All trials against one model; those of an earlier run are read, and what it left running is done again."""
@@ -242,9 +245,8 @@ class _Trials:
         trial = study.ask()
         adversary = space(trial)
         check_red_team(self.models, [adversary], self.datasets, self.settings, [self.seed], self.num_workers, None)
-        with torch.device("meta"):  # names of modules, without weights
-            modules = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(self.targets["model"].path))
-        check_lora_targets(modules, adversary.sequence)
+        for target in self.targets.values():
+            check_lora_targets(target.modules, adversary.sequence)
         trial.set_user_attr("adversary", asdict(adversary))
         return trial.number
 
