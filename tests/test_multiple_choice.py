@@ -5,8 +5,12 @@ import json
 import pytest
 import tiny
 import torch
+import transformers
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 
-from trl_tar.evaluation.multiple_choice import MultipleChoice, log_likelihoods
+from trl_tar.evaluation.likelihoods import log_likelihoods
+from trl_tar.evaluation.multiple_choice import MultipleChoice
+from trl_tar.red_teaming.attackers import _without_soft_prompt
 
 
 QUESTIONS = [
@@ -34,11 +38,47 @@ def test_likelihoods_of_rows_of_unequal_length_are_those_of_each_alone():
     torch.testing.assert_close(log_likelihoods(model, tiny.tokenizer(), pairs).float(), expected)
 
 
-def test_a_prompt_is_read_once_for_its_continuations_of_one_token():
+def test_a_prompt_is_read_once_for_its_continuations():
     model, read = tiny.gpt2(), []
     model.register_forward_pre_hook(lambda m, a, k: read.append(tuple(k["input_ids"].shape)), with_kwargs=True)
     log_likelihoods(model, tiny.tokenizer(), [("w1 w2", choice) for choice in (" w3", " w4", " w5 w6", " w7")])
-    assert read == [(2, 3)]  # the prompt, and the prompt with w5
+    assert read == [(1, 2), (1, 1)]  # the prompt, and w5
+
+
+@pytest.mark.parametrize("architecture", ["Llama", "Mistral", "Mamba", "OPT"])
+def test_other_architectures_and_caches(architecture):
+    """A sliding window, a state instead of keys and values, positions that begin at 2."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 64, "num_attention_heads": 2}
+    more = {
+        "Llama": {"intermediate_size": 32},
+        "Mistral": {"intermediate_size": 32, "sliding_window": 3, "num_key_value_heads": 2},
+        "Mamba": {"state_size": 4},
+        "OPT": {"ffn_dim": 32, "word_embed_proj_dim": 16, "max_position_embeddings": 32},
+    }
+    config = getattr(transformers, f"{architecture}Config")(**sizes, **more[architecture], pad_token_id=0)
+    model = getattr(transformers, f"{architecture}ForCausalLM")(config).eval()
+    pairs = [(q["prompt"], choice) for q in QUESTIONS for choice in q["choices"]]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)  # so that a wrong position or mask shows
+        expected = torch.tensor([one_by_one(model, *pair) for pair in pairs])
+    torch.testing.assert_close(log_likelihoods(model, tiny.tokenizer(), pairs).float(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_adapters_and_soft_prompts_count():
+    pairs = [(q["prompt"], choice) for q in QUESTIONS for choice in q["choices"]]
+    plain = log_likelihoods(tiny.gpt2(), tiny.tokenizer(), pairs)
+    lora = get_peft_model(tiny.gpt2(), LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False))
+    soft = get_peft_model(tiny.gpt2(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)).eval()
+    adapted = log_likelihoods(lora.eval(), tiny.tokenizer(), pairs)
+    torch.testing.assert_close(adapted, log_likelihoods(lora.merge_and_unload(), tiny.tokenizer(), pairs))
+    with _without_soft_prompt(soft):  # as an attack evaluates it
+        prompted = log_likelihoods(soft, tiny.tokenizer(), pairs)
+    assert not torch.allclose(adapted, plain) and not torch.allclose(prompted, plain)
+    ids = tiny.tokenizer()("w1 w2 w3")["input_ids"]
+    expected = soft(torch.tensor([ids])).logits[0, -2].log_softmax(-1)[ids[-1]]
+    torch.testing.assert_close(prompted[0], expected.float())
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 64])

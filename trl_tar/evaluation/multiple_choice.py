@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .likelihoods import log_likelihoods
 from .scores import Scores, in_template
 
 
@@ -91,37 +92,6 @@ class MultipleChoice:
             start = end
         groups = [str(q.get("group", i)) for i, q in enumerate(self.questions)]
         return Scores(values, groups)
-
-
-def log_likelihoods(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]
-) -> torch.Tensor:
-    """Log-probability of each continuation after its prompt, in nats, shape `(N,)`.
-
-    Tokens are those of prompt and continuation together, as the model saw them in training. A prompt is read once for all
-    of its continuations of one token."""
-    rows = [tokenizer(prompt + continuation)["input_ids"] for prompt, continuation in pairs]
-    starts = [_common(row, tokenizer(prompt)["input_ids"]) for row, (prompt, _) in zip(rows, pairs, strict=True)]
-    inputs = [tuple(row[: max(len(row) - 1, 1)]) for row in rows]  # nothing is predicted from the last token
-    place = {each: i for i, each in enumerate(dict.fromkeys(inputs))}
-    longest = max(map(len, place))
-    ids = torch.tensor([[*each, *[0] * (longest - len(each))] for each in place], device=model.device)  # (U, T)
-    mask = torch.tensor([[1] * len(each) + [0] * (longest - len(each)) for each in place], device=model.device)
-    with torch.no_grad():
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()  # (U, T, V)
-    normaliser = logits.logsumexp(-1)
-    likelihoods = []
-    for row, start, each in zip(rows, starts, inputs, strict=True):
-        at, before = place[each], torch.arange(start - 1, len(row) - 1, device=model.device)
-        continuation = torch.tensor(row[start:], device=model.device)
-        likelihoods.append((logits[at, before, continuation] - normaliser[at, before]).sum())
-    return torch.stack(likelihoods)
-
-
-def _common(row: list[int], prompt: list[int]) -> int:
-    """Tokens of the prompt that are still there when it is continued."""
-    count = next((i for i, (a, b) in enumerate(zip(row, prompt, strict=False)) if a != b), min(len(row), len(prompt)))
-    return max(count, 1)  # the first token of all is predicted from nothing
 
 
 def _is_likeliest(likelihoods: torch.Tensor, answer: int) -> float:
