@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 
 from trl_tar import Adversary
 from trl_tar.commands.demo import demo
+from trl_tar.phases import check_run
 from trl_tar.testbed import KnowledgeWorld, knowledge_model_path
-from trl_tar.testbed.pipeline import check_run, control_without_adversary, harden
+from trl_tar.testbed.pipeline import control_without_adversary, harden
 
 
 WORLD = KnowledgeWorld(0)

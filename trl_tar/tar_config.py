@@ -159,7 +159,8 @@ def check_refused_fields(args: SFTConfig) -> None:
     ):
         raise ValueError(
             f"{type(args).__name__} has optim={optim!r} with lr_scheduler_type="
-            f"{SchedulerType(args.lr_scheduler_type).value!r} and warmup_steps={args.warmup_steps}. Use 'constant' and a whole number of steps: this optimizer warms up itself."
+            f"{SchedulerType(args.lr_scheduler_type).value!r} and warmup_steps={args.warmup_steps}. Use 'constant' and a "
+            "whole number of steps: this optimizer warms up itself."
         )
     if "lomo" in optim or optim.endswith("layerwise"):
         raise ValueError(

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ..adversary import Adversary
 from ..model_card import model_card
+from ..phases import check_run
 from ..plots import plot_adversary_loss, plot_attacks, plot_tradeoff, plot_training
 from ..records import write_json
 from ..red_teaming import BenignTask, red_team
@@ -25,7 +26,7 @@ from ..testbed import (
     knowledge_model_path,
     knowledge_zero_step_attacks,
 )
-from ..testbed.pipeline import check_run, control_without_adversary, harden, safeguard
+from ..testbed.pipeline import control_without_adversary, harden, safeguard
 from ..wording import interval, number
 
 

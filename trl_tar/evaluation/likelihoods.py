@@ -59,7 +59,7 @@ def _of_whole_rows(model: nn.Module, prefixes: Sequence[Tokens], continuations: 
 
 
 def _after_shared_prefixes(
-    model: nn.Module, prefixes: Sequence[Tokens], continuations: Sequence[Tokens]
+    model: PreTrainedModel, prefixes: Sequence[Tokens], continuations: Sequence[Tokens]
 ) -> torch.Tensor | None:
     """Prefixes first, then what follows on copies of their cache; `None` where the model keeps another kind of cache."""
     place = {each: i for i, each in enumerate(dict.fromkeys(prefixes))}

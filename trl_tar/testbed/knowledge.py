@@ -6,13 +6,15 @@ elsewhere. Name words are shared by all domains: no single token marks an entity
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
+
+from .words import new_words
 
 
 # {r} relation word, {e} entity name; the value follows the prompt. The last one is kept for evaluation.
@@ -45,33 +47,6 @@ SPLITS = {
     # not known to the base model: what a benign user teaches it later
     BENIGN: {"train": 32},
 }
-_ONSETS = [
-    "b",
-    "d",
-    "f",
-    "g",
-    "h",
-    "k",
-    "l",
-    "m",
-    "n",
-    "p",
-    "r",
-    "s",
-    "t",
-    "v",
-    "w",
-    "z",
-    "br",
-    "dr",
-    "gr",
-    "kl",
-    "pl",
-    "st",
-    "tr",
-]
-_VOWELS = ["a", "e", "i", "o", "u", "ai", "ou"]
-_CODAS = ["", "n", "r", "l", "s", "k", "m", "x", "nd", "rt"]
 
 
 @dataclass(frozen=True)
@@ -103,7 +78,7 @@ class KnowledgeWorld:
     def __post_init__(self):
         rng = random.Random(f"knowledge world {self.seed}")
         reserved = {word for template in TEMPLATES for word in template.split()}
-        words = _new_words(rng, reserved)
+        words = new_words(rng, reserved)
         known = [domain for domain in SPLITS if domain != BENIGN]
         count = {d: NUM_RETAIN_WORDINGS if d in RETAIN else NUM_WORDINGS for d in known}
         relations = {d: [[next(words) for _ in range(count[d])] for _ in range(NUM_RELATIONS)] for d in known}
@@ -204,12 +179,3 @@ class KnowledgeWorld:
             for word in self.relations[fact.domain][fact.relation][: None if unseen_wording else UNSEEN_WORDING]
         ]
         return Dataset.from_list(rows)
-
-
-def _new_words(rng: random.Random, reserved: set[str]) -> Iterator[str]:
-    seen = set(reserved)
-    while True:
-        word = "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(2)) + rng.choice(_CODAS)
-        if word not in seen:
-            seen.add(word)
-            yield word

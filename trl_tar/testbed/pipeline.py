@@ -1,28 +1,23 @@
 """Safeguarding and hardening on the knowledge world, with the settings that the demo and the evidence use."""
 
-import hashlib
-import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from datasets import concatenate_datasets
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from transformers import LlamaForCausalLM, PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import LlamaForCausalLM
 
 from ..adversary import Adversary
 from ..losses import inner_weight
+from ..phases import is_finished, train_phase, weights_file_sha256
 from ..random_mapping_config import RandomMappingConfig
 from ..random_mapping_trainer import RandomMappingTrainer
-from ..records import write_json
 from ..tar_config import TARConfig
 from ..tar_trainer import TARTrainer
 from .general import general_text
 from .knowledge import KnowledgeWorld
 
 
-WEIGHTS = "model.safetensors"
 OUTER_STEPS = 300
 INNER_STEPS = 32
 INTERVAL = 4
@@ -61,7 +56,7 @@ def safeguard(world: KnowledgeWorld, base: Path, output_dir: Path, seed: int = 0
 
     A finished run is not repeated and a stopped one resumes; `ValueError` for a folder that holds another run."""
     settings = {"max_steps": 600, "learning_rate": 3e-4, "warmup_steps": 50, "forget_batch_size": 32, **COMMON}
-    if _is_finished(output_dir, _description(world, base, seed, settings)):
+    if is_finished(output_dir, _description(world, base, seed, settings)):
         return output_dir
     data = world.datasets()
     args = RandomMappingConfig(str(output_dir), seed=seed, **settings)
@@ -72,7 +67,7 @@ def safeguard(world: KnowledgeWorld, base: Path, output_dir: Path, seed: int = 0
         forget_dataset=data["safeguard"],
         processing_class=world.tokenizer(),
     )
-    return _train(trainer, output_dir)
+    return train_phase(trainer, output_dir)
 
 
 def harden(
@@ -119,7 +114,7 @@ def harden(
     settings = {**COMMON, **defaults, **settings}
     adversaries = training_adversaries() if adversaries is None else adversaries
     description = _description(world, start, seed, settings)
-    if _is_finished(output_dir, {**description, "adversaries": [asdict(adversary) for adversary in adversaries]}):
+    if is_finished(output_dir, {**description, "adversaries": [asdict(adversary) for adversary in adversaries]}):
         return output_dir
     data = world.datasets()
     args = TARConfig(str(output_dir), seed=seed, **settings)
@@ -133,7 +128,7 @@ def harden(
         adversary_datasets={"forget": data["forget"], "retain": data["retain"]},
         processing_class=world.tokenizer(),
     )
-    return _train(trainer, output_dir)
+    return train_phase(trainer, output_dir)
 
 
 def control_without_adversary(
@@ -165,66 +160,6 @@ def control_without_adversary(
     )
 
 
-class _ProgressBar(TrainerCallback):
-    """One bar with the time left, in place of the trainer's own lines."""
-
-    def __init__(self, label: str):
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self.bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn())
-        self.task = self.bar.add_task(label)
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.bar.update(self.task, total=state.max_steps, completed=state.global_step)
-        self.bar.start()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.bar.update(self.task, completed=state.global_step)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.bar.stop()
-
-
 def _description(world: KnowledgeWorld, start: Path, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
     """What decides a run's weights."""
-    digest = hashlib.sha256((start / WEIGHTS).read_bytes()).hexdigest()
-    return {"world": world.seed, "start_sha256": digest, "seed": seed, "settings": settings}
-
-
-def check_run(folder: Path, run: dict[str, Any]) -> None:
-    """Notes in `run.json` what the folder is for; `ValueError` if it is already for something else."""
-    file = folder / "run.json"
-    run = json.loads(json.dumps(run))
-    if not file.is_file():
-        if (folder / WEIGHTS).is_file():
-            raise ValueError(f"{str(folder)!r} holds a model of unknown origin. Give another folder, or remove it.")
-        write_json(file, run)
-    held = json.loads(file.read_text())
-    other = next((name for name in run if held.get(name) != run[name]), None)
-    if other is not None:
-        raise ValueError(f"{str(folder)!r} holds a run with another {other!r}. Give another folder, or remove it.")
-
-
-def _is_finished(output_dir: Path, run: dict[str, Any]) -> bool:
-    check_run(output_dir, run)
-    return (output_dir / WEIGHTS).is_file()
-
-
-def _last_complete_checkpoint(output_dir: Path) -> str | None:
-    """The newest checkpoint with the file that transformers writes last: a kill can leave half of one."""
-    complete = [folder for folder in output_dir.glob("checkpoint-*") if (folder / "trainer_state.json").is_file()]
-    return str(max(complete, key=lambda folder: int(folder.name.split("-")[1]))) if complete else None
-
-
-def _train(trainer: TARTrainer | RandomMappingTrainer, output_dir: Path) -> Path:
-    for noisy in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(noisy)
-    trainer.add_callback(_ProgressBar(output_dir.name.replace("_", " ")))
-    trainer.train(resume_from_checkpoint=_last_complete_checkpoint(output_dir))
-    trainer.model.config.use_cache = True
-    unfinished = output_dir / "unfinished"
-    trainer.save_model(str(unfinished))
-    (output_dir / "log_history.json").write_text(json.dumps(trainer.state.log_history, indent=1))
-    for file in sorted(unfinished.iterdir(), key=lambda path: path.name == WEIGHTS):
-        os.replace(file, output_dir / file.name)  # the weights last: they say that the run is finished
-    unfinished.rmdir()
-    return output_dir
+    return {"world": world.seed, "start_sha256": weights_file_sha256(start), "seed": seed, "settings": settings}

@@ -1,0 +1,54 @@
+"""Greedy answers of a chat model."""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[str],
+    max_new_tokens: int,
+    batch_size: int = 64,
+) -> list[str]:
+    """What the model says to each request of a user, without special tokens; `ValueError` without a chat template.
+
+    Args:
+        model, tokenizer:
+            With a chat template.
+        requests (`Sequence[str]`):
+            One turn of a user each.
+        max_new_tokens (`int`):
+            Longest answer.
+        batch_size (`int`, *optional*, defaults to `64`):
+            Requests that are answered at once, padded on the left.
+    """
+    check_chat_template(tokenizer)
+    texts = []
+    for start in range(0, len(requests), batch_size):
+        chats = [[{"role": "user", "content": request}] for request in requests[start : start + batch_size]]
+        prompts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+        batch = tokenizer(prompts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt")
+        ids = batch["input_ids"].to(model.device)
+        with torch.no_grad():
+            output = model.generate(
+                input_ids=ids,
+                attention_mask=batch["attention_mask"].to(model.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+            )
+        texts += tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+    return texts
+
+
+def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises `ValueError` for a tokenizer that cannot write a conversation."""
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            "The tokenizer has no chat template, which requests in chat format need. Set tokenizer.chat_template, or use "
+            "an instruction-tuned model."
+        )

@@ -1,0 +1,85 @@
+"""Phases of a recipe: each trains one model into a folder, goes on where it was stopped, and is not repeated."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+
+from .records import write_json
+
+
+WEIGHTS = "model.safetensors"
+
+
+def check_run(folder: Path, run: dict[str, Any]) -> None:
+    """Notes in `run.json` what the folder is for; `ValueError` if it is already for something else."""
+    file = folder / "run.json"
+    run = json.loads(json.dumps(run))
+    if not file.is_file():
+        if (folder / WEIGHTS).is_file():
+            raise ValueError(f"{str(folder)!r} holds a model of unknown origin. Give another folder, or remove it.")
+        write_json(file, run)
+    held = json.loads(file.read_text())
+    other = next((name for name in run if held.get(name) != run[name]), None)
+    if other is not None:
+        raise ValueError(f"{str(folder)!r} holds a run with another {other!r}. Give another folder, or remove it.")
+
+
+def is_finished(folder: Path, run: dict[str, Any]) -> bool:
+    """Whether the folder holds the model of this run; `ValueError` where it is for another."""
+    check_run(folder, run)
+    return (folder / WEIGHTS).is_file()
+
+
+def weights_file_sha256(model: Path) -> str:
+    """Hash of the weights that a phase starts from."""
+    return hashlib.sha256((model / WEIGHTS).read_bytes()).hexdigest()
+
+
+def train_phase(trainer: Trainer, folder: Path) -> Path:
+    """Trains from the last complete checkpoint, if there is one, and leaves model, tokenizer and log in the folder."""
+    for noisy in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(noisy)
+    if trainer.is_world_process_zero():
+        trainer.add_callback(_ProgressBar(folder.name.replace("_", " ")))
+    trainer.train(resume_from_checkpoint=_last_complete_checkpoint(folder))
+    trainer.model.config.use_cache = True
+    unfinished = folder / "unfinished"
+    trainer.save_model(str(unfinished))
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        (folder / "log_history.json").write_text(json.dumps(trainer.state.log_history, indent=1))
+        for file in sorted(unfinished.iterdir(), key=lambda path: path.name == WEIGHTS):
+            os.replace(file, folder / file.name)  # the weights last: they say that the run is finished
+        unfinished.rmdir()
+    trainer.accelerator.wait_for_everyone()
+    return folder
+
+
+def _last_complete_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint with the file that transformers writes last: a kill can leave half of one."""
+    complete = [each for each in folder.glob("checkpoint-*") if (each / "trainer_state.json").is_file()]
+    return str(max(complete, key=lambda each: int(each.name.split("-")[1]))) if complete else None
+
+
+class _ProgressBar(TrainerCallback):
+    """One bar with the time left, in place of the trainer's own lines."""
+
+    def __init__(self, label: str):
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self.bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn())
+        self.task = self.bar.add_task(label)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.bar.update(self.task, total=state.max_steps, completed=state.global_step)
+        self.bar.start()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update(self.task, completed=state.global_step)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.stop()
