@@ -7,7 +7,8 @@ import yaml
 
 from trl_tar import Report
 from trl_tar.cli import main
-from trl_tar.commands.red_team import _adversaries, red_team_command
+from trl_tar.commands.red_team import red_team_command
+from trl_tar.described import named_adversaries
 from trl_tar.questions import Questions
 from trl_tar.red_teaming import suites
 from trl_tar.testbed import KnowledgeWorld, knowledge_model_path, knowledge_questions
@@ -76,8 +77,10 @@ def test_a_named_suite_says_which_data_set_it_lacks(files, tmp_path):
     (files / "without_module.yaml").write_text(yaml.safe_dump(described))
     with pytest.raises(ValueError, match="reads 'benign', and `datasets` has"):
         red_team_command(BASE, "benign", files / "without_module.yaml", tmp_path, steps=1)
-    assert {a.num_steps for a in _adversaries("knowledge", 7, 2.0)} == {7}
-    assert [a.name for a in _adversaries("weight-edit", None, None)] == [a.name for a in suites.weight_edit_suite()]
+    assert {a.num_steps for a in named_adversaries("knowledge", 7, 2.0)} == {7}
+    assert [a.name for a in named_adversaries("weight-edit", None, None)] == [
+        a.name for a in suites.weight_edit_suite()
+    ]
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def _reads_ahead(model: nn.Module) -> bool:
     return not isinstance(model, PeftModel) and "position_ids" in inspect.signature(model.forward).parameters
 
 
-def _of_whole_rows(model: nn.Module, prefixes: Sequence[Tokens], continuations: Sequence[Tokens]) -> torch.Tensor:
+def _of_whole_rows(model: PreTrainedModel, prefixes: Sequence[Tokens], continuations: Sequence[Tokens]) -> torch.Tensor:
     """Each row by itself; one pass for those that differ in their last token only, from which nothing is predicted."""
     inputs = [
         (prefix + continuation)[:-1] or prefix for prefix, continuation in zip(prefixes, continuations, strict=True)

@@ -1,0 +1,93 @@
+"""What YAML files and command lines describe: adversaries, metrics and functions by name."""
+
+import importlib
+import inspect
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .adversary import Adversary
+from .evaluation.multiple_choice import MultipleChoice
+from .evaluation.scores import Metric
+from .red_teaming import suites
+
+
+SUITES = {
+    "knowledge": suites.knowledge_suite,
+    "refusal": suites.refusal_suite,
+    "peft": suites.peft_suite,
+    "benign": suites.benign_suite,
+    "preference": suites.preference_suite,
+    "weight-edit": suites.weight_edit_suite,
+    "composed": suites.composed_suite,
+    "jailbreak-tuning": suites.jailbreak_tuning_suite,
+    "input": suites.input_suite,
+}
+
+
+def named_adversaries(suite: str, steps: int | None, learning_rate_scale: float | None) -> list[Adversary]:
+    """The suite of that name, or the adversaries of a YAML or JSON file."""
+    if suite in SUITES:
+        known = inspect.signature(SUITES[suite]).parameters
+        wanted = {"num_steps": steps, "learning_rate_scale": learning_rate_scale}
+        given = {name: value for name, value in wanted.items() if value is not None}
+        idle = next((name for name in given if name not in known), None)
+        if idle is not None:
+            raise ValueError(f"The suite {suite!r} has no {idle}, and {given[idle]} would do nothing. Leave it out.")
+        return SUITES[suite](**given)
+    if steps is not None or learning_rate_scale is not None:
+        raise ValueError(f"The suite {suite!r} says steps and learning rates itself. Leave the two options out.")
+    if Path(suite).suffix not in (".yaml", ".yml", ".json"):
+        raise ValueError(f"There is no suite {suite!r}. Use {', '.join(SUITES)}, or a YAML file of adversaries.")
+    rows = read_yaml(Path(suite), list, "Give a YAML file with a list of adversaries.")
+    return adversaries_of(rows)
+
+
+def adversaries_of(rows: list[Any]) -> list[Adversary]:
+    """From the fields of each, as YAML has them."""
+    return [_adversary(i, row) for i, row in enumerate(rows)]
+
+
+def _adversary(i: int, row: Any) -> Adversary:
+    try:
+        return Adversary(**row)
+    except TypeError as error:
+        raise ValueError(f"Adversary {i} of the suite is {row!r}: {error}. Give the fields of Adversary.") from error
+
+
+def read_yaml(file: Path, kind: type, remedy: str) -> Any:
+    """What the YAML or JSON file holds; `ValueError` with the remedy where it is nothing of that kind."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))  # JSON is YAML
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{str(file)!r} cannot be read ({str(error).splitlines()[0]}). {remedy}") from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{str(file)!r} holds {type(content).__name__!r}. {remedy}")
+    return content
+
+
+def metric_of(name: str, source: Any, folder: Path) -> Metric:
+    """A file of questions in `folder`, or `module:function`."""
+    source = str(source)
+    if ":" not in source:
+        return MultipleChoice.from_file(folder / source)
+    return function_of("Metric", name, source)
+
+
+def function_of(kind: str, name: str, source: Any) -> Any:
+    """`module:function`, importable from the current folder; `ValueError` where it is not."""
+    source = str(source)
+    if ":" not in source:
+        raise ValueError(f"{kind} {name!r} is {source!r}. Give module:function, importable from here.")
+    module, function = source.rsplit(":", 1)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"{kind} {name!r} is {source!r} ({error}). Give module:function, importable from here."
+        ) from error
