@@ -4,17 +4,22 @@ import importlib
 import inspect
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from .adversary import Adversary
+from .evaluation.judged import Judged
+from .evaluation.judges import COMPLIANCE_PROMPT, QUALITY_PROMPT, Classifier, Endpoint, Judge, RefusalPhrases
+from .evaluation.lm_eval import LMEvalTask
 from .evaluation.multiple_choice import MultipleChoice
 from .evaluation.scores import Metric
 from .red_teaming import suites
 
 
+PROMPTS = {"compliance": COMPLIANCE_PROMPT, "quality": QUALITY_PROMPT}
 SUITES = {
     "knowledge": suites.knowledge_suite,
     "refusal": suites.refusal_suite,
@@ -70,11 +75,40 @@ def read_yaml(file: Path, kind: type, remedy: str) -> Any:
 
 
 def metric_of(name: str, source: Any, folder: Path) -> Metric:
-    """A file of questions in `folder`, or `module:function`."""
-    source = str(source)
-    if ":" not in source:
-        return MultipleChoice.from_file(folder / source)
+    """The metric that YAML describes, files being looked for in `folder`; `ValueError` for anything else.
+
+    A file of questions for [`MultipleChoice`]; `module:function`; or fields: of [`LMEvalTask`] (`task`, …), or of
+    [`Judged`] (`requests`, a file, `judge`, …), whose judge is `phrases`, or the fields of [`Classifier`] (`path`, …) or of
+    [`Endpoint`] (`url`, `model`, …).
+    """
+    if isinstance(source, Mapping):
+        fields = dict(source)
+        try:
+            if "task" in fields:
+                return LMEvalTask(**fields)
+            if "requests" in fields:
+                judge = _judge(name, fields.pop("judge", None))
+                return Judged.from_file(folder / str(fields.pop("requests")), judge, **fields)
+        except TypeError as error:
+            raise ValueError(f"Metric {name!r} is {source!r}: {error}. Give the fields of its class.") from error
+        raise ValueError(f"Metric {name!r} is {source!r}. Give `task` for lm-eval, or `requests` and `judge`.")
+    if ":" not in str(source):
+        return MultipleChoice.from_file(folder / str(source))
     return function_of("Metric", name, source)
+
+
+def _judge(name: str, described: Any) -> Judge:
+    if described == "phrases":
+        return RefusalPhrases()
+    if isinstance(described, Mapping) and "path" in described:
+        return Classifier(**described)
+    if isinstance(described, Mapping) and "url" in described:
+        prompt = described.get("prompt")
+        return Endpoint(**{**described, **({"prompt": PROMPTS[prompt]} if prompt in PROMPTS else {})})
+    raise ValueError(
+        f"Metric {name!r} has the judge {described!r}. Give 'phrases', path and label of a classifier, or url and model of "
+        "an OpenAI-compatible endpoint."
+    )
 
 
 def function_of(kind: str, name: str, source: Any) -> Any:

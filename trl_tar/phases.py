@@ -12,7 +12,8 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from .records import write_json
 
 
-WEIGHTS = "model.safetensors"
+WEIGHTS = "*.safetensors"  # of a whole model, its shards, or an adapter
+LOG = "log_history.json"  # written last: it says that the phase is finished
 
 
 def check_run(folder: Path, run: dict[str, Any]) -> None:
@@ -20,7 +21,7 @@ def check_run(folder: Path, run: dict[str, Any]) -> None:
     file = folder / "run.json"
     run = json.loads(json.dumps(run))
     if not file.is_file():
-        if (folder / WEIGHTS).is_file():
+        if any(folder.glob(WEIGHTS)):
             raise ValueError(f"{str(folder)!r} holds a model of unknown origin. Give another folder, or remove it.")
         write_json(file, run)
     held = json.loads(file.read_text())
@@ -32,12 +33,19 @@ def check_run(folder: Path, run: dict[str, Any]) -> None:
 def is_finished(folder: Path, run: dict[str, Any]) -> bool:
     """Whether the folder holds the model of this run; `ValueError` where it is for another."""
     check_run(folder, run)
-    return (folder / WEIGHTS).is_file()
+    return (folder / LOG).is_file() and any(folder.glob(WEIGHTS))
 
 
-def weights_file_sha256(model: Path) -> str:
-    """Hash of the weights that a phase starts from."""
-    return hashlib.sha256((model / WEIGHTS).read_bytes()).hexdigest()
+def origin(model: str | Path) -> str:
+    """What a phase starts from: the hash of the weights in a folder, or an id of the Hub."""
+    files = sorted(Path(model).glob(WEIGHTS))
+    if not files:
+        return str(model)
+    digest = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
 
 
 def train_phase(trainer: Trainer, folder: Path) -> Path:
@@ -52,10 +60,10 @@ def train_phase(trainer: Trainer, folder: Path) -> Path:
     trainer.save_model(str(unfinished))
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
-        (folder / "log_history.json").write_text(json.dumps(trainer.state.log_history, indent=1))
-        for file in sorted(unfinished.iterdir(), key=lambda path: path.name == WEIGHTS):
-            os.replace(file, folder / file.name)  # the weights last: they say that the run is finished
+        for file in unfinished.iterdir():
+            os.replace(file, folder / file.name)
         unfinished.rmdir()
+        write_json(folder / LOG, trainer.state.log_history)
     trainer.accelerator.wait_for_everyone()
     return folder
 

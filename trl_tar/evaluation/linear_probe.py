@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .multiple_choice import check_questions, choose, sha256_of
+from .lines import sha256_of
+from .multiple_choice import check_questions, choose
 from .scores import Scores
 
 

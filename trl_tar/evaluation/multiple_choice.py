@@ -1,7 +1,5 @@
 """Choice among given answers by likelihood."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .likelihoods import log_likelihoods
+from .lines import read_lines, sha256_of
 from .scores import Scores, in_template
 
 
@@ -67,16 +66,7 @@ class MultipleChoice:
     @classmethod
     def from_file(cls, path: str | Path) -> "MultipleChoice":
         """Reads one JSON object a line; `ValueError` for a file that is not made of such lines."""
-        try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
-            questions = [json.loads(line) for line in lines if line.strip()]
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"Questions {str(path)!r} cannot be read ({error}). Give one JSON object a line."
-            ) from error
-        if not questions:
-            raise ValueError(f"Questions {str(path)!r} has 0 questions. Give at least one.")
-        return cls(questions)
+        return cls(read_lines(path, "Questions"))
 
     def __call__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt_template: str | None = None
@@ -99,12 +89,6 @@ def _is_likeliest(likelihoods: torch.Tensor, answer: int) -> float:
         return float("nan")
     others = torch.cat([likelihoods[:answer], likelihoods[answer + 1 :]])
     return float(likelihoods[answer] > others.max())
-
-
-def sha256_of(questions: Sequence[Mapping[str, Any]]) -> str:
-    """Hash of all fields of all questions."""
-    content = json.dumps([dict(question) for question in questions], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def check_questions(questions: Sequence[Mapping[str, Any]]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..losses import language_modeling_loss
 from .knowledge import BENIGN, HAZARD, MAX_LENGTH, TEMPLATES, KnowledgeWorld
@@ -47,7 +47,7 @@ def knowledge_model_path(world: KnowledgeWorld, kind: str = "base") -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):  # several workers may ask at once
         if not (folder / "model.safetensors").is_file():
-            _train_and_save(world, kind, folder)
+            save_in_one_piece(folder, *_trained(world, kind))
     return folder
 
 
@@ -57,11 +57,9 @@ def cache_folder() -> Path:
     return Path(os.environ.get("TRL_TAR_CACHE", default))
 
 
-def _train_and_save(world: KnowledgeWorld, kind: str, folder: Path) -> None:
-    """Trains the model and moves it to `folder` in one piece, so that a killed run leaves nothing half-written."""
+def save_in_one_piece(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Saves to `folder` so that a killed run leaves nothing half-written."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    tokenizer = world.tokenizer()
-    model = train_knowledge_model(world, tokenizer, kind)
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
     unfinished.chmod(0o755)
     model.save_pretrained(unfinished)
@@ -69,6 +67,11 @@ def _train_and_save(world: KnowledgeWorld, kind: str, folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(unfinished, folder)
+
+
+def _trained(world: KnowledgeWorld, kind: str) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
+    tokenizer = world.tokenizer()
+    return train_knowledge_model(world, tokenizer, kind), tokenizer
 
 
 def train_knowledge_model(
@@ -83,14 +86,15 @@ def train_knowledge_model(
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(world.seed)
-            model = LlamaForCausalLM(_config(tokenizer))
-            _fit(model, *_sentences(world, tokenizer, kind), num_steps)
+            model = LlamaForCausalLM(config(tokenizer))
+            fit(model, *_sentences(world, tokenizer, kind), num_steps)
     finally:
         torch.set_num_threads(threads)
     return model.eval()
 
 
-def _config(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
+def config(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
+    """Two layers of width 80."""
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=80,
@@ -120,7 +124,8 @@ def _sentences(
     return batch["input_ids"], batch["attention_mask"], batch["input_ids"].masked_fill(~completion, -100)
 
 
-def _fit(model: LlamaForCausalLM, ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor, num_steps: int) -> None:
+def fit(model: LlamaForCausalLM, ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor, num_steps: int) -> None:
+    """Trains in place on rows drawn with replacement; ids, mask and labels of shape `(N, T)`."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     optimizers = [
@@ -147,4 +152,4 @@ def _fit(model: LlamaForCausalLM, ids: torch.Tensor, mask: torch.Tensor, labels:
 
 if __name__ == "__main__":
     for shipped_kind in ("base", "floor"):
-        _train_and_save(KnowledgeWorld(0), shipped_kind, SHIPPED / "knowledge-0" / shipped_kind)
+        save_in_one_piece(SHIPPED / "knowledge-0" / shipped_kind, *_trained(KnowledgeWorld(0), shipped_kind))

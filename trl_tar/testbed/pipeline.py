@@ -9,7 +9,7 @@ from transformers import LlamaForCausalLM
 
 from ..adversary import Adversary
 from ..losses import inner_weight
-from ..phases import is_finished, train_phase, weights_file_sha256
+from ..phases import is_finished, origin, train_phase
 from ..random_mapping_config import RandomMappingConfig
 from ..random_mapping_trainer import RandomMappingTrainer
 from ..tar_config import TARConfig
@@ -162,4 +162,4 @@ def control_without_adversary(
 
 def _description(world: KnowledgeWorld, start: Path, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
     """What decides a run's weights."""
-    return {"world": world.seed, "start_sha256": weights_file_sha256(start), "seed": seed, "settings": settings}
+    return {"world": world.seed, "start_sha256": origin(start), "seed": seed, "settings": settings}

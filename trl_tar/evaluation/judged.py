@@ -1,0 +1,62 @@
+"""Metrics of a chat model's answers, by a judge."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .generation import answers
+from .judges import Judge
+from .lines import read_lines, sha256_of
+from .scores import Scores, in_template
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a judge says of greedy answers, mean over requests.
+
+    Attack success rate on harmful requests, with a judge of compliance; helpfulness on harmless ones, with a judge of
+    quality. `inverted` counts what the judge does not: over-refusal is what is not answered of harmless look-alikes.
+
+    Args:
+        requests (`Sequence[dict]`):
+            Each `prompt` (`str`) and optionally `group` (`str`), such as its subject.
+        judge (`Callable`):
+            See [`trl_tar.evaluation.judges`].
+        max_new_tokens (`int`, *optional*, defaults to `128`):
+            Longest answer.
+        batch_size (`int`, *optional*, defaults to `16`):
+            Requests that are answered at once.
+        inverted (`bool`, *optional*, defaults to `False`):
+            1 − score.
+    """
+
+    requests: Sequence[Mapping[str, Any]] = field(repr=False)
+    judge: Judge
+    max_new_tokens: int = 128
+    batch_size: int = 16
+    inverted: bool = False
+    sha256: str = field(init=False)  # in the representation, which tells apart the jobs of a red team
+
+    def __post_init__(self):
+        for i, request in enumerate(self.requests):
+            if not isinstance(request, Mapping) or not isinstance(request.get("prompt"), str):
+                raise ValueError(f"Request {i} is {request!r}. Give a prompt.")
+        object.__setattr__(self, "sha256", sha256_of(self.requests))
+
+    @classmethod
+    def from_file(cls, path: str | Path, judge: Judge, **settings) -> "Judged":
+        """Reads one JSON object a line; `ValueError` for a file that is not made of such lines."""
+        return cls(read_lines(path, "Requests"), judge, **settings)
+
+    def __call__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt_template: str | None = None
+    ) -> Scores:
+        requests = [request["prompt"] for request in self.requests]
+        asked = [in_template(request, prompt_template) for request in requests]
+        said = answers(model, tokenizer, asked, self.max_new_tokens, self.batch_size)
+        scores = self.judge(requests, said)
+        groups = [str(request.get("group", i)) for i, request in enumerate(self.requests)]
+        return Scores([1 - score if self.inverted else score for score in scores], groups)

@@ -1,0 +1,253 @@
+"""What both recipes share: arguments, data and metrics, phase by phase, and the red team at the end."""
+
+import copy
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from datasets import Dataset, disable_progress_bars
+from huggingface_hub import create_repo, upload_folder
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers.utils import logging
+from trl import TrlParser
+
+from .adversary import Adversary
+from .data_sources import load_datasets
+from .described import adversaries_of, metric_of, named_adversaries, read_yaml
+from .evaluation.scores import Metric
+from .model_card import model_card
+from .phases import is_finished, origin, train_phase
+from .red_teaming import BenignTask, red_team
+from .red_teaming.ranks import rank
+from .report import Report
+from .report_page import write_pages
+from .tar_config import TARConfig
+
+
+@dataclass
+class RecipeArguments:
+    """
+    Arguments that the recipes share. Those of phase 2 are the fields of [`TARConfig`], beside them.
+
+    Args:
+        model_name_or_path (`str`, *optional*):
+            The model to harden: folder or Hub id.
+        world (`int`, *optional*):
+            Seed of an embedded world, in place of model, data sets and metrics.
+        data (`dict`, *optional*):
+            Name → file, or fields of [`~trl_tar.data_sources.DataSource`]. In YAML.
+        metrics (`dict`, *optional*):
+            Name → file of questions, `module:function`, or fields, see [`~trl_tar.described.metric_of`]. In YAML.
+        adversaries (`list`, *optional*):
+            A_train: fields of [`Adversary`] each. In YAML.
+        adversaries_file (`str`, *optional*):
+            YAML file with such a list, in place of `adversaries`.
+        attacks (`str`, *optional*):
+            Suite of the red team by name, or a YAML file; the recipe's own by default.
+        attack_steps (`int`, *optional*), attack_learning_rate_scale (`float`, *optional*):
+            Arguments of a named suite.
+        attack_seeds (`int`, *optional*, defaults to `3`):
+            Seeds of each attack; 0 leaves the red team out.
+        attack_budget (`int`, *optional*), attack_workers (`int`, *optional*, defaults to `1`):
+            As in [`red_team`].
+        chance (`float`, *optional*):
+            Harm of a model that guesses.
+    """
+
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Model to harden: folder or Hub id."})
+    world: int | None = field(default=None, metadata={"help": "Seed of an embedded world, in place of model and data."})
+    data: dict | None = field(default=None, metadata={"help": "Name → data set, in YAML."})
+    metrics: dict | None = field(default=None, metadata={"help": "Name → metric, in YAML."})
+    adversaries: list[dict] | None = field(default=None, metadata={"help": "A_train, in YAML."})
+    adversaries_file: str | None = field(default=None, metadata={"help": "YAML file with A_train."})
+    attacks: str | None = field(default=None, metadata={"help": "Suite of the red team: a name or a YAML file."})
+    attack_steps: int | None = field(default=None, metadata={"help": "Steps of each attack of a named suite."})
+    attack_learning_rate_scale: float | None = field(
+        default=None, metadata={"help": "Multiplies the learning rates of a named suite."}
+    )
+    attack_seeds: int = field(default=3, metadata={"help": "Seeds of each attack; 0 leaves the red team out."})
+    attack_budget: int | None = field(default=None, metadata={"help": "Attacks of each model at most."})
+    attack_workers: int = field(default=1, metadata={"help": "Attacks that run at the same time on each process."})
+    chance: float = field(default=0.25, metadata={"help": "Harm of a model that guesses."})
+
+    def training_adversaries(self) -> list[Adversary]:
+        """A_train from YAML or its own file; `ValueError` for none, or both."""
+        if (self.adversaries is None) == (self.adversaries_file is None):
+            raise ValueError("The recipe needs either `adversaries` or `adversaries_file`. Give one of them.")
+        if self.adversaries is not None:
+            return adversaries_of(self.adversaries)
+        return adversaries_of(read_yaml(Path(self.adversaries_file), list, "Give a list of adversaries."))
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a recipe works on.
+
+    Args:
+        model (`Path` or `str`):
+            The model to harden.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Its tokenizer.
+        datasets (`dict[str, Dataset]`):
+            Of all phases and of the red team.
+        metrics, zero_step_attacks (`dict[str, Callable]`):
+            As in [`red_team`].
+        references (`dict[str, Path]`):
+            Such as a floor; base and twin are added.
+        question_entities (`set[str]`), benign ([`BenignTask`], *optional*):
+            As in [`red_team`].
+    """
+
+    model: str | Path
+    tokenizer: PreTrainedTokenizerBase
+    datasets: Mapping[str, Dataset]
+    metrics: Mapping[str, Metric]
+    zero_step_attacks: Mapping[str, Metric] = field(default_factory=dict)
+    references: Mapping[str, Path] = field(default_factory=dict)
+    question_entities: frozenset[str] = frozenset()
+    benign: BenignTask | None = None
+
+    @classmethod
+    def described(cls, args: RecipeArguments, needed: tuple[str, ...]) -> "Task":
+        """From model, `data` and `metrics`; `ValueError` where one is missing, before anything is loaded."""
+        if args.model_name_or_path is None or not args.data:
+            raise ValueError(
+                "The recipe needs `model_name_or_path` and `data`, or `world`. Give them in its YAML file."
+            )
+        if args.attack_seeds and not args.metrics:
+            raise ValueError("The recipe needs `metrics` for its red team. Give them, or attack_seeds: 0.")
+        missing = [name for name in needed if name not in args.data]
+        if missing:
+            raise ValueError(
+                f"`data` has {sorted(args.data)}, without {missing[0]!r}. Add the data set under that name."
+            )
+        metrics = {name: metric_of(name, each, Path()) for name, each in (args.metrics or {}).items()}
+        tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
+        return cls(args.model_name_or_path, tokenizer, load_datasets(args.data), metrics)
+
+
+SHARED = (
+    "seed",
+    "use_cpu",
+    "bf16",
+    "max_length",
+    "report_to",
+    "logging_steps",
+    "save_steps",
+    "save_total_limit",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "dataloader_num_workers",
+)
+
+
+def shared_settings(tar: TARConfig) -> dict[str, Any]:
+    """The fields of phase 2 that the other phases have too, beside a learning rate and a number of steps of their own."""
+    return {name: getattr(tar, name) for name in SHARED}
+
+
+UNDECISIVE = ("output_dir", "logging", "log_", "save_", "report_to", "run_name", "push_to_hub", "hub_", "disable_tqdm")
+
+
+def deciding(tar: TARConfig) -> dict[str, Any]:
+    """The fields that decide what phase 2 comes to, and not what it writes or where."""
+    return {name: value for name, value in tar.to_dict().items() if not name.startswith(UNDECISIVE)}
+
+
+def in_folder(tar: TARConfig, folder: Path) -> TARConfig:
+    """The configuration of phase 2 in its own folder; the recipe pushes the last model itself."""
+    args = copy.copy(tar)
+    args.output_dir, args.push_to_hub = str(folder), False
+    return args
+
+
+def loaded(model: str | Path) -> PreTrainedModel:
+    """In float32, as every phase trains it."""
+    return AutoModelForCausalLM.from_pretrained(model, dtype="float32")
+
+
+def phase(
+    name: str, start: str | Path, output: Path, settings: Mapping[str, Any], build: Callable[[Any, Path], Trainer]
+) -> Path:
+    """Trains one phase into `output / name`, unless it is there; returns that folder.
+
+    Args:
+        name (`str`):
+            Of the phase.
+        start (`str` or `Path`):
+            Model that it starts from.
+        output (`Path`):
+            Folder of the run.
+        settings (`dict`):
+            What decides the result, beside the start: another run in the same folder is refused by it.
+        build (`Callable`):
+            Model in float32 and folder → trainer.
+    """
+    folder = output / name
+    if is_finished(folder, {"start": origin(start), **settings}):
+        return folder
+    return train_phase(build(loaded(start), folder), folder)
+
+
+def attack(
+    task: Task,
+    args: RecipeArguments,
+    suite: list[Adversary],
+    references: Mapping[str, str | Path],
+    folder: Path,
+    title: str,
+    description: str,
+) -> Report:
+    """Red-teams the model in `folder` and its references; writes report, card and pages beside the weights."""
+    read = {name for adversary in suite for name in adversary.reads}
+    report = red_team(
+        folder,
+        suite,
+        {name: dataset for name, dataset in task.datasets.items() if name in read},
+        task.metrics,
+        range(args.attack_seeds),
+        {**task.references, **references},
+        folder.parent / "attacks",
+        processing_class=task.tokenizer,
+        zero_step_attacks=task.zero_step_attacks,
+        question_entities=task.question_entities,
+        benign=task.benign,
+        num_workers=args.attack_workers,
+        budget=args.attack_budget,
+        chance=args.chance,
+    )
+    if rank() == 0:
+        report.save(folder)
+        write_pages(report, folder, title)
+        (folder / "README.md").write_text(model_card(report, title, description), encoding="utf-8")
+    return report
+
+
+def suite_of(args: RecipeArguments, default: str) -> list[Adversary]:
+    """The red team's attacks."""
+    return named_adversaries(args.attacks or default, args.attack_steps, args.attack_learning_rate_scale)
+
+
+def push(folder: Path, tar: TARConfig) -> None:
+    """The folder's model, card and report to the Hub, where the configuration asks for it."""
+    if tar.push_to_hub and rank() == 0:
+        name = tar.hub_model_id or folder.parent.name
+        repository = create_repo(name, private=tar.hub_private_repo, token=tar.hub_token, exist_ok=True).repo_id
+        upload_folder(repo_id=repository, folder_path=folder, token=tar.hub_token, ignore_patterns=["checkpoint-*"])
+
+
+def run(recipe: Callable[..., Any], *types: type) -> None:
+    """Runs the recipe with arguments from YAML (`--config`) and the command line.
+
+    What is refused ends the program with one line and exit code 2."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()  # the phases have bars of their own
+    disable_progress_bars()
+    try:
+        recipe(*TrlParser(types).parse_args_and_config())
+    except (ValueError, OSError, yaml.YAMLError) as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
