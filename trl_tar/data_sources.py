@@ -89,12 +89,12 @@ class DataSource:
             if suffix in READERS:
                 return load_dataset(READERS[suffix], data_files=self.path, split="train")
             return load_dataset(self.path, self.name, split=self.split)
-        except GatedRepoError as error:
-            raise ValueError(
-                f"Data set {role!r} is {self.path!r}, which is gated. Ask for access on its page, then log in with "
-                "hf auth login."
-            ) from error
         except (OSError, ValueError, DatasetsError, HfHubHTTPError) as error:
+            if isinstance(error.__cause__, GatedRepoError):
+                raise ValueError(
+                    f"Data set {role!r} is {self.path!r}, which is gated. Ask for access on its page, then log in with hf "
+                    "auth login."
+                ) from error
             reason = str(error).splitlines()[0]
             raise ValueError(
                 f"Data set {role!r} cannot be read from {self.path!r} ({reason}). Check its spelling, split and your "

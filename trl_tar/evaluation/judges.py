@@ -154,7 +154,10 @@ class Endpoint:
         return [self._score(request, answer) for request, answer in zip(requests, answers, strict=True)]
 
     def _score(self, request: str, answer: str) -> float:
-        asked = self.prompt.replace("{request}", request).replace("{answer}", answer)
+        said = {"{request}": request, "{answer}": answer}
+        asked = re.sub(
+            r"\{request\}|\{answer\}", lambda found: said[found[0]], self.prompt
+        )  # at once: neither is a template
         reason = ""
         for attempt in range(self.attempts):
             if attempt:
