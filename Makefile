@@ -30,8 +30,8 @@ test: install-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q tests
 
 check: install-dev
-	$(BIN)/ruff check trl_tar tests examples
-	$(BIN)/ruff format --check trl_tar tests examples
+	$(BIN)/ruff check trl_tar tests examples recipes
+	$(BIN)/ruff format --check trl_tar tests examples recipes
 	$(BIN)/mypy
 
 evidence: install

@@ -3,26 +3,28 @@
 accelerate launch recipes/refusal.py --config recipes/configs/testbed_refusal.yaml
 accelerate launch --config_file recipes/accelerate/ddp.yaml recipes/refusal.py --config recipes/configs/refusal.yaml
 
-Fields of `data`: `preferences` (chosen = refusal; phase 1), `retain` (benign chat), `tamper_resistance` (pairs, D_TR), those
-that the adversaries name, and `harmful` (harmful requests and answers, of the red team). Any scalar of the YAML file can be
-overridden: `--learning_rate 3e-5`. A run that was stopped goes on in the same `output_dir`.
+Fields of `data`: `preferences` (chosen = refusal; phase 1), `retain` (benign chat), `general` (if given, joins `retain` after
+phase 1), `tamper_resistance` (pairs, D_TR), those that the adversaries name, and `harmful` (harmful requests and answers, of
+the red team). Any scalar of the YAML file can be overridden: `--learning_rate 3e-5`. A run that was stopped goes on in the
+same `output_dir`.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl import DPOConfig, DPOTrainer
 
-from trl_tar import TARConfig, TARTrainer
+from trl_tar import TARConfig
 from trl_tar.recipe import (
     RecipeArguments,
     Task,
     attack,
-    deciding,
-    in_folder,
+    check,
+    harden,
     loaded,
     phase,
     push,
+    repair,
     run,
     shared_settings,
     suite_of,
@@ -44,18 +46,13 @@ class RefusalArguments(RecipeArguments):
             β of DPO in phase 1.
         safeguard_sft_weight (`float`, *optional*, defaults to `1.0`):
             Weight of the cross-entropy of the chosen answers, beside DPO's loss, in phase 1.
-        repair_steps (`int`, *optional*, defaults to `100`):
-            Supervised steps on benign chat after TAR; 0 leaves them out.
-        repair_learning_rate (`float`, *optional*, defaults to `1e-5`):
-            Of the repair.
     """
 
     safeguard_steps: int = field(default=0, metadata={"help": "Steps of phase 1, DPO; 0 leaves it out."})
     safeguard_learning_rate: float = field(default=1e-6, metadata={"help": "Of phase 1."})
     safeguard_beta: float = field(default=0.1, metadata={"help": "Beta of DPO in phase 1."})
     safeguard_sft_weight: float = field(default=1.0, metadata={"help": "Weight of cross-entropy beside DPO's loss."})
-    repair_steps: int = field(default=100, metadata={"help": "Supervised steps on benign chat after TAR."})
-    repair_learning_rate: float = field(default=1e-5, metadata={"help": "Of the repair."})
+    repair_steps: int = field(default=100, metadata={"help": "Supervised steps on D_retain after TAR."})
 
 
 def main(args: RefusalArguments, tar: TARConfig) -> None:
@@ -63,6 +60,7 @@ def main(args: RefusalArguments, tar: TARConfig) -> None:
     suite = suite_of(args, "refusal")
     needed = ("retain", "tamper_resistance", *(["preferences"] if args.safeguard_steps else []))
     task = refusal_task(args.world) if args.world is not None else Task.described(args, needed)
+    check(task, args, tar, adversaries, suite)
     output, shared = Path(tar.output_dir), shared_settings(tar)
 
     twin = task.model
@@ -91,39 +89,19 @@ def main(args: RefusalArguments, tar: TARConfig) -> None:
             ),
         )
 
-    hardened = phase(
-        "tar",
-        twin,
-        output,
-        {"tar": deciding(tar), "adversaries": [asdict(adversary) for adversary in adversaries]},
-        lambda model, folder: TARTrainer(
-            model,
-            in_folder(tar, folder),
-            train_dataset=task.datasets["retain"],
-            tamper_resistance_dataset=task.datasets["tamper_resistance"],
-            adversaries=adversaries,
-            adversary_datasets={name: task.datasets[name] for each in adversaries for name in each.datasets},
-            processing_class=task.tokenizer,
-        ),
-    )
-
-    if args.repair_steps:
-        settings = {**shared, "max_steps": args.repair_steps, "learning_rate": args.repair_learning_rate}
-        hardened = phase(
-            "repaired",
-            hardened,
-            output,
-            settings,
-            lambda model, folder: SFTTrainer(
-                model,
-                SFTConfig(str(folder), **settings),
-                train_dataset=task.datasets["retain"],
-                processing_class=task.tokenizer,
-            ),
-        )
-
+    hardened = harden(task, tar, adversaries, twin)
+    hardened = repair(task, args, tar, hardened)
     if args.attack_seeds:
-        attack(task, args, suite, {"base": task.model, "twin": twin}, hardened, output.name, "Refusal hardened by TAR.")
+        attack(
+            task,
+            args,
+            tar,
+            suite,
+            {"base": task.model, "twin": twin},
+            hardened,
+            output.name,
+            "Refusal hardened by TAR.",
+        )
     push(hardened, tar)
 
 

@@ -43,10 +43,10 @@ def named_adversaries(suite: str, steps: int | None, learning_rate_scale: float 
         if idle is not None:
             raise ValueError(f"The suite {suite!r} has no {idle}, and {given[idle]} would do nothing. Leave it out.")
         return SUITES[suite](**given)
-    if steps is not None or learning_rate_scale is not None:
-        raise ValueError(f"The suite {suite!r} says steps and learning rates itself. Leave the two options out.")
     if Path(suite).suffix not in (".yaml", ".yml", ".json"):
         raise ValueError(f"There is no suite {suite!r}. Use {', '.join(SUITES)}, or a YAML file of adversaries.")
+    if steps is not None or learning_rate_scale is not None:
+        raise ValueError(f"The suite {suite!r} says steps and learning rates itself. Leave the two options out.")
     rows = read_yaml(Path(suite), list, "Give a YAML file with a list of adversaries.")
     return adversaries_of(rows)
 

@@ -3,28 +3,32 @@
 import copy
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
-from datasets import Dataset, disable_progress_bars
+from datasets import Dataset, concatenate_datasets, disable_progress_bars
 from huggingface_hub import create_repo, upload_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.utils import logging
-from trl import TrlParser
+from trl import SFTConfig, SFTTrainer, TrlParser
 
 from .adversary import Adversary
+from .data import check_dataset, check_tokenizer, checked_adversaries
 from .data_sources import load_datasets
 from .described import adversaries_of, metric_of, named_adversaries, read_yaml
 from .evaluation.scores import Metric
 from .model_card import model_card
 from .phases import is_finished, origin, train_phase
 from .red_teaming import BenignTask, red_team
+from .red_teaming.checks import check_budget, check_red_team, checked_chance
+from .red_teaming.jobs import Settings
 from .red_teaming.ranks import rank
 from .report import Report
 from .report_page import write_pages
 from .tar_config import TARConfig
+from .tar_trainer import TARTrainer
 
 
 @dataclass
@@ -45,6 +49,10 @@ class RecipeArguments:
             A_train: fields of [`Adversary`] each. In YAML.
         adversaries_file (`str`, *optional*):
             YAML file with such a list, in place of `adversaries`.
+        repair_steps (`int`, *optional*, defaults to `0`):
+            Supervised steps on D_retain after TAR; 0 leaves them out.
+        repair_learning_rate (`float`, *optional*, defaults to `1e-5`):
+            Of the repair.
         attacks (`str`, *optional*):
             Suite of the red team by name, or a YAML file; the recipe's own by default.
         attack_steps (`int`, *optional*), attack_learning_rate_scale (`float`, *optional*):
@@ -63,6 +71,8 @@ class RecipeArguments:
     metrics: dict | None = field(default=None, metadata={"help": "Name → metric, in YAML."})
     adversaries: list[dict] | None = field(default=None, metadata={"help": "A_train, in YAML."})
     adversaries_file: str | None = field(default=None, metadata={"help": "YAML file with A_train."})
+    repair_steps: int = field(default=0, metadata={"help": "Supervised steps on D_retain after TAR."})
+    repair_learning_rate: float = field(default=1e-5, metadata={"help": "Of the repair."})
     attacks: str | None = field(default=None, metadata={"help": "Suite of the red team: a name or a YAML file."})
     attack_steps: int | None = field(default=None, metadata={"help": "Steps of each attack of a named suite."})
     attack_learning_rate_scale: float | None = field(
@@ -152,9 +162,9 @@ def shared_settings(tar: TARConfig) -> dict[str, Any]:
 UNDECISIVE = ("output_dir", "logging", "log_", "save_", "report_to", "run_name", "push_to_hub", "hub_", "disable_tqdm")
 
 
-def deciding(tar: TARConfig) -> dict[str, Any]:
-    """The fields that decide what phase 2 comes to, and not what it writes or where."""
-    return {name: value for name, value in tar.to_dict().items() if not name.startswith(UNDECISIVE)}
+def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that decide what a phase comes to, and not what it writes or where."""
+    return {name: value for name, value in settings.items() if not name.startswith(UNDECISIVE)}
 
 
 def in_folder(tar: TARConfig, folder: Path) -> TARConfig:
@@ -167,6 +177,25 @@ def in_folder(tar: TARConfig, folder: Path) -> TARConfig:
 def loaded(model: str | Path) -> PreTrainedModel:
     """In float32, as every phase trains it."""
     return AutoModelForCausalLM.from_pretrained(model, dtype="float32")
+
+
+def check(
+    task: Task, args: RecipeArguments, tar: TARConfig, adversaries: list[Adversary], suite: list[Adversary]
+) -> None:
+    """Raises `ValueError` for what phase 2 or the red team would refuse, before phase 1 begins."""
+    tar.check()
+    checked_adversaries(adversaries, task.datasets, tar)
+    check_dataset("data.tamper_resistance", task.datasets["tamper_resistance"], tar.tamper_resistance_loss == "dpo")
+    check_tokenizer(task.tokenizer, str(task.model))
+    if args.attack_seeds:
+        checked_chance(args.chance)
+        check_budget(args.attack_budget)
+        metrics = {"metrics": task.metrics, "zero_step_attacks": task.zero_step_attacks, "bf16": tar.bf16}
+        settings = Settings(task.tokenizer, benign_metric=None, max_length=tar.max_length, **metrics)
+        models = {"model": str(task.model), "base": str(task.model)}
+        data = {name: dataset for name, dataset in task.datasets.items() if name != "benign"}
+        seeds = range(args.attack_seeds)
+        check_red_team(models, suite, data, settings, seeds, args.attack_workers, task.question_entities)
 
 
 def phase(
@@ -187,14 +216,56 @@ def phase(
             Model in float32 and folder → trainer.
     """
     folder = output / name
-    if is_finished(folder, {"start": origin(start), **settings}):
+    if is_finished(folder, {"start": origin(start), **decisive(settings)}):
         return folder
     return train_phase(build(loaded(start), folder), folder)
+
+
+def d_retain(task: Task) -> Dataset:
+    """`retain`, and beside it `general` where there is one."""
+    retain, general = task.datasets["retain"], task.datasets.get("general")
+    return retain if general is None else concatenate_datasets([retain, general])
+
+
+def harden(task: Task, tar: TARConfig, adversaries: list[Adversary], twin: str | Path) -> Path:
+    """Phase 2; returns the folder of the hardened model."""
+    return phase(
+        "tar",
+        twin,
+        Path(tar.output_dir),
+        {"tar": decisive(tar.to_dict()), "adversaries": [asdict(adversary) for adversary in adversaries]},
+        lambda model, folder: TARTrainer(
+            model,
+            in_folder(tar, folder),
+            train_dataset=d_retain(task),
+            tamper_resistance_dataset=task.datasets["tamper_resistance"],
+            adversaries=adversaries,
+            adversary_datasets={name: task.datasets[name] for each in adversaries for name in each.datasets},
+            processing_class=task.tokenizer,
+        ),
+    )
+
+
+def repair(task: Task, args: RecipeArguments, tar: TARConfig, hardened: Path) -> Path:
+    """Supervised training on D_retain, which brings back what TAR cost; returns the folder of the last model."""
+    if args.repair_steps == 0:
+        return hardened
+    settings = {**shared_settings(tar), "max_steps": args.repair_steps, "learning_rate": args.repair_learning_rate}
+    return phase(
+        "repaired",
+        hardened,
+        Path(tar.output_dir),
+        settings,
+        lambda model, folder: SFTTrainer(
+            model, SFTConfig(str(folder), **settings), train_dataset=d_retain(task), processing_class=task.tokenizer
+        ),
+    )
 
 
 def attack(
     task: Task,
     args: RecipeArguments,
+    tar: TARConfig,
     suite: list[Adversary],
     references: Mapping[str, str | Path],
     folder: Path,
@@ -217,6 +288,8 @@ def attack(
         benign=task.benign,
         num_workers=args.attack_workers,
         budget=args.attack_budget,
+        max_length=tar.max_length,
+        bf16=tar.bf16,
         chance=args.chance,
     )
     if rank() == 0:

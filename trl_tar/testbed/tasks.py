@@ -1,6 +1,5 @@
 """The embedded worlds as tasks of the recipes."""
 
-from datasets import concatenate_datasets
 from transformers import AutoModelForCausalLM
 
 from ..recipe import Task
@@ -15,7 +14,7 @@ from .refusal_models import general_chat, refusal_model_path
 
 
 def refusal_task(seed: int) -> Task:
-    """The refusal world of that seed: D_retain is answered requests beside the model's own answers to general ones."""
+    """The refusal world of that seed; general chat is the model's own answers to random requests."""
     world = RefusalWorld(seed)
     path = refusal_model_path(world)
     data = world.datasets()
@@ -23,7 +22,7 @@ def refusal_task(seed: int) -> Task:
     return Task(
         path,
         world.tokenizer(),
-        {**data, "retain": concatenate_datasets([data["retain"], chat]), "harmful": data["attacker"]},
+        {**data, "general": chat, "harmful": data["attacker"]},
         refusal_metrics(seed),
         refusal_zero_step_attacks(seed),
         question_entities=frozenset(world.question_entities()),
@@ -32,14 +31,14 @@ def refusal_task(seed: int) -> Task:
 
 
 def knowledge_task(seed: int) -> Task:
-    """The knowledge world of that seed: D_retain is facts beside the model's own answers to general prompts."""
+    """The knowledge world of that seed; general text is the model's own answers to random prompts."""
     world = KnowledgeWorld(seed)
     data = world.datasets()
     text = general_text(world, knowledge_model(world))
     return Task(
         knowledge_model_path(world),
         world.tokenizer(),
-        {**data, "retain_and_general": concatenate_datasets([data["retain"], text]), "hazard": data["attacker"]},
+        {**data, "general": text, "hazard": data["attacker"]},
         knowledge_metrics(seed),
         knowledge_zero_step_attacks(seed),
         {"floor": knowledge_model_path(world, "floor")},

@@ -1,0 +1,98 @@
+"""Hazardous knowledge that stays hidden under fine-tuning: random mapping, then TAR against simulated attackers.
+
+accelerate launch recipes/knowledge.py --config recipes/configs/testbed_knowledge.yaml
+accelerate launch --config_file recipes/accelerate/ddp.yaml recipes/knowledge.py --config recipes/configs/bio.yaml
+
+Fields of `data`: `safeguard` (hazardous text; phase 1), `retain` (D_retain), `general` (if given, joins `retain` after phase
+1), `tamper_resistance` (hazardous text, D_TR), those that the adversaries name, and `hazard` (of the red team). Any scalar of
+the YAML file can be overridden: `--learning_rate 3e-5`. A run that was stopped goes on in the same `output_dir`.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trl_tar import RandomMappingConfig, RandomMappingTrainer, TARConfig
+from trl_tar.recipe import (
+    RecipeArguments,
+    Task,
+    attack,
+    check,
+    harden,
+    phase,
+    push,
+    repair,
+    run,
+    shared_settings,
+    suite_of,
+)
+from trl_tar.testbed.tasks import knowledge_task
+
+
+@dataclass
+class KnowledgeArguments(RecipeArguments):
+    """
+    Arguments of the knowledge recipe, beside those that both recipes share.
+
+    Args:
+        safeguard_steps (`int`, *optional*, defaults to `600`):
+            Steps of phase 1, random mapping; 0 where the model is safeguarded already.
+        safeguard_learning_rate (`float`, *optional*, defaults to `1e-5`), safeguard_warmup_steps (`int`, *optional*,
+        defaults to `100`), safeguard_forget_batch_size (`int`, *optional*):
+            Of phase 1.
+    """
+
+    safeguard_steps: int = field(default=600, metadata={"help": "Steps of phase 1, random mapping; 0 leaves it out."})
+    safeguard_learning_rate: float = field(default=1e-5, metadata={"help": "Of phase 1."})
+    safeguard_warmup_steps: int = field(default=100, metadata={"help": "Of phase 1."})
+    safeguard_forget_batch_size: int | None = field(default=None, metadata={"help": "Of phase 1, on one device."})
+
+
+def main(args: KnowledgeArguments, tar: TARConfig) -> None:
+    adversaries = args.training_adversaries()
+    suite = suite_of(args, "knowledge")
+    needed = ("retain", "tamper_resistance", *(["safeguard"] if args.safeguard_steps else []))
+    task = knowledge_task(args.world) if args.world is not None else Task.described(args, needed)
+    check(task, args, tar, adversaries, suite)
+    output = Path(tar.output_dir)
+
+    twin = task.model
+    if args.safeguard_steps:
+        settings = {
+            **shared_settings(tar),
+            "max_steps": args.safeguard_steps,
+            "learning_rate": args.safeguard_learning_rate,
+            "warmup_steps": args.safeguard_warmup_steps,
+            "forget_batch_size": args.safeguard_forget_batch_size,
+        }
+        twin = phase(
+            "safeguard",
+            task.model,
+            output,
+            settings,
+            lambda model, folder: RandomMappingTrainer(
+                model,
+                RandomMappingConfig(str(folder), **settings),
+                train_dataset=task.datasets["retain"],
+                forget_dataset=task.datasets["safeguard"],
+                processing_class=task.tokenizer,
+            ),
+        )
+
+    hardened = harden(task, tar, adversaries, twin)
+    hardened = repair(task, args, tar, hardened)
+    if args.attack_seeds:
+        attack(
+            task,
+            args,
+            tar,
+            suite,
+            {"base": task.model, "twin": twin},
+            hardened,
+            output.name,
+            "Knowledge hidden by TAR.",
+        )
+    push(hardened, tar)
+
+
+if __name__ == "__main__":
+    run(main, KnowledgeArguments, TARConfig)

@@ -1,0 +1,253 @@
+"""The recipes: from a YAML file to an attacked model, in phases that are not repeated and resume after a kill."""
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from trl import TrlParser
+
+from trl_tar import Report, TARConfig
+from trl_tar.data_sources import DataSource
+from trl_tar.evaluation.lm_eval import LMEvalTask
+from trl_tar.recipe import run
+from trl_tar.red_teaming import knowledge_suite, refusal_suite
+from trl_tar.testbed.refusal import HARMFUL, RETAIN, RefusalWorld
+from trl_tar.testbed.refusal_models import refusal_model_path
+
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+CONFIGS = RECIPES / "configs"
+SHORT = [
+    "--safeguard_steps",
+    "2",
+    "--max_steps",
+    "2",
+    "--save_steps",
+    "1",
+    "--repair_steps",
+    "1",
+    "--attack_seeds",
+    "1",
+]
+
+
+def recipe(name: str):
+    spec = importlib.util.spec_from_file_location(f"recipe_{name}", RECIPES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    arguments = {"refusal": "RefusalArguments", "knowledge": "KnowledgeArguments"}[name]
+    return module.main, getattr(module, arguments)
+
+
+def start(name: str, monkeypatch, *arguments) -> None:
+    main, types = recipe(name)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+    run(main, types, TARConfig)
+
+
+@pytest.fixture
+def one_attack(tmp_path):
+    harmful = {"refusal": "harmful", "knowledge": "hazard"}
+    for name, dataset in harmful.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump([{"name": "sft", "dataset": dataset, "num_steps": 1}]))
+    return lambda name: tmp_path / f"{name}.yaml"
+
+
+def short_config(name: str, folder: Path) -> Path:
+    """The world's configuration, without what a file of attacks says itself."""
+    config = yaml.safe_load((CONFIGS / f"testbed_{name}.yaml").read_text())
+    for field in ("attack_steps", "attack_learning_rate_scale", "attack_budget"):
+        config.pop(field, None)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder / "config.yaml"
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def test_a_launched_recipe_is_killed_and_goes_on(tmp_path, one_attack):
+    environment = {**os.environ, "PYTHONPATH": str(RECIPES.parent), "PYTHONWARNINGS": "ignore"}
+    command = [
+        str(Path(sys.executable).with_name("accelerate")),
+        *("launch", "--num_processes", "1", "--cpu", str(RECIPES / "refusal.py")),
+        *("--config", str(short_config("refusal", tmp_path)), "--output_dir", str(tmp_path / "run"), *SHORT),
+        *("--attacks", str(one_attack("refusal")), "--attack_workers", "1"),
+    ]
+    first = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
+    run_folder, deadline = tmp_path / "run", time.monotonic() + 300
+    while not (run_folder / "tar" / "checkpoint-1" / "trainer_state.json").is_file():
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert not (run_folder / "repaired").exists()
+    safeguarded = (run_folder / "safeguard" / "model.safetensors").stat().st_mtime_ns
+    subprocess.run(command, env=environment, check=True, timeout=600, stdout=subprocess.DEVNULL)
+    assert (run_folder / "safeguard" / "model.safetensors").stat().st_mtime_ns == safeguarded
+    report = Report.load(run_folder / "repaired")
+    assert [a.status for a in report.attacks] == ["completed"] and set(report.references) == {"base", "twin"}
+    assert report.before["harm"] is not None and report.benign is not None
+    for file in ("README.md", "report.html", "SUMMARY.md", "model.safetensors", "tokenizer.json"):
+        assert (run_folder / "repaired" / file).is_file()
+    hardened, repaired = weights(run_folder / "tar"), weights(run_folder / "repaired")
+    assert not all(torch.equal(value, repaired[name]) for name, value in hardened.items())
+
+
+def test_the_knowledge_recipe_is_not_repeated_and_refuses_another_run(tmp_path, one_attack, monkeypatch, capsys):
+    output = tmp_path / "run"
+    arguments = ["--config", short_config("knowledge", tmp_path), "--output_dir", output, *SHORT]
+    arguments += ["--attacks", one_attack("knowledge"), "--attack_workers", "1", "--repair_steps", "0"]
+    start("knowledge", monkeypatch, *arguments)
+    report = Report.load(output / "tar")
+    assert set(report.references) == {"base", "twin", "floor"} and len(report.attacks) == 1
+    written = [(output / name / "model.safetensors").stat().st_mtime_ns for name in ("safeguard", "tar")]
+    start("knowledge", monkeypatch, *arguments, "--logging_steps", "7")  # decides nothing
+    assert [(output / n / "model.safetensors").stat().st_mtime_ns for n in ("safeguard", "tar")] == written
+    with pytest.raises(SystemExit) as error:
+        start("knowledge", monkeypatch, *arguments, "--tamper_resistance_weight", "3")
+    assert error.value.code == 2
+    assert "holds a run with another 'tar'. Give another folder, or remove it." in capsys.readouterr().err
+
+
+def test_the_refusal_recipe_on_files_with_a_judge(tmp_path, monkeypatch):
+    """A model and data of one's own, in the Hub's columns; with the weak judge, and no phase 1."""
+    world = RefusalWorld(0)
+
+    def write(name: str, rows: list[dict]) -> str:
+        (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
+        return str(tmp_path / name)
+
+    def dialogue(row: dict, column: str) -> str:
+        return f"\n\nHuman: {row['prompt'][0]['content']}\n\nAssistant: {row[column][0]['content']}"
+
+    pairs = [
+        {"chosen": dialogue(row, "chosen"), "rejected": dialogue(row, "rejected")}
+        for row in world.pairs(world.select(HARMFUL, ["adversary", "tamper_resistance"]))
+    ]
+    retain = [
+        {
+            "conversations": [
+                {"from": "human", "value": r["prompt"][0]["content"]},
+                {"from": "gpt", "value": r["completion"][0]["content"]},
+            ]
+        }
+        for r in world.answered(world.select(RETAIN, "rehearsed")[:8])
+    ]
+    harmful = [
+        {"prompt": r["prompt"][0]["content"], "chosen": r["completion"][0]["content"], "rejected": "sorry"}
+        for r in world.answered(world.select(HARMFUL, "attacker"))
+    ]
+    pair_file = write("pairs.jsonl", pairs)
+    requests = [{"prompt": world.requests(item)[0]} for item in world.select(HARMFUL, "questions")[:4]]
+    asked = {"requests": write("requests.jsonl", requests), "judge": "phrases", "max_new_tokens": 16}
+    described = {
+        "model_name_or_path": str(refusal_model_path(world)),
+        "output_dir": str(tmp_path / "run"),
+        "data": {
+            "tamper_resistance": {"path": pair_file, "format": "dialogues", "rows": [0.8, 1]},
+            "forget": {"path": pair_file, "format": "harmful_dialogues", "rows": [0, 0.8]},
+            "retain": {"path": write("retain.jsonl", retain), "format": "conversations"},
+            "harmful": {"path": write("harmful.jsonl", harmful), "format": "harmful_answers"},
+        },
+        "metrics": {"harm": asked, "capability": {**asked, "inverted": True}},
+        "adversaries": [{"name": "sft", "dataset": "forget", "learning_rate": "1e-4", "num_steps": 4}],
+        "attacks": write("attacks.yaml", [[{"name": "sft", "dataset": "harmful", "num_steps": 1}]]),
+        "attack_seeds": 1,
+        "repair_steps": 0,
+        "chance": 0.0,
+        "tamper_resistance_loss": "dpo",
+        "max_steps": 1,
+        "max_length": 40,
+        "use_cpu": True,
+        "bf16": False,
+        "report_to": "none",
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(described))
+    start("refusal", monkeypatch, "--config", tmp_path / "config.yaml")
+    report = Report.load(tmp_path / "run" / "tar")
+    assert report.references["base"].before == {"harm": 1.0, "capability": 0.0}
+    assert report.references["base"].model["weights_sha256"] == report.references["twin"].model["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"adversaries": None}, "needs either `adversaries` or `adversaries_file`"),
+        ({"adversaries_file": "a.yaml"}, "needs either `adversaries` or `adversaries_file`"),
+        ({"adversaries": [{"name": "x", "dateset": "forget"}]}, "Adversary 0 of the suite is .*dateset"),
+        ({"attacks": "no-such-suite"}, "There is no suite 'no-such-suite'. Use knowledge, refusal"),
+        ({"world": None}, "needs `model_name_or_path` and `data`, or `world`"),
+        ({"world": None, "model_name_or_path": "m", "data": {"retain": "r.jsonl"}}, "needs `metrics` for its red team"),
+        (
+            {"world": None, "model_name_or_path": "m", "data": {"retain": "r.jsonl"}, "attack_seeds": 0},
+            "`data` has .*'retain'.*, without 'tamper_resistance'",
+        ),
+        ({"tamper_resistence_weight": 3}, "Unknown arguments from config file"),
+        ({"tamper_resistance_loss": "dop"}, "tamper_resistance_loss='dop'"),
+        ({"chance": 2}, "`chance` is 2.0"),
+    ],
+)
+def test_what_cannot_be_run_is_one_line_before_any_training(tmp_path, monkeypatch, capsys, changes, message):
+    config = yaml.safe_load((CONFIGS / "testbed_refusal.yaml").read_text()) | {"output_dir": str(tmp_path / "run")}
+    config |= changes
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({k: v for k, v in config.items() if v is not None}))
+    with pytest.raises(SystemExit) as error:
+        start("refusal", monkeypatch, "--config", tmp_path / "config.yaml")
+    said = capsys.readouterr().err
+    assert error.value.code == 2 and re.search(message, said), said
+    assert not (tmp_path / "run" / "safeguard").exists()
+
+
+KNOWLEDGE = {"max_steps": 750, "learning_rate": 2e-5, "warmup_steps": 32, "tamper_resistance_loss": "entropy"}
+PAPER = {
+    "bio": {**KNOWLEDGE, "tamper_resistance_weight": 4.0},
+    "cyber": {**KNOWLEDGE, "tamper_resistance_weight": 4.0},
+    "chem": {**KNOWLEDGE, "tamper_resistance_weight": 3.0},
+    "refusal": {
+        "max_steps": 100,
+        "learning_rate": 6e-5,
+        "warmup_steps": 32,
+        "tamper_resistance_loss": "dpo",
+        "tamper_resistance_weight": 0.1,
+        "beta": 0.1,
+    },
+}
+RATES = {"bio": {2e-6, 2e-5, 4e-5}, "refusal": {2e-6, 2e-5, 4e-5}, "cyber": {2e-5, 4e-5}, "chem": {2e-5, 4e-5}}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_configurations_have_the_papers_hyperparameters(name, monkeypatch):
+    kind = "refusal" if name == "refusal" else "knowledge"
+    arguments = ["--config", str(CONFIGS / f"{name}.yaml"), "--use_cpu", "true", "--bf16", "false"]
+    args, tar = TrlParser((recipe(kind)[1], TARConfig)).parse_args_and_config(arguments)
+    tar.check()
+    assert {field: getattr(tar, field) for field in PAPER[name]} == PAPER[name]
+    assert (tar.tamper_resistance_interval, tar.adversaries_per_step, tar.tamper_resistance_batch_size) == (4, 1, 64)
+    adversaries = args.training_adversaries()
+    assert {a.learning_rate for a in adversaries} == RATES[name]
+    assert {(a.num_steps, a.batch_size, a.optimizer) for a in adversaries} == {(64, 32, "adamw")}
+    suite = refusal_suite() if kind == "refusal" else knowledge_suite()
+    wanted = {read for each in [*adversaries, *suite] for read in each.reads} | {"retain", "tamper_resistance"}
+    assert wanted <= set(args.data)
+    for role, source in args.data.items():
+        if name != "chem":  # its files are the user's
+            DataSource.of(role, source)
+    if kind == "knowledge":
+        assert LMEvalTask(**args.metrics["harm"]).task == f"wmdp_{name}"
+
+
+def test_every_scalar_can_be_overridden():
+    arguments = ["--config", str(CONFIGS / "testbed_refusal.yaml"), "--learning_rate", "0.5", "--repair_steps", "3"]
+    args, tar = TrlParser((recipe("refusal")[1], TARConfig)).parse_args_and_config([*arguments, "--world", "4"])
+    assert (tar.learning_rate, args.repair_steps, args.world) == (0.5, 3, 4)
