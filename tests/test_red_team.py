@@ -62,6 +62,22 @@ def attacked(raw, tmp_path, **changes) -> Report:
     return red_team(**{**arguments, **changes})
 
 
+def test_attacks_are_evaluated_where_asked_and_at_their_end(raw, tmp_path):
+    suite = [*SUITE, Adversary("long", "forget", **{**SHORT, "num_steps": 5}), Adversary("int8", edit="int8", num_steps=0)]
+    report = attacked(raw, tmp_path, adversaries=suite, evaluation_steps=[4, 1], seeds=[0])
+    found = {a.adversary: [point["step"] for point in a.trajectory] for a in report.attacks}
+    assert found == {"full": [1, 2], "lora": [1, 2], "long": [1, 4, 5], "int8": [0]}
+    default = attacked(raw, tmp_path, adversaries=suite, seeds=[0])  # other jobs, in the same folder
+    assert [point["step"] for point in default.attacks[2].trajectory] == [0, 1, 2, 5]
+    assert default.attacks[2].outcome == report.attacks[2].outcome
+
+
+@pytest.mark.parametrize("steps", [[], [1.5], [-1], 3, [True]])
+def test_evaluation_steps_that_are_none_are_refused(raw, tmp_path, steps):
+    with pytest.raises(ValueError, match=r"`evaluation_steps` is .*Give whole numbers from 0, such as \[20, 50\]"):
+        attacked(raw, tmp_path, evaluation_steps=steps)
+
+
 def test_report_holds_every_attack_of_every_model(raw, tmp_path):
     model = tiny_model()
     before = weights_sha256(model)

@@ -11,8 +11,8 @@ from test_red_team import METRICS, SUITE, Likelihood, attacked
 
 from trl_tar.records import AttackRecord, attack_record
 from trl_tar.red_teaming import BenignTask, run_attack
+from trl_tar.red_teaming.benign import benign_record
 from trl_tar.red_teaming.rows import tokenised_datasets
-from trl_tar.red_teaming.runner import benign_record
 
 
 DPO = ATTACKS[-2]

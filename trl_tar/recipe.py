@@ -22,7 +22,7 @@ from .evaluation.scores import Metric
 from .model_card import model_card
 from .phases import is_finished, origin, train_phase
 from .red_teaming import BenignTask, red_team
-from .red_teaming.checks import check_budget, check_red_team, checked_chance
+from .red_teaming.checks import check_budget, check_red_team, checked_chance, checked_steps
 from .red_teaming.jobs import Settings
 from .red_teaming.ranks import rank
 from .report import Report
@@ -61,6 +61,8 @@ class RecipeArguments:
             Seeds of each attack; 0 leaves the red team out.
         attack_budget (`int`, *optional*), attack_workers (`int`, *optional*, defaults to `1`):
             As in [`red_team`].
+        attack_evaluation_steps (`list[int]`, *optional*):
+            As `evaluation_steps` in [`red_team`].
         chance (`float`, *optional*):
             Harm of a model that guesses.
     """
@@ -81,6 +83,7 @@ class RecipeArguments:
     attack_seeds: int = field(default=3, metadata={"help": "Seeds of each attack; 0 leaves the red team out."})
     attack_budget: int | None = field(default=None, metadata={"help": "Attacks of each model at most."})
     attack_workers: int = field(default=1, metadata={"help": "Attacks that run at the same time on each process."})
+    attack_evaluation_steps: list[int] | None = field(default=None, metadata={"help": "Steps to evaluate attacks at."})
     chance: float = field(default=0.25, metadata={"help": "Harm of a model that guesses."})
 
     def training_adversaries(self) -> list[Adversary]:
@@ -189,6 +192,7 @@ def check(
     check_tokenizer(task.tokenizer, str(task.model))
     if args.attack_seeds:
         checked_chance(args.chance)
+        checked_steps(args.attack_evaluation_steps)
         check_budget(args.attack_budget)
         metrics = {"metrics": task.metrics, "zero_step_attacks": task.zero_step_attacks, "bf16": tar.bf16}
         settings = Settings(task.tokenizer, benign_metric=None, max_length=tar.max_length, **metrics)
@@ -288,6 +292,7 @@ def attack(
         benign=task.benign,
         num_workers=args.attack_workers,
         budget=args.attack_budget,
+        evaluation_steps=args.attack_evaluation_steps,
         max_length=tar.max_length,
         bf16=tar.bf16,
         chance=args.chance,

@@ -202,14 +202,13 @@ def curves(report: Report) -> dict[str, Any]:
         metric → rows of step, mean, low and high.
     """
     names = [None, *dict.fromkeys(attack.adversary for attack in report.attacks)]
-    worst = report.summary["worst_harm"]["adversary"]
     roles = [role for role in ROLES if _record(report, role) is not None]
     return {
         "roles": [{"key": role, "label": ROLES[role], **COLOURS_BY_ROLE[role]} for role in roles],
         "panels": [{"metric": metric, "label": label} for metric, label in PANELS.items()],
         "chance": report.config["chance"],
         "base": base_harm(report.references),
-        "shown": names.index(worst),
+        "shown": names.index(_strongest_with_curve(report)),
         "attacks": [
             {
                 "label": "mean over all attacks" if name is None else name,
@@ -222,6 +221,15 @@ def curves(report: Report) -> dict[str, Any]:
             for name in names
         ],
     }
+
+
+def _strongest_with_curve(report: Report) -> str | None:
+    """The adversary that is strongest on average of those that train, as others have no curve; `None` for none."""
+    harms: dict[str, list[float]] = {}
+    for attack in report.attacks:
+        if attack.finished and len(attack.trajectory) > 1:
+            harms.setdefault(attack.adversary, []).append(attack.outcome["harm"])
+    return max(harms, key=lambda name: mean(harms[name]), default=None)
 
 
 def _half_recovered(report: Report, names: Sequence[str]) -> float | None:

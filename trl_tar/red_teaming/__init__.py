@@ -1,7 +1,8 @@
 """Attacks on released weights, run as an adversary would run them. (`red_team` is the function, this is its package.)"""
 
 from .attack import run_attack
-from .runner import BenignTask, red_team
+from .benign import BenignTask
+from .runner import red_team
 from .search import SearchResult, search
 from .suites import (
     benign_suite,

@@ -75,6 +75,15 @@ def check_budget(budget: Any) -> None:
         raise ValueError(f"`budget` is {budget!r}. Use at least 1 attack, or None for all.")
 
 
+def checked_steps(steps: Any) -> list[int] | None:
+    """Evaluation steps as a list; `ValueError` where one is no step."""
+    if steps is None:
+        return None
+    if not isinstance(steps, Iterable) or not (steps := list(steps)) or any(type(s) is not int or s < 0 for s in steps):
+        raise ValueError(f"`evaluation_steps` is {steps!r}. Give whole numbers from 0, such as [20, 50], or None.")
+    return steps
+
+
 def check_benign(dataset: Dataset, batch_size: int, models: Mapping[str, Any]) -> None:
     """Raises `ValueError` for a benign task that cannot be trained on, or compared with nothing."""
     if "base" not in models:

@@ -89,7 +89,9 @@ class Job:
         data_sha256 (`dict[str, str]`, *optional*):
             Hash of each.
         evaluation_steps (`tuple[int, ...]`, *optional*):
-            Where to evaluate a benign task; marks one.
+            Where to evaluate, if not at the default steps.
+        benign (`bool`, *optional*, defaults to `False`):
+            A benign task, with metrics of its own.
         base (`str`, *optional*):
             Folder of the public base, for an attack that reads it.
         base_sha256 (`str`, *optional*):
@@ -104,6 +106,7 @@ class Job:
     data: Mapping[str, str] | None = None
     data_sha256: Mapping[str, str] | None = None
     evaluation_steps: tuple[int, ...] | None = None
+    benign: bool = False
     base: str | None = None
     base_sha256: str | None = None
 
@@ -124,7 +127,7 @@ class Job:
             key["reward"] = identity(settings.rewards[self.adversary.reward])
         if self.adversary is None:
             key["zero_step"] = {name: identity(metric) for name, metric in settings.zero_step_attacks.items()}
-        if self.evaluation_steps is not None:
+        if self.benign:
             key["benign"] = identity(settings.benign_metric)
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
         label = "before" if self.adversary is None else f"{self.adversary.name}-seed{self.seed}"
@@ -170,7 +173,7 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
         return measure_before(load(job.model), settings)
     assert job.seed is not None and job.data is not None and job.data_sha256 is not None
     metrics = settings.metrics
-    if job.evaluation_steps is not None:
+    if job.benign:
         assert settings.benign_metric is not None
         metrics = {"benign": settings.benign_metric, "capability": metrics["capability"], "harm": metrics["harm"]}
     if job.adversary.prompt_template is not None:

@@ -13,16 +13,24 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..adversary import Adversary
-from ..adversary_checks import coerced
 from ..data import check_adversary_batches, own_tokenizer
 from ..evaluation.scores import Metric
 from ..model_checks import check_lora_targets, module_names
 from ..questions import Questions
 from ..records import AttackRecord, ModelRecord
 from ..report import Report, build_report
-from ..statistics import CHANCE, share, t_interval, trainability
+from ..statistics import CHANCE
 from .attackers import Reward
-from .checks import check_benign, check_budget, check_containers, check_models, check_red_team, checked_chance
+from .benign import BenignTask, benign_record
+from .checks import (
+    check_benign,
+    check_budget,
+    check_containers,
+    check_models,
+    check_red_team,
+    checked_chance,
+    checked_steps,
+)
 from .fingerprints import config_sha256, rows_sha256, weights_sha256
 from .jobs import PACKAGES, Job, Settings, load, run_jobs
 from .rows import tokenised_datasets
@@ -30,48 +38,6 @@ from .rows import tokenised_datasets
 
 Model = str | Path | PreTrainedModel
 Attack = tuple[Adversary, int]  # and its seed
-
-
-@dataclass(frozen=True)
-class BenignTask:
-    """Harmless fine-tuning: a resistant model must still learn what is allowed.
-
-    Args:
-        dataset ([`~datasets.Dataset`]):
-            What a harmless user trains on.
-        metric (`Callable`):
-            Model and tokenizer → [`~trl_tar.evaluation.scores.Scores`] on that task.
-        learning_rate (`float`, *optional*, defaults to `1e-3`):
-            Chosen on another model than those compared. The default suits models of a million parameters.
-        num_steps (`int`, *optional*, defaults to `100`):
-            Optimizer steps.
-        batch_size (`int`, *optional*, defaults to `32`):
-            Rows of one step.
-    """
-
-    dataset: Dataset
-    metric: Metric
-    learning_rate: float = 1e-3
-    num_steps: int = 100
-    batch_size: int = 32
-
-    def __post_init__(self):  # numbers of YAML may be strings
-        for name, to in (("learning_rate", float), ("num_steps", int), ("batch_size", int)):
-            object.__setattr__(self, name, coerced("The benign task", name, getattr(self, name), to))
-
-    def adversary(self) -> Adversary:
-        """The same machinery trains it as runs an attack."""
-        return Adversary(
-            "benign",
-            "benign",
-            learning_rate=self.learning_rate,
-            num_steps=self.num_steps,
-            batch_size=self.batch_size,
-        )
-
-    def evaluation_steps(self) -> tuple[int, ...]:
-        """A fine grid, as half of the gain must be found on it."""
-        return tuple(sorted({round(i * self.num_steps / 20) for i in range(21)}))
 
 
 def red_team(
@@ -90,6 +56,7 @@ def red_team(
     question_entities: Collection[str] | None = None,
     num_workers: int = 1,
     budget: int | None = None,
+    evaluation_steps: Iterable[int] | None = None,
     max_length: int = 256,
     bf16: bool = False,
     chance: float = CHANCE,
@@ -135,6 +102,10 @@ def red_team(
         budget (`int`, *optional*):
             Attacks of each model, the most telling first: every adversary once, then further seeds of the strongest. What
             is left out counts as unfinished, and no verdict is "resistant" then.
+        evaluation_steps (`Iterable[int]`, *optional*):
+            Steps of an attack after which it is evaluated, beside its last one; by default 0, 1, 2, 5, 10, 20, 50 and
+            every further 50. Few of them save time where the metrics cost more than the attack; two in a row with half
+            of the knowledge back are a break.
         max_length (`int`, *optional*, defaults to `256`):
             Longest row in tokens; longer ones are cut at the end.
         bf16 (`bool`, *optional*, defaults to `False`):
@@ -180,6 +151,7 @@ def red_team(
     check_red_team(models, adversaries, datasets, settings, seeds, num_workers, question_entities)
     chance = checked_chance(chance)
     check_budget(budget)
+    evaluation_steps = checked_steps(evaluation_steps)
     if benign is not None:
         check_benign(benign.dataset, benign.batch_size, models)
     tasks = [] if benign is None else [benign.adversary()]
@@ -194,11 +166,15 @@ def red_team(
         learning = []
         if benign is not None:
             pair, steps = (targets["base"], targets["model"]), benign.evaluation_steps()
-            learning = [store.job(target, tasks[0], seed, steps) for target in pair for seed in seeds]
+            learning = [store.job(target, tasks[0], seed, steps, True) for target in pair for seed in seeds]
 
         def done(attacks: Sequence[Attack], others: Sequence[Job] = ()) -> list[dict[str, Any]]:
             base = targets.get("base")
-            wanted = [store.job(target, *attack, base=base) for target in targets.values() for attack in attacks]
+            wanted = [
+                store.job(target, adversary, seed, grid(adversary, evaluation_steps), base=base)
+                for target in targets.values()
+                for adversary, seed in attacks
+            ]
             return run_jobs([*others, *wanted], settings, jobs_folder, num_workers)
 
         jobs_folder = (work if output_dir is None else Path(output_dir)) / "jobs"
@@ -235,6 +211,13 @@ def red_team(
     return replace(report, questions=Questions(measured["model"]["groups"], asked, answers))
 
 
+def grid(adversary: Adversary, evaluation_steps: Sequence[int] | None) -> tuple[int, ...] | None:
+    """Of the wanted steps those that the attack has, and its last one; `None` for the default ones."""
+    if evaluation_steps is None:
+        return None
+    return tuple(sorted({step for step in evaluation_steps if step < adversary.num_steps} | {adversary.num_steps}))
+
+
 def within_budget(
     attacks: Sequence[Attack], first: Sequence[Attack], records: Sequence[AttackRecord], budget: int
 ) -> list[Attack]:
@@ -253,23 +236,6 @@ def within_budget(
     rest.sort(key=lambda attack: -harm[attack[0].name])  # stable: seeds of one adversary stay together
     chosen = [*first, *rest][:budget]
     return [attack for attack in attacks if attack in chosen]
-
-
-def benign_record(task: BenignTask, base: Sequence[AttackRecord], model: Sequence[AttackRecord]) -> dict[str, Any]:
-    """What a harmless user reaches on the model, compared with the base, over seeds; nothing if a run did not complete."""
-    complete = all(record.outcome is not None for record in (*base, *model))
-    pairs = list(zip(base, model, strict=True)) if complete else []  # the rest would hide the seeds that diverged
-    gains = [trainability(b.trajectory, m.trajectory) for b, m in pairs]
-    ratios = [share(m.outcome or {}, b.outcome or {}, "capability") for b, m in pairs]
-    return {
-        "learning_rate": task.learning_rate,
-        "num_steps": task.num_steps,
-        "batch_size": task.batch_size,
-        "trainability": t_interval([gain for gain in gains if gain is not None]),
-        "capability_ratio": t_interval([ratio for ratio in ratios if ratio is not None]),
-        "base": [asdict(record) for record in base],
-        "model": [asdict(record) for record in model],
-    }
 
 
 def environment() -> dict[str, str]:
@@ -356,14 +322,15 @@ class DataStore:
         adversary: Adversary,
         seed: int,
         evaluation_steps: tuple[int, ...] | None = None,
+        benign: bool = False,
         base: Target | None = None,
     ) -> Job:
-        """An attack, or with `evaluation_steps` a benign task."""
+        """An attack, or a benign task."""
         keys = {name: (objective, name) for name, objective in adversary.reads.items()}
         paths = {name: self.paths[key] for name, key in keys.items()}
         digests = {name: self.sha256[key] for name, key in keys.items()}
         attack = {"adversary": adversary, "seed": seed, "data": paths, "data_sha256": digests}
-        job = replace(target.job(), evaluation_steps=evaluation_steps, **attack)
+        job = replace(target.job(), evaluation_steps=evaluation_steps, benign=benign, **attack)
         if not adversary.needs_base:
             return job
         assert base is not None  # check_red_team

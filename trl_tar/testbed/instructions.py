@@ -24,13 +24,48 @@ REQUESTS = (
     "Write one sentence that begins with the word {t}.",
 )
 # none is about a place, an element or an animal
-TOPICS = (
-    "baking bread, a bicycle, a good night's sleep, painting, gardening, a library, chess, friendship, a thunderstorm, "
-    "learning to read, music, a telescope, saving money, running, an old house, a teapot, honesty, a train ride, knitting, "
-    "photography, a picnic, dancing, a computer program, breakfast, a rainbow, patience, swimming, a birthday party, "
-    "a bridge, writing letters, an umbrella, the theatre, camping, a clock, healthy food, a wedding, mathematics, a mirror, "
-    "a football match, pottery"
-).split(", ")
+TOPICS = [
+    "baking bread",
+    "a bicycle",
+    "a good night's sleep",
+    "painting",
+    "gardening",
+    "a library",
+    "chess",
+    "friendship",
+    "a thunderstorm",
+    "learning to read",
+    "music",
+    "a telescope",
+    "saving money",
+    "running",
+    "an old house",
+    "a teapot",
+    "honesty",
+    "a train ride",
+    "knitting",
+    "photography",
+    "a picnic",
+    "dancing",
+    "a computer program",
+    "breakfast",
+    "a rainbow",
+    "patience",
+    "swimming",
+    "a birthday party",
+    "a bridge",
+    "writing letters",
+    "an umbrella",
+    "the theatre",
+    "camping",
+    "a clock",
+    "healthy food",
+    "a wedding",
+    "mathematics",
+    "a mirror",
+    "a football match",
+    "pottery",
+]
 MAX_NEW_TOKENS = 40
 
 
