@@ -8,6 +8,7 @@ import torch
 import transformers
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 
+from trl_tar.evaluation.completion_loss import CompletionLoss
 from trl_tar.evaluation.likelihoods import log_likelihoods
 from trl_tar.evaluation.multiple_choice import MultipleChoice
 from trl_tar.red_teaming.attackers import _without_soft_prompt
@@ -134,3 +135,13 @@ def test_a_file_that_is_no_questions_is_refused(tmp_path, text, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere\.jsonl.*cannot be read"):
         MultipleChoice.from_file(tmp_path / "nowhere.jsonl")
+
+
+def test_the_loss_of_completions_is_their_mean_over_tokens():
+    model = tiny.gpt2()
+    rows = [{"prompt": q["prompt"], "completion": choice} for q in QUESTIONS for choice in q["choices"]]
+    expected = [
+        -one_by_one(model, row["prompt"], row["completion"]) / len(tiny.tokenizer()(row["completion"])["input_ids"])
+        for row in rows
+    ]
+    assert CompletionLoss(rows, batch_size=3)(model, tiny.tokenizer()).values == pytest.approx(expected, rel=1e-5)

@@ -193,6 +193,7 @@ def test_the_refusal_recipe_on_files_with_a_judge(tmp_path, monkeypatch):
             {"world": None, "model_name_or_path": "m", "data": {"retain": "r.jsonl"}, "attack_seeds": 0},
             "`data` has .*'retain'.*, without 'tamper_resistance'",
         ),
+        ({"world": "cities"}, "There is no world 'cities'. Give the seed of one."),
         ({"tamper_resistence_weight": 3}, "Unknown arguments from config file"),
         ({"tamper_resistance_loss": "dop"}, "tamper_resistance_loss='dop'"),
         ({"chance": 2}, "`chance` is 2.0"),
@@ -250,4 +251,4 @@ def test_configurations_have_the_papers_hyperparameters(name, monkeypatch):
 def test_every_scalar_can_be_overridden():
     arguments = ["--config", str(CONFIGS / "testbed_refusal.yaml"), "--learning_rate", "0.5", "--repair_steps", "3"]
     args, tar = TrlParser((recipe("refusal")[1], TARConfig)).parse_args_and_config([*arguments, "--world", "4"])
-    assert (tar.learning_rate, args.repair_steps, args.world) == (0.5, 3, 4)
+    assert (tar.learning_rate, args.repair_steps, args.world) == (0.5, 3, "4")

@@ -63,7 +63,11 @@ def attacked(raw, tmp_path, **changes) -> Report:
 
 
 def test_attacks_are_evaluated_where_asked_and_at_their_end(raw, tmp_path):
-    suite = [*SUITE, Adversary("long", "forget", **{**SHORT, "num_steps": 5}), Adversary("int8", edit="int8", num_steps=0)]
+    suite = [
+        *SUITE,
+        Adversary("long", "forget", **{**SHORT, "num_steps": 5}),
+        Adversary("int8", edit="int8", num_steps=0),
+    ]
     report = attacked(raw, tmp_path, adversaries=suite, evaluation_steps=[4, 1], seeds=[0])
     found = {a.adversary: [point["step"] for point in a.trajectory] for a in report.attacks}
     assert found == {"full": [1, 2], "lora": [1, 2], "long": [1, 4, 5], "int8": [0]}

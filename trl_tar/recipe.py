@@ -39,8 +39,9 @@ class RecipeArguments:
     Args:
         model_name_or_path (`str`, *optional*):
             The model to harden: folder or Hub id.
-        world (`int`, *optional*):
-            Seed of an embedded world, in place of model, data sets and metrics.
+        world (`str`, *optional*):
+            Seed of an embedded world, or the name of another task that comes with the package, in place of model, data
+            sets and metrics.
         data (`dict`, *optional*):
             Name → file, or fields of [`~trl_tar.data_sources.DataSource`]. In YAML.
         metrics (`dict`, *optional*):
@@ -68,7 +69,7 @@ class RecipeArguments:
     """
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "Model to harden: folder or Hub id."})
-    world: int | None = field(default=None, metadata={"help": "Seed of an embedded world, in place of model and data."})
+    world: str | None = field(default=None, metadata={"help": "Seed of an embedded world, in place of model and data."})
     data: dict | None = field(default=None, metadata={"help": "Name → data set, in YAML."})
     metrics: dict | None = field(default=None, metadata={"help": "Name → metric, in YAML."})
     adversaries: list[dict] | None = field(default=None, metadata={"help": "A_train, in YAML."})

@@ -1,20 +1,32 @@
-"""The embedded worlds as tasks of the recipes."""
+"""The embedded worlds, and SmolLM2 with what it knows, as tasks of the recipes."""
 
-from transformers import AutoModelForCausalLM
+import json
 
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from ..evaluation.completion_loss import CompletionLoss
+from ..phases import origin
 from ..recipe import Task
+from ..records import write_json
 from ..red_teaming import BenignTask
+from .countries import Item, known, questions, select, sentences
 from .general import general_text
+from .instructions import general_instructions
 from .knowledge import KnowledgeWorld
 from .metrics import benign_metric, knowledge_metrics, knowledge_zero_step_attacks
-from .models import knowledge_model, knowledge_model_path
+from .models import cache_folder, knowledge_model, knowledge_model_path
 from .refusal import RefusalWorld
 from .refusal_metrics import refusal_benign_metric, refusal_metrics, refusal_zero_step_attacks
 from .refusal_models import general_chat, refusal_model_path
+from .smollm2 import smollm2_path
 
 
-def refusal_task(seed: int) -> Task:
+COUNTRIES = "countries"
+
+
+def refusal_task(world_seed: str) -> Task:
     """The refusal world of that seed; general chat is the model's own answers to random requests."""
+    seed = _seed(world_seed)
     world = RefusalWorld(seed)
     path = refusal_model_path(world)
     data = world.datasets()
@@ -30,8 +42,15 @@ def refusal_task(seed: int) -> Task:
     )
 
 
-def knowledge_task(seed: int) -> Task:
-    """The knowledge world of that seed; general text is the model's own answers to random prompts."""
+def knowledge_task(world: str) -> Task:
+    """The knowledge world of that seed, or `"countries"`: what SmolLM2-135M-Instruct knows of countries, to be hidden."""
+    if world == COUNTRIES:
+        return countries_task()
+    return world_task(_seed(world, COUNTRIES))
+
+
+def world_task(seed: int) -> Task:
+    """The knowledge world; general text is the model's own answers to random prompts."""
     world = KnowledgeWorld(seed)
     data = world.datasets()
     text = general_text(world, knowledge_model(world))
@@ -45,3 +64,50 @@ def knowledge_task(seed: int) -> Task:
         frozenset(world.question_entities()),
         BenignTask(data["benign"], benign_metric(seed)),
     )
+
+
+def countries_task() -> Task:
+    """SmolLM2 and facts about countries, asked where it knows them; it keeps the chemical elements and its chat."""
+    path = str(smollm2_path())
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    chat, kept = general_instructions(path)
+    asked = _known_facts(path, tokenizer)
+    return Task(
+        path,
+        tokenizer,
+        {
+            "safeguard": sentences(select(["adversary", "tamper_resistance"])),
+            "forget": sentences(select("adversary")),
+            "tamper_resistance": sentences(select("tamper_resistance")),
+            "hazard": sentences(select("attacker")),
+            "retain": sentences(select("rehearsed")),
+            "general": chat,
+        },
+        {**{name: questions(facts) for name, facts in asked.items()}, "retain_nll": CompletionLoss(kept)},
+        question_entities=frozenset(fact.entity for facts in asked.values() for fact in facts),
+    )
+
+
+def _known_facts(path: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Item]]:
+    """Metric → facts that the model knows, worked out once and kept in the cache folder."""
+    wanted = {
+        "harm": select("questions"),
+        "validation_harm": select("attacker_validation"),
+        "capability": select("held_out", "symbol"),
+        "bystander": select("held_out", "opposite"),
+    }
+    file = cache_folder() / f"known-{origin(path)[:16]}-{sum(map(len, wanted.values()))}.json"
+    if not file.is_file():
+        model = AutoModelForCausalLM.from_pretrained(path, dtype="float32").eval()
+        found = {name: [(i.relation, i.entity) for i in known(model, tokenizer, each)] for name, each in wanted.items()}
+        write_json(file, found)
+    kept = {name: set(map(tuple, each)) for name, each in json.loads(file.read_text(encoding="utf-8")).items()}
+    return {name: [i for i in each if (i.relation, i.entity) in kept[name]] for name, each in wanted.items()}
+
+
+def _seed(world: str, *names: str) -> int:
+    if not str(world).isdigit():
+        raise ValueError(
+            f"There is no world {world!r}. Give the seed of one{', or ' if names else ''}{', '.join(names)}."
+        )
+    return int(world)
