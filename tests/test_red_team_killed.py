@@ -43,6 +43,27 @@ def test_killed_red_team_goes_on_with_what_is_missing(tmp_path, num_workers):
     assert asdict(report) == asdict(attacked(raw_data(), tmp_path / "whole", references={}))
 
 
+def test_workers_end_when_the_run_is_killed(tmp_path):
+    script = tmp_path / "attacks.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen([sys.executable, script, tmp_path, "2"], env=environment, start_new_session=True)
+    jobs, deadline = tmp_path / "jobs", time.monotonic() + 60
+    while not list(jobs.glob("[!.]*.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()  # the parent alone, as the kernel or a user would
+    process.wait()
+    deadline = time.monotonic() + 20
+    while alive := _in_group(process.pid):
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.1)
+
+
+def _in_group(group: int) -> list[str]:
+    found = subprocess.run(["ps", "-ww", "-o", "pid=,stat=,args=", "-g", str(group)], capture_output=True, text=True)
+    return [line for line in found.stdout.splitlines() if " Z" not in line and "spawn_main" in line]
+
+
 def test_a_full_disk_is_one_sentence_and_loses_nothing_that_was_finished(tmp_path):
     whole = attacked(raw_data(), tmp_path / "whole", references={})
     jobs = sorted((tmp_path / "whole" / "jobs").iterdir(), key=lambda file: file.stat().st_mtime_ns)

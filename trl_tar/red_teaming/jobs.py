@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -13,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from importlib.metadata import version
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -353,12 +354,21 @@ _worker_settings: Settings | None = None  # set once in each worker process, so 
 
 def _start_worker(settings: Settings, gpus: Any, launched: bool) -> None:
     global _worker_settings
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if launched:
         forget_launch()
     if not gpus.empty():
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()  # before this process has used a GPU
     torch.set_num_threads(1)
     _worker_settings = settings
+
+
+def _end_with_parent() -> None:
+    """Ends a worker whose parent was killed: it would wait for ever for another job, and keep its memory."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _run_in_worker(job: Job) -> dict[str, Any]:
