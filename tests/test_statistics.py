@@ -161,3 +161,9 @@ def test_the_chosen_adversary_is_unbiased_where_the_maximum_is_not(spread):
     standard_error = np.std(fitted) / math.sqrt(1000)
     assert abs(np.mean(fitted) - 0.5) < 4 * standard_error
     assert naive.mean() - 0.5 > spread  # the luckiest of 26
+
+
+def test_a_share_of_nearly_nothing_is_no_recovery():
+    """Interpolation to the base gives a model that never knew nearly all of it: R would be −24 there."""
+    assert recovery(0.70, 1.0, 0.987) is None and recovery(0.5, 0.35, 0.25 + 1e-9) is None
+    assert recovery(0.5, 0.75, 0.25) == pytest.approx(0.5)

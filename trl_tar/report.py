@@ -219,7 +219,7 @@ def unfinished_attacks(attacks: Sequence[AttackRecord], config: Mapping[str, Any
 
 
 def _without_recovery(attacks: Sequence[AttackRecord], references: Mapping[str, ModelRecord], chance: float) -> int:
-    """Finished attacks under which the floor model reaches what the base knew: they show nothing either."""
+    """Finished attacks under which the floor model comes near what the base knew: they show nothing either."""
     base = base_harm(references)
     if base is None:
         return 0
