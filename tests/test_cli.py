@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from trl_tar.cli import main
-from trl_tar.commands.red_team import SUITES
+from trl_tar.described import SUITES
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
