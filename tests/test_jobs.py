@@ -3,11 +3,16 @@
 import importlib
 import linecache
 import sys
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
 import tiny
+import torch
+from datasets import Dataset
 
+from trl_tar import Adversary
+from trl_tar.evaluation.scores import Scores
 from trl_tar.red_teaming.fingerprints import identity
 from trl_tar.red_teaming.jobs import Job, Settings
 from trl_tar.testbed import KnowledgeWorld, knowledge_metrics
@@ -62,3 +67,42 @@ def test_another_tokenizer_is_another_job():
     used(["one sentence", "and a longer sentence"], padding=True)  # leaves its padding in the tokenizer
     assert file_name(used) == file_name(KnowledgeWorld(0).tokenizer())
     assert len({file_name(tokenizer) for tokenizer in (used, KnowledgeWorld(1).tokenizer(), tiny.tokenizer())}) == 3
+
+
+@dataclass(frozen=True)
+class Held:
+    """A metric whose representation hides most of what it asks."""
+
+    rows: Dataset
+
+    def __call__(self, model, tokenizer):
+        return Scores([1.0])
+
+
+def test_another_content_behind_the_same_representation_is_another_metric():
+    first, second = (Held(Dataset.from_dict({"text": [text]})) for text in "ab")
+    assert repr(first) == repr(second) and identity(first) != identity(second)
+    assert identity(first) == identity(Held(Dataset.from_dict({"text": ["a"]})))
+    numbers = [torch.zeros(5000), torch.zeros(5000).index_fill(0, torch.tensor([2500]), 1.0)]
+    assert repr(numbers[0]) == repr(numbers[1]) and identity(Held(numbers[0])) != identity(Held(numbers[1]))
+
+
+def test_what_a_metric_caches_does_not_change_what_it_is():
+    metric = knowledge_metrics(0)["harm"]
+    before = identity(metric)
+    assert metric._questions and identity(metric) == before
+
+
+def test_a_reward_of_an_attack_before_counts():
+    grpo = Adversary("g", "prompts", objective="grpo", reward="r", num_steps=1, batch_size=8)
+    job = Job("m", "w", "c", Adversary("after", "forget", num_steps=1, after=grpo), 0, {}, {})
+    rest = (tiny.tokenizer(), knowledge_metrics(0), {}, None, 256, False)
+    assert len({job.file_name(Settings(*rest, {"r": reward})) for reward in (one_reward, other_reward)}) == 2
+
+
+def one_reward(completions, **columns):
+    return [1.0 for _ in completions]
+
+
+def other_reward(completions, **columns):
+    return [0.5 for _ in completions]

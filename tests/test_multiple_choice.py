@@ -11,6 +11,7 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from trl_tar.evaluation.completion_loss import CompletionLoss
 from trl_tar.evaluation.likelihoods import log_likelihoods
 from trl_tar.evaluation.multiple_choice import MultipleChoice
+from trl_tar.evaluation.scores import Scores
 from trl_tar.red_teaming.attackers import _without_soft_prompt
 
 
@@ -145,3 +146,26 @@ def test_the_loss_of_completions_is_their_mean_over_tokens():
         for row in rows
     ]
     assert CompletionLoss(rows, batch_size=3)(model, tiny.tokenizer()).values == pytest.approx(expected, rel=1e-5)
+
+
+def test_lines_are_split_at_their_ends_only(tmp_path):
+    odd = {"prompt": "a\u2028b\x85c\x0bd", "choices": [" w", " x"], "answer": 0}
+    (tmp_path / "q.jsonl").write_text("\ufeff" + json.dumps(odd, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert MultipleChoice.from_file(tmp_path / "q.jsonl").questions == [odd]
+
+
+@pytest.mark.parametrize(
+    ("values", "groups", "message"),
+    [
+        (["high"], None, "Give one number an example"),
+        ([None], None, "Give one number"),
+        ([1.0], ["a", "b"], "1 values and 2 groups"),
+    ],
+)
+def test_scores_that_are_no_numbers_are_refused(values, groups, message):
+    with pytest.raises(ValueError, match=message):
+        Scores(values, groups)
+
+
+def test_scores_of_tensors_and_arrays_are_numbers():
+    assert Scores(torch.tensor([0.5, 1.0])).values == Scores(torch.tensor([0.5, 1.0]).numpy()).values == [0.5, 1.0]

@@ -96,7 +96,8 @@ def test_a_named_suite_says_which_data_set_it_lacks(files, tmp_path):
         ({"--suite": "input", "--learning-rate-scale": "2"}, "'input' has no learning_rate_scale"),
     ],
 )
-def test_unusable_arguments_are_one_line(files, tmp_path, capsys, changes, message):
+def test_unusable_arguments_are_one_line(files, tmp_path, capsys, monkeypatch, changes, message):
+    monkeypatch.chdir(files)  # where the metric's module is
     command = arguments(files, tmp_path / "out")
     for option, value in changes.items():
         command += [option, value]

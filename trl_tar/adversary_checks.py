@@ -159,6 +159,10 @@ def _check_edit(a: "Adversary", refuse: Refuse) -> None:
             if getattr(a, name) is not None:
                 refuse(f"{name}={getattr(a, name)!r} without edit", "Name the edit.")
         return
+    if a.quantization is not None:
+        refuse(
+            f"edit={a.edit!r} with quantization={a.quantization!r}", "Use one of the two: an edit reads plain weights."
+        )
     if a.edit not in EDITS:
         refuse(f"edit={a.edit!r}", f"Use one of {', '.join(map(repr, EDITS))}.")
     meaning = EDITS[a.edit]

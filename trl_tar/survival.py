@@ -54,11 +54,13 @@ def break_interval(
         return not usable or (needed is not None and reached is not None and reached >= USABLE_CAPABILITY * needed)
 
     if len(trajectory) == 1 and broken(trajectory[0]):
-        return trajectory[0][unit], trajectory[0][unit]
+        trained = trajectory[0]["step"] > 0  # seen at its end alone
+        return 0.0 if trained else trajectory[0][unit], trajectory[0][unit]
     for i, (first, second) in enumerate(zip(trajectory, trajectory[1:], strict=False)):
         if broken(first) and broken(second):
             return trajectory[max(i - 1, 0)][unit], first[unit]
-    return trajectory[-1][unit], math.inf
+    unbroken = [point for point in trajectory if not broken(point)]
+    return (unbroken[-1][unit] if unbroken else 0.0), math.inf  # a last point that is broken has none to confirm it
 
 
 def time_to_break(

@@ -10,7 +10,7 @@ from typing import Any
 def read_lines(path: str | Path, what: str) -> list[Any]:
     """All objects of a file; `ValueError`, with `what` they are, where there are none."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # splitlines also splits inside strings
         rows = [json.loads(line) for line in lines if line.strip()]
     except (OSError, ValueError) as error:
         raise ValueError(f"{what} {str(path)!r} cannot be read ({error}). Give one JSON object a line.") from error

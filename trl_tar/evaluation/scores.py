@@ -21,6 +21,16 @@ class Scores:
     values: list[float]
     groups: list[str] | None = None
 
+    def __post_init__(self):
+        try:
+            object.__setattr__(self, "values", [float(value) for value in self.values])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"Scores has values={self.values!r:.80}. Give one number an example.") from error
+        if self.groups is not None and len(self.groups) != len(self.values):
+            raise ValueError(
+                f"Scores has {len(self.values)} values and {len(self.groups)} groups. Give one group an example."
+            )
+
     def mean(self) -> float:
         """Mean score."""
         return sum(self.values) / len(self.values)

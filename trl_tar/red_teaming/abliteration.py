@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ..losses import IGNORED
+from ..simulation import in_eval_mode
 
 
 MAX_PROMPTS = 512
@@ -40,10 +41,11 @@ def abliterate(model: PreTrainedModel, hazardous: Dataset, harmless: Dataset) ->
     Raises:
         `ValueError`: for a model whose layers are not known here, or data sets that no direction tells apart.
     """
-    direction = fitted_direction(model, hazardous, harmless)
-    before = _along(model, hazardous, direction)
-    remove_direction(model, direction)
-    left = _along(model, hazardous, direction) / before
+    with in_eval_mode(model):  # an attack before this one leaves it in training
+        direction = fitted_direction(model, hazardous, harmless)
+        before = _along(model, hazardous, direction)
+        remove_direction(model, direction)
+        left = _along(model, hazardous, direction) / before
     if left > MAX_LEFT:
         raise ValueError(
             f"Abliteration leaves {left:.0%} of the direction in {type(model).__name__}: something else writes it than "

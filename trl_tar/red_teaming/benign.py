@@ -65,8 +65,8 @@ def benign_record(task: BenignTask, base: Sequence[AttackRecord], model: Sequenc
         "learning_rate": task.learning_rate,
         "num_steps": task.num_steps,
         "batch_size": task.batch_size,
-        "trainability": t_interval([gain for gain in gains if gain is not None]),
-        "capability_ratio": t_interval([ratio for ratio in ratios if ratio is not None]),
+        "trainability": t_interval([] if None in gains else gains),
+        "capability_ratio": t_interval([] if None in ratios else ratios),
         "base": [asdict(record) for record in base],
         "model": [asdict(record) for record in model],
     }

@@ -239,10 +239,10 @@ def _check_rows(name: str, dataset: Dataset, objective: str) -> None:
 
 
 def _check_entities(datasets: Mapping[str, Dataset], question_entities: Collection[str] | None) -> None:
-    questions = set(question_entities or ())
+    questions = set(map(str, question_entities or ()))  # groups are strings, ids in a file may be numbers
     for name, dataset in datasets.items():
         if questions and "entity" in dataset.column_names:
-            shared = questions & set(dataset["entity"])
+            shared = questions & set(map(str, dataset["entity"]))
             if shared:
                 raise ValueError(
                     f"`datasets[{name!r}]` and the questions share {len(shared)} entities, for example {min(shared)!r}. "

@@ -22,8 +22,7 @@ import torch
 from datasets import Dataset, load_from_disk
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..adversary import Adversary
 from ..evaluation.scores import Metric, Scores, takes_template
@@ -33,10 +32,11 @@ from ..statistics import clustered_standard_error
 from .attack import run_attack
 from .attackers import Reward, as_found
 from .fingerprints import identity, rows_sha256, vocabulary_sha256
+from .loading import load
 from .ranks import devices, forget_launch, gathered, meet, num_ranks, rank
 
 
-FORMAT = 5  # of job files; raise it when an attack or its record changes
+FORMAT = 6  # of job files; raise it when an attack or its record changes
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "schedulefree")  # that decide a result
 SHARES = ("harm", "capability")  # metrics that must lie in [0, 1]
 MEASURED = {"before", "standard_errors", "zero_step", "groups", "questions"}
@@ -57,13 +57,24 @@ class Settings:
     max_length: int
     bf16: bool
     rewards: Mapping[str, Reward] = field(default_factory=dict)
+    identities: Mapping[tuple[str, str], str] = field(init=False)  # taken before a metric has cached anything
+
+    def __post_init__(self):
+        parts = {
+            "metric": self.metrics,
+            "zero-step": self.zero_step_attacks,
+            "reward": self.rewards,
+            "benign": {"benign": self.benign_metric},
+        }
+        taken = {(kind, name): identity(each) for kind, some in parts.items() for name, each in some.items()}
+        object.__setattr__(self, "identities", taken)
 
     def key(self) -> dict[str, Any]:
         """What every result depends on."""
         return {
             "format": FORMAT,
             "packages": {name: version(name) for name in PACKAGES},
-            "metrics": {name: identity(metric) for name, metric in self.metrics.items()},
+            "metrics": {name: self.identities["metric", name] for name in self.metrics},
             "tokenizer": vocabulary_sha256(self.tokenizer),
             "max_length": self.max_length,
             "bf16": self.bf16,
@@ -124,12 +135,13 @@ class Job:
         }
         if self.base_sha256 is not None:
             key["base"] = self.base_sha256
-        if self.adversary is not None and self.adversary.reward is not None:
-            key["reward"] = identity(settings.rewards[self.adversary.reward])
+        rewards = [] if self.adversary is None else [each.reward for each in self.adversary.sequence if each.reward]
+        if rewards:
+            key["rewards"] = [settings.identities["reward", name] for name in rewards]
         if self.adversary is None:
-            key["zero_step"] = {name: identity(metric) for name, metric in settings.zero_step_attacks.items()}
+            key["zero_step"] = {name: settings.identities["zero-step", name] for name in settings.zero_step_attacks}
         if self.benign:
-            key["benign"] = identity(settings.benign_metric)
+            key["benign"] = settings.identities["benign", "benign"]
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
         label = "before" if self.adversary is None else f"{self.adversary.name}-seed{self.seed}"
         return f"{re.sub(r'[^A-Za-z0-9._=-]+', '_', label)[:80]}-{self.weights_sha256[:8]}-{digest}.json"
@@ -181,6 +193,9 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
         template = {"prompt_template": job.adversary.prompt_template}
         metrics = {name: partial(m, **template) if takes_template(m) else m for name, m in metrics.items()}
     last: dict[str, Scores] = {}
+    model = load(job.model, job.adversary.quantization)
+    if torch.cuda.is_available() and job.adversary.quantization is None:
+        nn.Module.cuda(model)  # also where no trainer does it: an edit of the weights, or an attack on the input
 
     def evaluate(model: nn.Module) -> dict[str, float | None]:
         last.update({name: metric(model, settings.tokenizer) for name, metric in metrics.items()})
@@ -188,7 +203,7 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
 
     try:
         record = run_attack(
-            load(job.model, job.adversary.quantization),
+            model,
             settings.tokenizer,
             job.adversary,
             {name: _rows(path, job.data_sha256[name]) for name, path in job.data.items()},
@@ -217,30 +232,6 @@ def _rows(path: str, sha256: str) -> Dataset:
     dataset = load_from_disk(path, keep_in_memory=True)
     assert rows_sha256(dataset) == sha256, path
     return dataset
-
-
-def load(model: str, quantization: str | None = None) -> PreTrainedModel:
-    """The model in float32 (or 4-bit) in evaluation mode, built anew from its files."""
-    arguments: dict[str, Any] = {"dtype": torch.float32}
-    if quantization == "nf4":
-        from transformers import BitsAndBytesConfig
-
-        arguments["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
-        )
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # beside the bar of all jobs, one for each model is noise
-    try:
-        loaded = AutoModelForCausalLM.from_pretrained(model, **arguments)
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-    for module in loaded.modules() if quantization else ():
-        # on a CPU with AVX-512 a layer of bitsandbytes repacks its weights when it is first evaluated: other numbers than
-        # in training and than on other CPUs, and an assertion for widths that are no multiple of 32
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-    return loaded
 
 
 def measure_before(model: PreTrainedModel, settings: Settings) -> dict[str, Any]:
@@ -285,9 +276,10 @@ def _finished(file: Path, job: Job) -> dict[str, Any] | None:
     except ValueError:  # not JSON, or not UTF-8
         result = None
     whole = isinstance(result, dict) and set(result) == wanted
-    if not whole or (
-        job.adversary is not None and set(result["record"]) != {field.name for field in fields(AttackRecord)}
-    ):
+    if whole and job.adversary is not None:
+        record = result["record"]
+        whole = isinstance(record, dict) and set(record) == {field.name for field in fields(AttackRecord)}
+    if not whole or (job.adversary is None and not isinstance(result["before"], dict)):
         warnings.warn(f"{str(file)!r} is damaged: its job is done again.")
         return None
     return None if job.adversary is not None and result["record"]["status"] == "failed" else result

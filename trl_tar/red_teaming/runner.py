@@ -32,7 +32,8 @@ from .checks import (
     checked_steps,
 )
 from .fingerprints import config_sha256, rows_sha256, weights_sha256
-from .jobs import PACKAGES, Job, Settings, load, run_jobs
+from .jobs import PACKAGES, Job, Settings, run_jobs
+from .loading import load
 from .rows import tokenised_datasets
 
 

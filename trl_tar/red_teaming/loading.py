@@ -1,0 +1,31 @@
+"""Models, built anew from their files for each attack."""
+
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
+
+
+def load(model: str, quantization: str | None = None) -> PreTrainedModel:
+    """The model in float32 (or 4-bit) in evaluation mode, built anew from its files."""
+    arguments: dict[str, Any] = {"dtype": torch.float32}
+    if quantization == "nf4":
+        from transformers import BitsAndBytesConfig
+
+        arguments["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+        )
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # beside the bar of all jobs, one for each model is noise
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(model, **arguments)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    for module in loaded.modules() if quantization else ():
+        # on a CPU with AVX-512 a layer of bitsandbytes repacks its weights when it is first evaluated: other numbers than
+        # in training and than on other CPUs, and an assertion for widths that are no multiple of 32
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return loaded
