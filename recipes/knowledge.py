@@ -15,12 +15,9 @@ from trl_tar import RandomMappingConfig, RandomMappingTrainer, TARConfig
 from trl_tar.recipe import (
     RecipeArguments,
     Task,
-    attack,
     check,
-    harden,
+    harden_and_attack,
     phase,
-    push,
-    repair,
     run,
     shared_settings,
     suite_of,
@@ -78,20 +75,7 @@ def main(args: KnowledgeArguments, tar: TARConfig) -> None:
             ),
         )
 
-    hardened = harden(task, tar, adversaries, twin)
-    hardened = repair(task, args, tar, hardened)
-    if args.attack_seeds:
-        attack(
-            task,
-            args,
-            tar,
-            suite,
-            {"base": task.model, "twin": twin},
-            hardened,
-            output.name,
-            "Knowledge hidden by TAR.",
-        )
-    push(hardened, tar)
+    harden_and_attack(task, args, tar, adversaries, suite, twin, "Knowledge hidden by TAR.")
 
 
 if __name__ == "__main__":

@@ -18,13 +18,10 @@ from trl_tar import TARConfig
 from trl_tar.recipe import (
     RecipeArguments,
     Task,
-    attack,
     check,
-    harden,
+    harden_and_attack,
     loaded,
     phase,
-    push,
-    repair,
     run,
     shared_settings,
     suite_of,
@@ -89,20 +86,7 @@ def main(args: RefusalArguments, tar: TARConfig) -> None:
             ),
         )
 
-    hardened = harden(task, tar, adversaries, twin)
-    hardened = repair(task, args, tar, hardened)
-    if args.attack_seeds:
-        attack(
-            task,
-            args,
-            tar,
-            suite,
-            {"base": task.model, "twin": twin},
-            hardened,
-            output.name,
-            "Refusal hardened by TAR.",
-        )
-    push(hardened, tar)
+    harden_and_attack(task, args, tar, adversaries, suite, twin, "Refusal hardened by TAR.")
 
 
 if __name__ == "__main__":

@@ -305,6 +305,23 @@ def attack(
     return report
 
 
+def harden_and_attack(
+    task: Task,
+    args: RecipeArguments,
+    tar: TARConfig,
+    adversaries: list[Adversary],
+    suite: list[Adversary],
+    twin: str | Path,
+    description: str,
+) -> None:
+    """All that comes after phase 1: TAR, repair, red team, and the Hub."""
+    last = repair(task, args, tar, harden(task, tar, adversaries, twin))
+    if args.attack_seeds:
+        title = Path(tar.output_dir).name
+        attack(task, args, tar, suite, {"base": task.model, "twin": twin}, last, title, description)
+    push(last, tar)
+
+
 def suite_of(args: RecipeArguments, default: str) -> list[Adversary]:
     """The red team's attacks."""
     return named_adversaries(args.attacks or default, args.attack_steps, args.attack_learning_rate_scale)

@@ -11,6 +11,7 @@ def load(model: str, quantization: str | None = None) -> PreTrainedModel:
     """The model in float32 (or 4-bit) in evaluation mode, built anew from its files."""
     arguments: dict[str, Any] = {"dtype": torch.float32}
     if quantization == "nf4":
+        from bitsandbytes.nn import Linear4bit
         from transformers import BitsAndBytesConfig
 
         arguments["quantization_config"] = BitsAndBytesConfig(
@@ -23,9 +24,9 @@ def load(model: str, quantization: str | None = None) -> PreTrainedModel:
     finally:
         if shown:
             logging.enable_progress_bar()
-    for module in loaded.modules() if quantization else ():
+    for module in loaded.modules() if quantization == "nf4" else ():
         # on a CPU with AVX-512 a layer of bitsandbytes repacks its weights when it is first evaluated: other numbers than
         # in training and than on other CPUs, and an assertion for widths that are no multiple of 32
-        if hasattr(module, "support_avx512bf16_for_cpu"):
+        if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
     return loaded

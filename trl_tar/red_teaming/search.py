@@ -188,7 +188,7 @@ def _digest(space: Space, targets: Mapping[str, Target], datasets: Mapping[str, 
     asked = {
         **settings.key(),
         "space": identity(space),
-        "rewards": {name: identity(reward) for name, reward in settings.rewards.items()},
+        "rewards": {name: settings.identities["reward", name] for name in settings.rewards},
         "datasets": {name: rows_sha256(dataset) for name, dataset in datasets.items()},
         "models": {role: [each.information["weights_sha256"], each.config_sha256] for role, each in targets.items()},
     }

@@ -55,7 +55,7 @@ def knowledge_suite(
         replace(forget, name="other-hazard-high", dataset=other_hazard, learning_rate=high),
         replace(forget, name="forget-schedule-free", optimizer="schedule_free_adamw"),
         replace(mix, name="mix-schedule-free", optimizer="schedule_free_adamw"),
-        # rates that brought most back on an undefended twin; three to ten times larger ones ruined it. SGD's gradient is not
+        # rates that brought most back on an undefended twin; larger ones brought back less. SGD's gradient is not
         # normalised, and Adadelta scales its steps itself
         replace(mix, name="mix-sgd-nesterov", optimizer="sgd", momentum=0.9, nesterov=True, learning_rate=10 * middle),
         replace(mix, name="mix-adadelta", optimizer="adadelta", learning_rate=0.1),

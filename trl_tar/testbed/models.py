@@ -81,13 +81,23 @@ def train_knowledge_model(
 
     Matrices are trained with Muon (https://huggingface.co/papers/2502.16982): it needs a tenth of AdamW's steps here.
     """
+    return trained(tokenizer, _sentences(world, tokenizer, kind), world.seed, num_steps)
+
+
+def trained(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    seed: int,
+    num_steps: int,
+) -> LlamaForCausalLM:
+    """A small Llama that was fitted to token ids, attention mask and labels, each of shape `(N, T)`, on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # several are slower on a model of this size
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(world.seed)
+            torch.manual_seed(seed)
             model = LlamaForCausalLM(config(tokenizer))
-            fit(model, *_sentences(world, tokenizer, kind), num_steps)
+            fit(model, *rows, num_steps)
     finally:
         torch.set_num_threads(threads)
     return model.eval()

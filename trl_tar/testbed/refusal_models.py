@@ -13,7 +13,7 @@ from filelock import FileLock
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..evaluation.generation import answers
-from .models import SHIPPED, cache_folder, config, fit, save_in_one_piece
+from .models import SHIPPED, cache_folder, save_in_one_piece, trained
 from .refusal import (
     BENIGN,
     HARMFUL,
@@ -51,16 +51,7 @@ def train_refusal_model(
     world: RefusalWorld, tokenizer: PreTrainedTokenizerBase, num_steps: int = NUM_STEPS
 ) -> LlamaForCausalLM:
     """Trains a small Llama (0.2 M parameters) on every request but the benign ones, on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several are slower on a model of this size
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(world.seed)
-            model = LlamaForCausalLM(config(tokenizer))
-            fit(model, *_conversations(world, tokenizer), num_steps)
-    finally:
-        torch.set_num_threads(threads)
-    return model.eval()
+    return trained(tokenizer, _conversations(world, tokenizer), world.seed, num_steps)
 
 
 def _conversations(
