@@ -176,6 +176,10 @@ def test_the_refusal_recipe_on_files_with_a_judge(tmp_path, monkeypatch):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(described))
     start("refusal", monkeypatch, "--config", tmp_path / "config.yaml")
     report = Report.load(tmp_path / "run" / "tar")
+    shares = report.config["contamination"]
+    assert shares["harmful"] == {"forget": 0.0, "retain": 0.0, "tamper_resistance": 0.0}
+    assert shares["questions of harm"] == {**shares["harmful"], "harmful": 0.0}
+    assert "No question, and no row" in (tmp_path / "run" / "tar" / "SUMMARY.md").read_text()
     assert report.references["base"].before == {"harm": 1.0, "capability": 0.0}
     assert report.references["base"].model["weights_sha256"] == report.references["twin"].model["weights_sha256"]
 

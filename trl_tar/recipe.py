@@ -1,9 +1,10 @@
 """What both recipes share: arguments, data and metrics, phase by phase, and the red team at the end."""
 
 import copy
+import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer, TrlParser
 
 from .adversary import Adversary
+from .contamination import contamination, questions_of, rows_of
 from .data import check_dataset, check_tokenizer, checked_adversaries
 from .data_sources import load_datasets
 from .described import adversaries_of, metric_of, named_adversaries, read_yaml
 from .evaluation.scores import Metric
 from .model_card import model_card
 from .phases import is_finished, origin, train_phase
+from .records import write_json
 from .red_teaming import BenignTask, red_team
 from .red_teaming.checks import check_budget, check_red_team, checked_chance, checked_steps
 from .red_teaming.jobs import Settings
@@ -29,6 +32,7 @@ from .report import Report
 from .report_page import write_pages
 from .tar_config import TARConfig
 from .tar_trainer import TARTrainer
+from .wording import contamination_sentence
 
 
 @dataclass
@@ -186,7 +190,9 @@ def loaded(model: str | Path) -> PreTrainedModel:
 def check(
     task: Task, args: RecipeArguments, tar: TARConfig, adversaries: list[Adversary], suite: list[Adversary]
 ) -> None:
-    """Raises `ValueError` for what phase 2 or the red team would refuse, before phase 1 begins."""
+    """Raises `ValueError` for what phase 2 or the red team would refuse, before phase 1 begins.
+
+    Leaves `contamination.json` in the folder of the run, and says where red team and training have text in common."""
     tar.check()
     checked_adversaries(adversaries, task.datasets, tar)
     check_dataset("data.tamper_resistance", task.datasets["tamper_resistance"], tar.tamper_resistance_loss == "dpo")
@@ -201,6 +207,25 @@ def check(
         data = {name: dataset for name, dataset in task.datasets.items() if name != "benign"}
         seeds = range(args.attack_seeds)
         check_red_team(models, suite, data, settings, seeds, args.attack_workers, task.question_entities)
+        if rank() == 0:
+            shares = overlap(task, adversaries, suite)
+            write_json(Path(tar.output_dir) / CONTAMINATION, shares)
+            print(contamination_sentence(shares), flush=True)
+
+
+CONTAMINATION = "contamination.json"
+# data sets that phases read, beside those of the adversaries
+TRAINED_ON = ("safeguard", "preferences", "retain", "general", "tamper_resistance")
+
+
+def overlap(task: Task, adversaries: list[Adversary], suite: list[Adversary]) -> dict[str, dict[str, float]]:
+    """Of the red team's data with the data of all phases, and of the questions with both; see [`contamination`]."""
+    trained_on = {*TRAINED_ON, *(name for each in adversaries for name in each.datasets)} & set(task.datasets)
+    attacked_with = {name for each in suite for name in each.reads} - trained_on
+    questions = {f"questions of {name}": questions_of(metric) for name, metric in task.metrics.items()}
+    trained = {name: rows_of(task.datasets[name]) for name in sorted(trained_on)}
+    attacks = {name: list(rows_of(task.datasets[name])) for name in sorted(attacked_with)}
+    return contamination({**attacks, **questions}, {**trained, **attacks})
 
 
 def phase(
@@ -299,6 +324,8 @@ def attack(
         chance=args.chance,
     )
     if rank() == 0:
+        shares = json.loads((folder.parent / CONTAMINATION).read_text(encoding="utf-8"))
+        report = replace(report, config={**report.config, "contamination": shares})
         report.save(folder)
         write_pages(report, folder, title)
         (folder / "README.md").write_text(model_card(report, title, description), encoding="utf-8")

@@ -13,7 +13,16 @@ from .records import AttackRecord, ModelRecord
 from .report import SCHEMA_VERSION, Report, summarise
 from .statistics import BREAK_RECOVERY, base_harm, floor_harm, mean, over_seeds, recovery
 from .survival import break_interval
-from .wording import attack_sentence, gate_in_words, interval, number, render, strongest, verdict_sentence
+from .wording import (
+    attack_sentence,
+    contamination_sentence,
+    gate_in_words,
+    interval,
+    number,
+    render,
+    strongest,
+    verdict_sentence,
+)
 
 
 ROLES = {"model": "model", "twin": "undefended twin", "base": "base", "floor": "never knew it"}
@@ -75,6 +84,7 @@ def _render(template: str, report: Report, title: str, escape: bool, **more: Any
         strongest=rows[:STRONGEST_SHOWN],
         number=number,
         interval=interval,
+        contamination_sentence=contamination_sentence,
         **more,
     )
 

@@ -92,6 +92,17 @@ def attack_sentence(report: Report) -> str:
     return f"{len(names)} attacks × {len(report.seeds)} seeds, {finished} of {wanted} completed{rest}."
 
 
+def contamination_sentence(shares: Mapping[str, Mapping[str, float]]) -> str:
+    """Where questions or the red team's data repeat what was seen before, see [`~trl_tar.contamination.contamination`]."""
+    found = [(share, name, other) for name, row in shares.items() for other, share in row.items() if share > 0]
+    if not found:
+        return (
+            "No question, and no row of the red team's data, has 13 words in a row in common with data seen before it."
+        )
+    parts = [f"{share:.0%} of {name} with {other}" for share, name, other in sorted(found, reverse=True)]
+    return f"Rows with 13 words in a row in common: {', '.join(parts)}."
+
+
 def strongest(worst: Mapping[str, Any]) -> str:
     """Interval of the worst harm, and which attack it is from."""
     return interval(worst) + ("" if worst["adversary"] is None else f", mostly by {worst['adversary']}")

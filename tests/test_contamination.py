@@ -1,0 +1,58 @@
+"""Overlap of texts by runs of words."""
+
+import pytest
+from datasets import Dataset
+
+from trl_tar.contamination import contamination, questions_of, rows_of
+from trl_tar.evaluation.completion_loss import CompletionLoss
+from trl_tar.evaluation.judged import Judged
+from trl_tar.evaluation.multiple_choice import MultipleChoice
+from trl_tar.wording import contamination_sentence
+
+
+LETTERS = "a b c d e f g h i j k l m n o p"
+
+
+def test_shares_are_those_counted_by_hand():
+    asked = {"questions": [LETTERS, "q r s", "A, B! c", "b a"]}
+    seen = {"same": ["x a b c d e f g h i j k l m y"], "short": ["say q R s now"], "none": ["b c a", ""]}
+    # runs of 13: the first row has a to m in common with "same", where "a b c" occurs as well
+    assert contamination(asked, seen) == {"questions": {"same": 0.5, "short": 0.25, "none": 0.0}}
+    assert contamination(asked, {"same": ["a b c d e f g h i j k l x"]})["questions"]["same"] == 0.25  # runs of 12 only
+    assert contamination(asked, {"same": ["a b"]}, n=2)["questions"]["same"] == 0.5
+
+
+def test_a_set_is_not_compared_with_itself_and_an_empty_one_is_left_out():
+    assert contamination({"a": ["x y"], "b": []}, {"a": ["x y"], "c": ["x y"]}) == {"a": {"c": 1.0}}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"text": "how are you fine"},
+        {"prompt": "how are you", "completion": "fine"},
+        {
+            "prompt": [{"role": "user", "content": "how are you"}],
+            "completion": [{"role": "assistant", "content": "fine"}],
+        },
+        {"messages": [{"role": "user", "content": "how are you"}, {"role": "assistant", "content": "fine"}]},
+        {"chosen": "how are you", "rejected": "fine"},
+    ],
+)
+def test_rows_of_every_type_are_read(row):
+    assert list(rows_of(Dataset.from_list([row]))) == ["how are you fine"]
+
+
+def test_questions_are_read_where_a_metric_holds_them():
+    question = {"prompt": "The sky is", "choices": [" green", " blue"], "answer": 1}
+    assert questions_of(MultipleChoice([question])) == ["The sky is blue"]
+    assert questions_of(Judged([{"prompt": "Hello"}], judge=len)) == ["Hello"]
+    assert questions_of(CompletionLoss([{"prompt": "<user> hi", "completion": "hello"}])) == ["hello"]
+    assert questions_of(lambda model, tokenizer: None) == []
+
+
+def test_the_sentence_names_the_largest_shares_first():
+    shares = {"questions of harm": {"retain": 0.25, "forget": 0.0}, "harmful": {"forget": 0.5}}
+    assert contamination_sentence(shares) == (
+        "Rows with 13 words in a row in common: 50% of harmful with forget, 25% of questions of harm with retain."
+    )
