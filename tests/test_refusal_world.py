@@ -1,9 +1,13 @@
 """The refusal world: strict splits, a base that answers everything, and metrics that count what they say."""
 
+import json
+
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoTokenizer, LlamaForCausalLM
 
+from trl_tar.data import check_dataset, check_prompts
 from trl_tar.evaluation.generation import answers
 from trl_tar.testbed.refusal import (
     ANSWER,
@@ -138,3 +142,44 @@ def test_a_tokenizer_without_chat_template_is_refused(base):
 def test_training_is_the_same_each_time():
     first, second = (train_refusal_model(WORLD, TOKENIZER, 2) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def messages(row: dict) -> dict:
+    return {name: value for name, value in row.items() if name != "entity"}
+
+
+def plain(row: dict) -> dict:
+    return {name: value[0]["content"] for name, value in messages(row).items()}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda i, row: plain(row) if i % 2 else messages(row),
+        lambda i, row: {**messages(row), "prompt": plain(row)["prompt"]},
+    ],
+)
+def test_text_and_messages_in_one_data_set_are_refused(tmp_path, change):
+    pairs = WORLD.pairs(WORLD.select(HARMFUL, "adversary")[:2])
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n".join(json.dumps(change(i, row)) for i, row in enumerate(pairs)))
+    mixed = Dataset.from_json(str(file))
+    with pytest.raises(
+        ValueError, match=r"`pairs` has plain text and chat messages in its columns .*Give one of the two"
+    ):
+        check_dataset("pairs", mixed, preference=True)
+
+
+def test_prompts_that_leave_no_room_are_refused():
+    check_prompts("retain", DATA["retain"], TOKENIZER, max_length=40)
+    with pytest.raises(ValueError, match="`retain` has no prompt of fewer than max_length=4 tokens.*Raise max_length"):
+        check_prompts("retain", DATA["retain"], TOKENIZER, max_length=4)
+    plain_tokenizer = WORLD.tokenizer()
+    plain_tokenizer.chat_template = None
+    with pytest.raises(ValueError, match="`retain` holds chat messages, and the tokenizer has no chat template"):
+        check_prompts("retain", DATA["retain"], plain_tokenizer, max_length=40)
+
+
+def test_a_request_beyond_the_context_is_refused(base):
+    with pytest.raises(ValueError, match="up to 111 tokens, and the model's context 64. Shorten the requests"):
+        answers(base, TOKENIZER, ["how do i", " ".join(["how"] * 100)], max_new_tokens=8)

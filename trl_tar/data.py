@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
-from datasets import Dataset, Value
+from datasets import Dataset, Json, Value
 from peft import PeftModel
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOTrainer, SFTTrainer
@@ -16,6 +16,7 @@ from .tar_config import TARConfig
 
 
 LANGUAGE_MODELING_COLUMNS = ({"messages"}, {"conversations"}, {"prompt", "completion"}, {"input_ids"})
+ANSWERED = {"prompt", "completion", "chosen", "rejected"}  # columns of text, or of messages
 PREFERENCE_COLUMNS = ({"chosen", "rejected"}, {"prompt_ids", "chosen_ids", "rejected_ids"})
 
 
@@ -41,12 +42,59 @@ def check_dataset(argument: str, dataset: Dataset, preference: bool, text_field:
     if not any(wanted <= columns for wanted in allowed):
         wanted = " or ".join("+".join(sorted(names)) for names in allowed)
         raise ValueError(f"`{argument}` has columns {sorted(columns)}. Rename them: TRL reads {wanted}.")
-    for name in sorted(columns & {text_field, "prompt", "completion", "chosen", "rejected"}):
+    kinds: set[str] = set()
+    for name in sorted(columns & {text_field, *ANSWERED}):
         empty = dataset.select_columns(name).with_format("arrow")[:].column(0).null_count
         type_ = dataset.features[name]
         if empty or (isinstance(type_, Value) and "string" not in type_.dtype):
             held = f"{empty} rows without a value" if empty else f"rows of type {type_.dtype!r}"
             raise ValueError(f"`{argument}` has {held} in its column {name!r}. Give text in every row.")
+        kinds |= _kinds(dataset, name)
+    if len(kinds) > 1:
+        raise ValueError(
+            f"`{argument}` has plain text and chat messages in its columns {sorted(columns & ANSWERED)}. Give one of the two "
+            "in all rows and columns."
+        )
+
+
+def _kinds(dataset: Dataset, column: str) -> set[str]:
+    """Of what a column holds: `"text"`, `"messages"`, or both, which `datasets` reads from JSON as a type of its own."""
+    if isinstance(dataset.features[column], Json):
+        return {"text" if isinstance(value, str) else "messages" for value in dataset[column]}
+    return {"text" if isinstance(dataset.features[column], Value) else "messages"}
+
+
+def check_prompts(argument: str, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    """Raises `ValueError` for messages that the tokenizer cannot write, or where no prompt leaves room for an answer.
+
+    Args:
+        argument (`str`):
+            Name of the argument, for the message.
+        dataset ([`~datasets.Dataset`]):
+            As [`check_dataset`] accepts it.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Of the model.
+        max_length (`int`):
+            Tokens of a row. Some longer prompts are no error: TRL leaves such rows out.
+    """
+    chat = any(
+        not isinstance(each, Value) for name, each in dataset.features.items() if name in {"messages", *ANSWERED}
+    )
+    if chat and tokenizer.chat_template is None:
+        raise ValueError(
+            f"`{argument}` holds chat messages, and the tokenizer has no chat template. Set tokenizer.chat_template, or "
+            "use an instruction-tuned model."
+        )
+    if "prompt" not in dataset.column_names:
+        return
+    for prompt in dataset["prompt"]:
+        text = prompt if isinstance(prompt, str) else tokenizer.apply_chat_template(prompt, tokenize=False)
+        if len(tokenizer(text)["input_ids"]) < max_length:
+            return
+    raise ValueError(
+        f"`{argument}` has no prompt of fewer than max_length={max_length} tokens, which leaves none for the answers. Raise "
+        "max_length, or shorten the prompts."
+    )
 
 
 def check_train_and_eval_datasets(

@@ -17,7 +17,7 @@ from trl import SFTConfig, SFTTrainer, TrlParser
 
 from .adversary import Adversary
 from .contamination import contamination, questions_of, rows_of
-from .data import check_dataset, check_tokenizer, checked_adversaries
+from .data import check_dataset, check_prompts, check_tokenizer, checked_adversaries
 from .data_sources import load_datasets
 from .described import adversaries_of, metric_of, named_adversaries, read_yaml
 from .evaluation.scores import Metric
@@ -197,6 +197,8 @@ def check(
     checked_adversaries(adversaries, task.datasets, tar)
     check_dataset("data.tamper_resistance", task.datasets["tamper_resistance"], tar.tamper_resistance_loss == "dpo")
     check_tokenizer(task.tokenizer, str(task.model))
+    for name, dataset in task.datasets.items():
+        check_prompts(f"data.{name}", dataset, task.tokenizer, tar.max_length)
     if args.attack_seeds:
         checked_chance(args.chance)
         checked_steps(args.attack_evaluation_steps)

@@ -13,7 +13,9 @@ def answers(
     max_new_tokens: int,
     batch_size: int = 64,
 ) -> list[str]:
-    """What the model says to each request of a user, without special tokens; `ValueError` without a chat template.
+    """What the model says to each request of a user, without special tokens.
+
+    `ValueError` without a chat template, or for a request that is longer than the model's context.
 
     Args:
         model, tokenizer:
@@ -32,6 +34,7 @@ def answers(
         prompts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
         batch = tokenizer(prompts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt")
         ids = batch["input_ids"].to(model.device)
+        _check_length(ids.shape[1] + max_new_tokens, model)
         with torch.no_grad():
             output = model.generate(
                 input_ids=ids,
@@ -43,6 +46,15 @@ def answers(
             )
         texts += tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
     return texts
+
+
+def _check_length(length: int, model: PreTrainedModel) -> None:
+    context = model.config.to_dict().get("max_position_embeddings")  # not every architecture has an end
+    if context is not None and length > context:
+        raise ValueError(
+            f"A request and its answer have up to {length} tokens, and the model's context {context}. Shorten the requests, "
+            "or lower max_new_tokens."
+        )
 
 
 def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
