@@ -1,4 +1,4 @@
-# make demo | make test | make check | make evidence
+# make demo | make test | make check | make evidence | make evidence-refusal
 # TORCH chooses the PyTorch build, for example TORCH="torch==2.13.0"; PYTHON the interpreter.
 PYTHON ?= python3
 TORCH ?= torch
@@ -8,7 +8,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 # one thread a process: more are slower on models of this size, and both cores are used by processes
 export OMP_NUM_THREADS = 1
 
-.PHONY: install install-dev demo test check evidence clean
+.PHONY: install install-dev demo test check evidence evidence-refusal clean
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
@@ -36,6 +36,13 @@ check: install-dev
 
 evidence: install
 	$(BIN)/trl-tar evidence --output evidence
+
+# worlds that nothing was tuned on, and three trainings on the first of them; two runs at a time, each resumes
+evidence-refusal: install
+	printf '%s\n' "1 0" "1 1" "1 2" "2 0" "3 0" | xargs -P 2 -L 1 sh -c '$(BIN)/python recipes/refusal.py \
+	  --config recipes/configs/testbed_refusal.yaml --world $$0 --seed $$1 \
+	  --output_dir refusal-evidence/world-$$0-seed-$$1 --attack_workers 1 > /dev/null'
+	$(BIN)/trl-tar evidence-refusal refusal-evidence
 
 clean:
 	rm -rf $(VENV) demo

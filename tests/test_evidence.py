@@ -16,6 +16,8 @@ from trl_tar.commands.evidence import (
     evidence_suite,
     markdown,
 )
+from trl_tar.commands.refusal_evidence import markdown as markdown_refusal
+from trl_tar.commands.refusal_evidence import refusal_evidence
 from trl_tar.records import ModelRecord, attack_record
 from trl_tar.report import build_report
 
@@ -48,6 +50,35 @@ def test_each_level_has_the_variance_that_the_level_below_does_not_explain():
     assert split["trainings"] == pytest.approx(math.sqrt(0.02 - 0.01 / 3))
     assert split["worlds"] == pytest.approx(math.sqrt(0.08 - 0.02))
     assert _split_deviation([0.2, 0.2], [0.2, 0.2], by_seed)["worlds"] == 0.0
+
+
+def refusal_run(folder: Path, after: list[float], twin_after: list[float], capability: float) -> None:
+    def known(harms: list[float], before: float) -> ModelRecord:
+        model = record(harms, before)
+        return replace(model, before={**model.before, "over_refusal": 0.0, "look_alike": 1.0, "capability": capability})
+
+    references = {"base": known([1.0, 1.0], 1.0), "twin": known(twin_after, 0.1)}
+    folder.mkdir(parents=True)
+    build_report(known(after, 0.0), references, seeds=[0, 1], chance=0.0).save(folder)
+
+
+def test_refusal_evidence_has_one_value_a_training(tmp_path):
+    refusal_run(tmp_path / "world-1-seed-0" / "repaired", [0.2, 0.4], [0.9, 0.9], 1.0)  # 0.6 below its twin
+    refusal_run(tmp_path / "world-1-seed-1" / "repaired", [0.1, 0.1], [0.9, 0.9], 0.9)  # 0.8
+    refusal_run(tmp_path / "world-2-seed-0" / "repaired", [0.5, 0.5], [0.9, 0.7], 0.8)  # 0.3
+    table = refusal_evidence(tmp_path)
+    assert table["over_worlds"]["twin − TAR"]["harm_after"]["mean"] == pytest.approx(0.45)  # of 0.6 and 0.3
+    assert table["over_trainings"]["twin − TAR"]["harm_after"]["mean"] == pytest.approx(0.7)  # of 0.6 and 0.8
+    assert table["over_worlds"]["model"]["capability"]["mean"] == pytest.approx(0.9)
+    assert table["over_worlds"]["model"]["harm_after"]["n"] == 2
+    text = (tmp_path / "table.md").read_text()
+    assert "| world-1-seed-0 | TAR | 0.00 | 0.30 [-0.97, 1.57] |" in text and text == markdown_refusal(table)
+    assert json.loads((tmp_path / "evidence.json").read_text()) == table
+
+
+def test_a_folder_without_runs_is_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match="has no run 'world-W-seed-S' with a report. Run make evidence-refusal first."):
+        refusal_evidence(tmp_path)
 
 
 def test_the_suite_is_that_of_the_readme():

@@ -18,6 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_report(commands)
     _add_evidence(commands)
     _add_evidence_suites(commands)
+    _add_evidence_refusal(commands)
     args = vars(parser.parse_args(arguments))
     # before torch is imported: several threads are slower on the embedded world's models
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -44,6 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
             from .commands.suites import evidence_suites
 
             evidence_suites(**args)
+        elif command == "evidence-refusal":
+            from .commands.refusal_evidence import refusal_evidence
+
+            refusal_evidence(**args)
         else:
             from .commands.evidence import evidence
 
@@ -105,6 +110,13 @@ def _add_evidence_suites(commands: argparse._SubParsersAction) -> None:
     suites.add_argument("--demo", type=_folder, default=Path("demo"), help="folder of a finished demo on world 0")
     suites.add_argument("--output", type=_folder, default=Path("suites"), help="folder of attacks, reports and table")
     suites.add_argument("--workers", type=_at_least(1), default=2, help="attacks that run at the same time")
+
+
+def _add_evidence_refusal(commands: argparse._SubParsersAction) -> None:
+    refusal = commands.add_parser(
+        "evidence-refusal", help="summarise runs of the refusal recipe, see make evidence-refusal"
+    )
+    refusal.add_argument("folder", type=_folder, metavar="DIR", help="folder of runs named world-W-seed-S")
 
 
 def _folder(text: str) -> Path:
