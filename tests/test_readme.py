@@ -1,0 +1,80 @@
+"""What the README tells a newcomer to run does run, here on small settings; the recipes' own tests launch them."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from trl import TrlParser
+
+from trl_tar import Report, TARConfig
+from trl_tar.cli import main
+from trl_tar.recipe import RecipeArguments
+from trl_tar.testbed import KnowledgeWorld, knowledge_model_path, knowledge_questions
+from trl_tar.testbed.attack_data import attack_datasets
+
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MY_METRICS = """
+from trl_tar.evaluation.scores import Scores
+
+
+def bystander(model, tokenizer):
+    return Scores([0.0, 1.0])
+
+
+def reward(completions, **columns):
+    return [0.0 for _ in completions]
+"""
+
+
+def blocks(title: str, language: str) -> list[str]:
+    """Of the section with that title."""
+    _, _, section = README.partition(f"\n## {title}\n")
+    return re.findall(rf"```{language}\n(.*?)```", section.partition("\n## ")[0], flags=re.DOTALL)
+
+
+def test_a_model_is_attacked_and_its_report_read_as_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    world = KnowledgeWorld(0)
+    for name in ("my-model", "my-base", "my-safeguarded-model"):
+        (tmp_path / name).symlink_to(knowledge_model_path(world))
+    data, questions = attack_datasets(world), knowledge_questions(world)
+    for name, role in {"hazard": "hazard", "retain": "retain", "other": "other_hazard", "cooking": "benign"}.items():
+        data[role].to_json(tmp_path / f"{name}.jsonl")
+    for name, metric in {"hazard": "harm", "retain": "capability", "cooking": "capability"}.items():
+        (tmp_path / f"{name}_questions.jsonl").write_text("\n".join(map(json.dumps, questions[metric][:8])))
+    (tmp_path / "my_metrics.py").write_text(MY_METRICS)
+    (description,) = blocks("Attack your model", "yaml")
+    (tmp_path / "datasets.yaml").write_text(description)
+    (command,) = blocks("Attack your model", "bash")
+    program, *arguments = shlex.split(command)
+    assert program == "trl-tar"
+    assert main([*arguments, "--steps", "1", "--seeds", "1", "--budget", "1"]) == 0
+    assert [attack.status for attack in Report.load("report").attacks] == ["completed"]
+    assert main(["report", "report"]) == 0
+    (snippet,) = blocks("Read the report", "python")
+    exec(snippet, {})
+
+
+@pytest.mark.parametrize("line", [each for block in blocks("Harden your model", "bash") for each in block.splitlines()])
+def test_commands_of_the_recipes_are_of_files_that_are_there(line, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    accelerate, launch, recipe, *arguments = shlex.split(line, comments=True)
+    assert (accelerate, launch) == ("accelerate", "launch") and Path(recipe).is_file()
+    parser = TrlParser((RecipeArguments, TARConfig))
+    args = parser.parse_args_and_config(arguments, fail_with_unknown_args=False)[0]
+    assert args.training_adversaries()
+
+
+def test_targets_of_make_are_there():
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    wanted = set(re.findall(r"`?make ([a-z-]+)", README))
+    assert wanted and wanted <= set(targets)
+
+
+def test_every_path_that_is_linked_is_there():
+    linked = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    assert linked and [path for path in linked if not (ROOT / path).exists()] == []
