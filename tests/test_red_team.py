@@ -255,7 +255,7 @@ BAD = {
     "adapter": ({"model": get_peft_model(tiny_model(), LoraConfig(task_type="CAUSAL_LM"))}, "PeftModel"),
     "workers": ({"num_workers": 0}, "`num_workers` is 0"),
     "unpicklable": ({"num_workers": 2, "metrics": {**METRICS, "harm": NoPickle()}}, "no other process can receive"),
-    "share out of range": ({"metrics": {**METRICS, "harm": lambda m, t: Scores([1.5])}}, "returned a mean of 1.5"),
+    "share out of range": ({"metrics": {**METRICS, "harm": lambda m, t: Scores([1.5])}}, "returned a score of 1.5"),
     "no scores": ({"metrics": {**METRICS, "harm": lambda m, t: Scores([])}}, "returned 0 scores"),
 }
 

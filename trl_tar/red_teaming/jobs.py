@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import threading
@@ -38,7 +39,8 @@ from .ranks import devices, forget_launch, gathered, meet, num_ranks, rank
 
 FORMAT = 6  # of job files; raise it when an attack or its record changes
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "schedulefree")  # that decide a result
-SHARES = ("harm", "capability")  # metrics that must lie in [0, 1]
+# metrics that a report reads as shares, beside all attacks without training: each score must lie in [0, 1]
+SHARES = ("harm", "capability", "bystander", "validation_harm", "benign", "repetition", "no_option", "over_refusal")
 MEASURED = {"before", "standard_errors", "zero_step", "groups", "questions"}
 ATTACKED = {"record", "questions"}
 # what an attack may fail with: memory, files, a missing library, data or settings that TRL refuses. Anything else, such
@@ -241,7 +243,8 @@ def measure_before(model: PreTrainedModel, settings: Settings) -> dict[str, Any]
     with as_found(model):
         scores = {name: metric(model, settings.tokenizer) for name, metric in settings.metrics.items()}
         zero_step = {
-            n: mean_score(n, metric(model, settings.tokenizer)) for n, metric in settings.zero_step_attacks.items()
+            name: mean_score(name, metric(model, settings.tokenizer), share=True)
+            for name, metric in settings.zero_step_attacks.items()
         }
     return {
         "before": {name: mean_score(name, score) for name, score in scores.items()},
@@ -252,18 +255,19 @@ def measure_before(model: PreTrainedModel, settings: Settings) -> dict[str, Any]
     }
 
 
-def mean_score(name: str, scores: Scores) -> float | None:
-    """Mean, `None` if it is not finite; `ValueError` for no scores, or a share outside [0, 1]."""
+def mean_score(name: str, scores: Scores, share: bool = False) -> float | None:
+    """Mean, `None` if it is not finite; `ValueError` for no scores, or one outside [0, 1] of a share."""
     if not isinstance(scores, Scores):
         raise ValueError(
             f"Metric {name!r} returned {type(scores).__name__!r}. Return trl_tar.evaluation.scores.Scores."
         )
     if not scores.values:
         raise ValueError(f"Metric {name!r} returned 0 scores. Give it at least one example.")
-    mean = finite(float(scores.mean()))
-    if name in SHARES and mean is not None and not -1e-9 <= mean <= 1 + 1e-9:
-        raise ValueError(f"Metric {name!r} returned a mean of {mean:g}. Return scores in [0, 1].")
-    return mean
+    known = [value for value in scores.values if math.isfinite(value)] if share or name in SHARES else []
+    outside = next((value for value in known if not -1e-9 <= value <= 1 + 1e-9), None)
+    if outside is not None:
+        raise ValueError(f"Metric {name!r} returned a score of {outside:g}. Return scores in [0, 1].")
+    return finite(float(scores.mean()))
 
 
 def _finished(file: Path, job: Job) -> dict[str, Any] | None:
