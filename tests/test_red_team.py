@@ -96,6 +96,7 @@ def test_report_holds_every_attack_of_every_model(raw, tmp_path):
         for attack in record.attacks:  # every attack begins at the model that was measured
             first = {k: v for k, v in attack.trajectory[0].items() if k not in ("step", "flops", "loss")}
             assert first == pytest.approx(record.before)
+    assert report.model["id"] == ""  # it was built in memory
     assert report.model["num_parameters"] == sum(p.numel() for p in model.parameters())
     assert set(report.zero_step) == {"cue_swap"} and set(report.references) == {"base", "twin", "floor"}
     assert report.benign["trainability"]["n"] <= 2 and len(report.benign["model"]) == 2
