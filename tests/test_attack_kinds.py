@@ -147,6 +147,10 @@ def test_an_edit_comes_before_the_first_step(floor, data):
         ({"objective": "grpo"}, ["objective='grpo'", "reward=None"]),
         ({"reward": "harm"}, ["objective='sft'", "reward='harm'"]),
         ({"objective": "grpo", "reward": "r", "batch_size": 12}, ["batch_size=12", "num_generations=8"]),
+        (
+            {"edit": "int8", "quantization": "nf4", "lora_r": 4},
+            ["edit='int8' with quantization='nf4'", "plain weights"],
+        ),
         ({"edit": "bend"}, ["edit='bend'", "'prune'"]),
         ({"edit": "prune"}, ["edit='prune'", "edit_strength=None", "share of each matrix"]),
         ({"edit": "int8", "edit_strength": 0.5}, ["edit='int8'", "edit_strength=0.5"]),

@@ -275,6 +275,12 @@ def test_questions_that_an_attacker_trains_on_are_an_error(raw, tmp_path):
     assert not (tmp_path / "jobs").exists()
 
 
+def test_numbered_entities_are_those_of_questions_in_text(raw, tmp_path):
+    numbered = raw["forget"].remove_columns("entity").add_column("entity", list(range(len(raw["forget"]))))
+    with pytest.raises(ValueError, match="share 1 entities, for example '7'"):
+        attacked(raw, tmp_path, datasets={"forget": numbered}, question_entities={"7", "somebody else"})
+
+
 def test_tokenizer_without_pad_token_is_an_error(raw, tmp_path):
     tokenizer = WORLD.tokenizer()
     tokenizer.pad_token = None
