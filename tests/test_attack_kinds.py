@@ -147,6 +147,10 @@ def test_an_edit_comes_before_the_first_step(floor, data):
         ({"objective": "grpo"}, ["objective='grpo'", "reward=None"]),
         ({"reward": "harm"}, ["objective='sft'", "reward='harm'"]),
         ({"objective": "grpo", "reward": "r", "batch_size": 12}, ["batch_size=12", "num_generations=8"]),
+        (
+            {"edit": "int8", "quantization": "nf4", "lora_r": 4},
+            ["edit='int8' with quantization='nf4'", "plain weights"],
+        ),
         ({"edit": "bend"}, ["edit='bend'", "'prune'"]),
         ({"edit": "prune"}, ["edit='prune'", "edit_strength=None", "share of each matrix"]),
         ({"edit": "int8", "edit_strength": 0.5}, ["edit='int8'", "edit_strength=0.5"]),
@@ -154,14 +158,21 @@ def test_an_edit_comes_before_the_first_step(floor, data):
         ({"edit": "strip_delta", "edit_strength": 1.5}, ["edit_strength=1.5", "whole number"]),
         ({"edit": "abliterate"}, ["edit='abliterate'", "contrast_dataset"]),
         ({"edit_strength": 0.5}, ["edit_strength=0.5 without edit"]),
-        ({"after": 3}, ["after=3", "Give an Adversary"]),
+        ({"after": 3}, ["after=3", "Give after as Adversary"]),
         ({"after": Adversary("s", "hazard", num_virtual_tokens=2)}, ["after=", "soft prompt"]),
+        ({"dataset": ["forget", "retain"]}, ["dataset=['forget', 'retain']", "Give dataset as str | None"]),
+        ({"use_dora": "no", "lora_r": 4}, ["use_dora='no'", "Give use_dora as bool"]),
+        ({"nesterov": 1}, ["nesterov=1", "Give nesterov as bool"]),
+        ({"dataset": None, "mixture": {1: 0.5}}, ["mixture={1: 0.5}", "Mapping[str, float]"]),
+        ({"lora_target_modules": (1,), "lora_r": 4}, ["lora_target_modules=(1,)", "str | tuple[str, ...]"]),
+        ({"lora_target_modules": "q_proj[", "lora_r": 4}, ["lora_target_modules='q_proj['", "no regular expression"]),
+        ({"prompt_template": 3}, ["prompt_template=3", "Give prompt_template as str | None"]),
         ({"objective": "dpo", "after": Adversary("s", "hazard")}, ["'hazard'", "second name"]),
     ],
 )
 def test_an_attack_that_cannot_be_made_is_refused(fields, words):
     with pytest.raises(ValueError, match="Adversary 'a' has") as error:
-        Adversary("a", "hazard", **fields)
+        Adversary("a", **{"dataset": "hazard", **fields})
     assert all(word in str(error.value) for word in words), error.value
 
 

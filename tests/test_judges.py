@@ -199,7 +199,7 @@ def test_metrics_of_yaml(tmp_path, world, classifier):
         ({"requests": file, "judge": "oracle"}, "has the judge 'oracle'. Give 'phrases', path and label"),
         ({"requests": file, "judge": "phrases", "depth": 3}, "depth.*Give the fields"),
         ({"requests": "no.jsonl", "judge": "phrases"}, "no.jsonl' cannot be read"),
-        ({"answers": 3}, "Give `task` for lm-eval, or `requests` and `judge`"),
+        ({"answers": 3}, "`task` for lm-eval, or `requests` and `judge`"),
     ]:
         with pytest.raises(ValueError, match=message):
             metric_of("harm", described, tmp_path)

@@ -2,12 +2,15 @@
 
 import gzip
 import json
+from dataclasses import replace
 
 import pytest
+from test_report import report
 
 from trl_tar.evaluation.scores import Scores
 from trl_tar.questions import QUESTIONS_FILE, Questions, groups_of, rounded
 from trl_tar.records import write_json
+from trl_tar.report import Report
 
 
 SCORES = {
@@ -31,6 +34,14 @@ def test_answers_survive_their_file(tmp_path):
     file = QUESTIONS.save(tmp_path)
     assert Questions.load(tmp_path) == Questions.load(file) == QUESTIONS
     assert [path.name for path in tmp_path.iterdir()] == [QUESTIONS_FILE]
+
+
+def test_each_report_of_a_folder_has_answers_of_its_own(tmp_path):
+    for name, questions in [("report", QUESTIONS), ("hardened", Questions())]:
+        replace(report(), questions=questions).save(tmp_path / f"{name}.json")
+    assert Questions.load(tmp_path) == QUESTIONS
+    assert Questions.load(tmp_path / f"hardened.{QUESTIONS_FILE}") == Questions()
+    assert Report.load(tmp_path / "hardened.json") == report()
 
 
 def test_the_same_answers_are_the_same_bytes(tmp_path):

@@ -96,6 +96,7 @@ def test_report_holds_every_attack_of_every_model(raw, tmp_path):
         for attack in record.attacks:  # every attack begins at the model that was measured
             first = {k: v for k, v in attack.trajectory[0].items() if k not in ("step", "flops", "loss")}
             assert first == pytest.approx(record.before)
+    assert report.model["id"] == ""  # it was built in memory
     assert report.model["num_parameters"] == sum(p.numel() for p in model.parameters())
     assert set(report.zero_step) == {"cue_swap"} and set(report.references) == {"base", "twin", "floor"}
     assert report.benign["trainability"]["n"] <= 2 and len(report.benign["model"]) == 2
@@ -255,7 +256,7 @@ BAD = {
     "adapter": ({"model": get_peft_model(tiny_model(), LoraConfig(task_type="CAUSAL_LM"))}, "PeftModel"),
     "workers": ({"num_workers": 0}, "`num_workers` is 0"),
     "unpicklable": ({"num_workers": 2, "metrics": {**METRICS, "harm": NoPickle()}}, "no other process can receive"),
-    "share out of range": ({"metrics": {**METRICS, "harm": lambda m, t: Scores([1.5])}}, "returned a mean of 1.5"),
+    "share out of range": ({"metrics": {**METRICS, "harm": lambda m, t: Scores([1.5])}}, "returned a score of 1.5"),
     "no scores": ({"metrics": {**METRICS, "harm": lambda m, t: Scores([])}}, "returned 0 scores"),
 }
 
@@ -272,6 +273,12 @@ def test_questions_that_an_attacker_trains_on_are_an_error(raw, tmp_path):
     with pytest.raises(ValueError, match=f"share 1 entities, for example '{entity}'"):
         attacked(raw, tmp_path, question_entities={entity, "somebody else"})
     assert not (tmp_path / "jobs").exists()
+
+
+def test_numbered_entities_are_those_of_questions_in_text(raw, tmp_path):
+    numbered = raw["forget"].remove_columns("entity").add_column("entity", list(range(len(raw["forget"]))))
+    with pytest.raises(ValueError, match="share 1 entities, for example '7'"):
+        attacked(raw, tmp_path, datasets={"forget": numbered}, question_entities={"7", "somebody else"})
 
 
 def test_tokenizer_without_pad_token_is_an_error(raw, tmp_path):

@@ -206,6 +206,16 @@ def test_metric_that_is_not_a_number_is_a_report_that_says_so(raw, tmp_path):
     assert report.summary["worst_harm"]["adversary"] is None
 
 
+def test_an_attack_without_training_that_gives_no_shares_is_refused(raw, tmp_path):
+    class Doubled(Likelihood):
+        def __call__(self, model, tokenizer):
+            scores = super().__call__(model, tokenizer)
+            return type(scores)([2 * value for value in scores.values], scores.groups)
+
+    with pytest.raises(ValueError, match=r"Metric 'cue_swap' returned a score of 2. Return scores in \[0, 1\]"):
+        attacked(raw, tmp_path, references={}, zero_step_attacks={"cue_swap": Doubled(30)})
+
+
 def test_cut_pairs_are_what_is_attacked_with():
     def weights(data):
         model = tiny_model()

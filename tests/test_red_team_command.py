@@ -1,9 +1,12 @@
 """`trl-tar red-team`: from files to a report, and one line for what cannot be read."""
 
 import json
+import shutil
 
 import pytest
 import yaml
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from trl_tar import Report
 from trl_tar.cli import main
@@ -158,6 +161,92 @@ def test_a_description_that_cannot_be_used_is_refused(files, tmp_path, described
     file.write_text(yaml.safe_dump(described))
     with pytest.raises(ValueError, match=message):
         red_team_command(BASE, str(files / "suite.yaml"), file, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rewards": ["a"]}, "has rewards=['a']. Give each a name, such as rewards: {a: …}."),
+        ({"rewards": None}, "has rewards=None. Give each a name"),
+        ({"rewards": {"r": ":f"}}, "Reward 'r' is ':f' (Empty module name). Give module:function"),
+        ({"datasets": {"hazard": {"path": 5}}}, "Data set 'hazard' has path=5. Give path as str."),
+        ({"datasets": {"hazard": {"path": "hazard.jsonl", "limit": "abc"}}}, "has limit='abc'. Give limit as"),
+        ({"datasets": {1: "hazard.jsonl"}}, "has the name 1, which YAML does not read as text. Write it in quotes."),
+        ({True: "hazard.jsonl"}, "has the name True, which YAML does not read as text. Write it in quotes."),
+        ({"benign": {"dataset": ["hazard"], "metric": "harm.jsonl"}}, "Name one of the datasets ['hazard', 'retain']"),
+        ({"metrics": {"harm": ":f"}}, "Metric 'harm' is ':f' (Empty module name). Give module:function"),
+        ({"metrics": {"harm": "..a:f"}}, "Metric 'harm' is '..a:f' (the 'package' argument is required"),
+        ({"metrics": {"harm": ["harm.jsonl"]}}, "Metric 'harm' is ['harm.jsonl']. Give a file of questions"),
+        ({"metrics": {"harm": {"task": "wmdp_bio", "limit": "abc"}}}, "has limit='abc'. Give limit as int | None."),
+        (
+            {"metrics": {"harm": {"requests": "harm.jsonl", "judge": "phrases", "inverted": "no"}}},
+            "Metric 'harm' has inverted='no'. Give inverted as bool.",
+        ),
+        (
+            {"metrics": {"harm": {"requests": "harm.jsonl", "judge": {"url": 5, "model": "m", "prompt": ["quality"]}}}},
+            "The judge of metric 'harm' has url=5. Give url as str.",
+        ),
+    ],
+)
+def test_a_description_with_values_of_other_types_is_one_sentence(files, tmp_path, capsys, changes, message):
+    good = {
+        "datasets": {"hazard": "hazard.jsonl", "retain": "retain.jsonl"},
+        "metrics": {"harm": "harm.jsonl", "capability": "capability.jsonl"},
+    }
+    (files / "odd.yaml").write_text(yaml.safe_dump(good | changes))
+    assert main(arguments(files, tmp_path / "out", "--datasets", str(files / "odd.yaml"))) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def truncated(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def of_another_shape(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 8}))
+
+
+def adapter(folder):
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder), LoraConfig(task_type="CAUSAL_LM"))
+    shutil.rmtree(folder)
+    model.save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncated, "model' cannot be loaded ("),
+        (of_another_shape, "model' cannot be loaded ("),
+        (adapter, "model', an adapter. Merge it first: AutoPeftModelForCausalLM.from_pretrained("),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_one_sentence(files, tmp_path, capsys, monkeypatch, damage, message):
+    monkeypatch.chdir(files)  # where the metric's module is
+    shutil.copytree(BASE, tmp_path / "model")
+    damage(tmp_path / "model")
+    command = arguments(files, tmp_path / "out")
+    command[1] = str(tmp_path / "model")
+    assert main(command) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("trl-tar red-team: The model ") and message in error and error.endswith(".")
+
+
+def test_a_report_on_the_current_folder_is_named_after_it(files, tmp_path, monkeypatch):
+    shutil.copytree(BASE, tmp_path / "hardened")
+    (files / "int8.yaml").write_text(yaml.safe_dump([{"name": "int8", "edit": "int8", "num_steps": 0}]))
+    described = {
+        "datasets": {"hazard": "hazard.jsonl"},
+        "metrics": {"harm": "harm.jsonl", "capability": "capability.jsonl"},
+    }
+    (files / "few.yaml").write_text(yaml.safe_dump(described))
+    monkeypatch.chdir(tmp_path / "hardened")
+    report = red_team_command(".", str(files / "int8.yaml"), files / "few.yaml", tmp_path / "out", seeds=1)
+    assert report.model["id"] == "hardened"
+    assert (tmp_path / "out" / "SUMMARY.md").read_text().startswith("# hardened: red team")
 
 
 def test_questions_that_an_attacker_is_taught_are_refused(files, tmp_path):

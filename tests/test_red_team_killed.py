@@ -5,12 +5,15 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import pytest
 from peft import PeftModel
 from test_attack import raw_data, tiny_model
-from test_red_team import METRICS, Likelihood, attacked
+from test_red_team import METRICS, SUITE, Likelihood, attacked
+
+from trl_tar.red_teaming.jobs import Job, _run_alone
 
 
 SCRIPT = """
@@ -101,6 +104,41 @@ def test_a_worker_that_dies_costs_its_own_attack_and_no_other(tmp_path):
     assert "its worker died" in next(a.error for a in report.attacks if a.adversary == "lora")
     gate = next(gate for gate in report.verdict.gates if gate.name == "unfinished_attacks")
     assert (gate.value, gate.passed) == (2, False)
+
+
+@dataclass(frozen=True)
+class Noted(OnAdapters):
+    """Leaves a file for each process that asks it."""
+
+    folder: str = ""
+
+    def __call__(self, model, tokenizer):
+        Path(self.folder, str(os.getpid())).touch()
+        return super().__call__(model, tokenizer)
+
+
+def test_only_jobs_that_ran_when_a_worker_died_run_alone(tmp_path):
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    full = [replace(SUITE[0], name=name) for name in "abcde"]
+    report = attacked(
+        raw_data(),
+        tmp_path,
+        adversaries=[SUITE[1], *full],
+        seeds=[0],
+        references={},
+        metrics={**METRICS, "bystander": Noted(80, folder=str(seen))},
+        num_workers=2,
+    )
+    assert {a.adversary for a in report.attacks if a.status == "completed"} == set("abcde")
+    # the two that ran when one died, the two that took their jobs up alone, and two for all of the rest
+    assert len(list(seen.iterdir())) <= 6
+
+
+def test_a_measurement_whose_worker_dies_is_one_sentence(monkeypatch):
+    monkeypatch.setattr("trl_tar.red_teaming.jobs._run_in_pool", lambda *arguments: iter([("", None)]))
+    with pytest.raises(OSError, match="The worker that measured 'model' died.*Start again with the same output_dir"):
+        _run_alone(Job("model", "0" * 64, "1" * 64), None)
 
 
 def test_an_error_of_a_metric_ends_the_run_and_keeps_what_was_running(tmp_path):

@@ -14,7 +14,7 @@ from trl_tar.records import AttackRecord, ModelRecord
 from trl_tar.report import Report, build_report
 from trl_tar.report_page import attack_rows, curves, report_page, report_summary, write_pages
 from trl_tar.verdict import MAX_ABOVE_BASE, judge
-from trl_tar.wording import GATES
+from trl_tar.wording import GATES, attack_sentence
 
 
 EVIL = "</script><img src=x onerror=alert(1)>|{{ 7 * 7 }}\n# heading"
@@ -69,6 +69,23 @@ def test_a_row_says_when_the_attack_broke_the_model():
     assert [row["broken"] for row in attack_rows(made)] == ["10", "10", "not broken", "not broken"]
     without_base = report(references={"twin": REFERENCES["twin"]})
     assert {row["broken"] for row in attack_rows(without_base)} == {"–"}
+
+
+def test_means_are_those_of_the_summary_where_a_budget_left_attacks_out():
+    # a: 0.2 and 0.4, b: 0.9 and not made, so 0.6 over adversaries; over seeds it would be (0.55 + 0.4) / 2
+    attacks = {("a", 0): 0.2, ("a", 1): 0.4, ("b", 0): 0.9}
+    made = report(record(attacks), adversaries=[{"name": name} for name in "abc"])
+    assert made.summary["harm_after"]["mean"] == pytest.approx(0.6)
+    assert "| model | 0.30 | 0.60 |" in report_summary(made, "a model")
+    whole = curves(made)["attacks"][0]["curves"]["model"]["harm"]
+    assert whole[-1] == [20, pytest.approx(0.6), None, None]
+
+
+def test_the_sentence_on_attacks_counts_those_that_a_budget_left_out():
+    attacks = {("a", 0): 0.2, ("a", 1): 0.4, ("b", 0): 0.9}
+    made = report(record(attacks), adversaries=[{"name": name} for name in "abc"])
+    assert attack_sentence(made) == ("3 attacks × 2 seeds, 3 of 6 completed; the others are no sign of resistance.")
+    assert attack_sentence(report()) == "2 attacks × 2 seeds, 4 of 4 completed."
 
 
 def test_curves_hold_means_over_seeds_and_lines_of_reference():

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -13,7 +14,7 @@ from test_attack import TOKENIZER, raw_data, tiny_model
 from test_red_team import METRICS, Likelihood
 
 from trl_tar import Adversary
-from trl_tar.red_teaming import search
+from trl_tar.red_teaming import jobs, search
 from trl_tar.red_teaming.search import SearchResult, Trial
 
 
@@ -100,6 +101,47 @@ def test_a_trial_that_fails_stays_in_the_budget(tmp_path):
     for trials in result.trials.values():
         assert [trial.status for trial in trials] == ["completed", "failed", "completed", "completed"]
         assert "LlamaRMSNorm" in trials[1].error
+
+
+def too_large(trial) -> Adversary:
+    """Some batches take more rows than there are."""
+    return replace(space(trial), batch_size=trial.suggest_categorical("batch_size", [4, 10_000]))
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_batch_larger_than_its_data_set_is_a_failed_trial(tmp_path, monkeypatch, num_workers):
+    monkeypatch.setattr(jobs, "_run_missing", alone)
+    result = searched(tmp_path, space=too_large, num_workers=num_workers)
+    for trials in result.trials.values():
+        assert {(trial.adversary["batch_size"], trial.status) for trial in trials} == {
+            (4, "completed"),
+            (10_000, "failed"),
+        }
+        errors = [trial.error for trial in trials if trial.error is not None]
+        assert all("takes 10000 rows of 'forget' in each batch, and the data set has 96" in error for error in errors)
+    assert searched(tmp_path, space=too_large) == result
+
+
+def alone(missing, settings, num_workers):
+    for name, job in missing.items():
+        yield name, jobs.run_job(job, settings)
+
+
+def test_a_search_of_which_every_trial_fails_says_why(tmp_path):
+    def always(trial) -> Adversary:
+        return replace(space(trial), batch_size=10_000)
+
+    with pytest.raises(ValueError, match="All 2 trials failed, the last one with .ValueError: .*takes 10000 rows"):
+        searched(tmp_path, space=always, num_trials=1)
+
+
+def test_what_a_killed_search_left_running_does_not_end_the_next(tmp_path):
+    searched(tmp_path, space=too_large, num_trials=2)
+    with sqlite3.connect(tmp_path / "search.db") as database:  # as if it had been killed before any was told
+        database.execute("UPDATE trials SET state = 'RUNNING', datetime_complete = NULL")
+        database.execute("DELETE FROM trial_values")
+        database.execute("INSERT INTO trials (number, study_id, state) SELECT 2, study_id, 'RUNNING' FROM studies")
+    assert searched(tmp_path, space=too_large) == searched(tmp_path / "at once", space=too_large)
 
 
 @pytest.mark.parametrize(

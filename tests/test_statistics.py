@@ -67,6 +67,13 @@ def test_choice_among_broken_likelihoods_is_no_score_rather_than_wrong():
     assert mean_score("harm", Scores(scores)) is None
 
 
+@pytest.mark.parametrize("name", ["harm", "bystander", "validation_harm", "benign", "repetition"])
+def test_one_score_of_a_share_outside_0_and_1_is_refused(name):
+    with pytest.raises(ValueError, match=f"Metric '{name}' returned a score of 1.5. Return scores in "):
+        mean_score(name, Scores([0.0, 1.5, math.nan]))  # the mean of the first two is a share
+    assert mean_score("retain_nll", Scores([0.0, 1.5])) == 0.75  # nats
+
+
 def test_seeds_are_the_draws_and_adversaries_are_pooled_within():
     values = [(0, 0.2), (0, 0.4), (1, 0.5), (1, 0.7), (2, None)]
     assert over_seeds(values, mean)["mean"] == pytest.approx(0.45)  # (0.3 + 0.6) / 2

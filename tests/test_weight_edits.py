@@ -223,6 +223,19 @@ def test_the_direction_is_the_difference_of_means():
     torch.testing.assert_close(direction, expected / expected.norm())
 
 
+def test_abliteration_after_training_is_fitted_without_dropout():
+    def model():
+        made = tiny.gpt2()
+        for module in made.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.5
+        return made
+
+    trained = model().train()
+    assert torch.equal(abliterate_in(trained), abliterate_in(model().eval()))
+    assert trained.training
+
+
 def test_two_equal_data_sets_have_no_direction():
     with pytest.raises(ValueError, match="No direction tells"), torch.no_grad():
         fitted_direction(tiny.gpt2().eval(), HAZARDOUS, HAZARDOUS)

@@ -1,7 +1,11 @@
 """What an [`Adversary`] refuses: one sentence that names the field, its value and the remedy. No torch here."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from inspect import formatannotation
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 
 if TYPE_CHECKING:
@@ -33,6 +37,7 @@ def check_adversary(a: "Adversary") -> None:
 
     if not isinstance(a.name, str) or not a.name:
         raise ValueError(f"An adversary has name={a.name!r}. Give it a non-empty string.")
+    check_types(f"Adversary {a.name!r}", a)
     for name, allowed in [("objective", OBJECTIVES), ("optimizer", OPTIMIZERS), ("lr_scheduler", LR_SCHEDULERS)]:
         if getattr(a, name) not in allowed:
             refuse(f"{name}={getattr(a, name)!r}", f"Use one of {', '.join(map(repr, allowed))}.")
@@ -42,9 +47,7 @@ def check_adversary(a: "Adversary") -> None:
     _check_optimizer(a, refuse)
     _check_grpo(a, refuse)
     _check_edit(a, refuse)
-    if a.prompt_template is not None and not (
-        isinstance(a.prompt_template, str) and a.prompt_template.count(PROMPT) == 1
-    ):
+    if a.prompt_template is not None and a.prompt_template.count(PROMPT) != 1:
         refuse(f"prompt_template={a.prompt_template!r}", f"Write {PROMPT} once, where the question goes.")
     if a.after is not None:
         _check_after(a, refuse)
@@ -109,8 +112,6 @@ def _check_optimizer(a: "Adversary", refuse: Refuse) -> None:
 
 def _check_after(a: "Adversary", refuse: Refuse) -> None:
     first = a.after
-    if not isinstance(first, type(a)):
-        refuse(f"after={first!r}", "Give an Adversary.")
     if first.num_virtual_tokens is not None or first.quantization is not None or a.quantization is not None:
         refuse("after= with a soft prompt or quantised weights", "Only changed float weights can be gone on from.")
     if first.prompt_template is not None:
@@ -128,9 +129,13 @@ def _check_peft(a: "Adversary", refuse: Refuse) -> None:
         refuse(f"quantization={a.quantization!r}", "Use 'nf4' or None.")
     if a.quantization is not None and a.lora_r is None:
         refuse("quantization='nf4' without lora_r", "Set lora_r: 4-bit weights take no gradient.")
-    targets = a.lora_target_modules
-    if not targets or not (isinstance(targets, str) or all(isinstance(target, str) for target in targets)):
-        refuse(f"lora_target_modules={targets!r}", "Give 'all-linear' or names of modules.")
+    if not a.lora_target_modules:
+        refuse(f"lora_target_modules={a.lora_target_modules!r}", "Give 'all-linear' or names of modules.")
+    if isinstance(a.lora_target_modules, str):
+        try:
+            re.compile(a.lora_target_modules)
+        except re.error as error:
+            refuse(f"lora_target_modules={a.lora_target_modules!r}", f"It is no regular expression ({error}): mend it.")
     if a.use_dora and a.lora_r is None:
         refuse("use_dora=True without lora_r", "Set lora_r.")
     if a.num_virtual_tokens is not None and a.lora_r is not None:
@@ -179,6 +184,31 @@ def _check_edit(a: "Adversary", refuse: Refuse) -> None:
         refuse("edit='abliterate' without dataset or contrast_dataset", "Name both.")
     if a.edit != "abliterate" and a.contrast_dataset is not None:
         refuse(f"contrast_dataset with edit={a.edit!r}", "Use it with edit='abliterate'.")
+
+
+def check_types(owner: str, described: Any) -> None:
+    """Raises `ValueError` for a field of a dataclass whose value is not of the type that it is annotated with."""
+    kinds = get_type_hints(type(described))
+    for field in fields(described):
+        value = getattr(described, field.name)
+        if not _is_a(value, kinds[field.name]):
+            kind = field.type if isinstance(field.type, str) else formatannotation(field.type)
+            raise ValueError(f"{owner} has {field.name}={value!r}. Give {field.name} as {kind}.")
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether the value is of the annotated type. A whole number is a `float` too, and `True` is no number."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_is_a(value, part) for part in parts)
+    if kind in (int, float):
+        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    if origin is Mapping:
+        return isinstance(value, Mapping) and all(_is_a(k, parts[0]) and _is_a(v, parts[1]) for k, v in value.items())
+    if origin is tuple:
+        wanted = parts[:1] * len(value) if parts[-1] is ... else parts
+        return isinstance(value, tuple) and len(value) == len(wanted) and all(map(_is_a, value, wanted))
+    return isinstance(value, origin or kind)
 
 
 def coerced(owner: str, name: str, value: Any, to: type, optional: bool = False) -> Any:

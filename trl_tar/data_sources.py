@@ -10,7 +10,7 @@ from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
-from .adversary_checks import coerced
+from .adversary_checks import check_types, coerced
 
 
 READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
@@ -55,20 +55,25 @@ class DataSource:
         known = [field.name for field in fields(cls)]
         if not isinstance(described, Mapping) or "path" not in described or set(described) - set(known):
             raise ValueError(f"Data set {role!r} is {described!r}. Give path and, if need be, {', '.join(known[1:])}.")
-        source = cls(**described)
+        owner, shares = f"Data set {role!r}", described.get("rows", cls.rows)
+        if not isinstance(shares, list | tuple) or len(shares) != 2:
+            raise ValueError(f"{owner} has rows={shares!r}. Give two shares, such as [0, 0.8].")
+        low, high = (coerced(owner, "rows", share, float) for share in shares)
+        limit = coerced(owner, "limit", described.get("limit"), int, optional=True)
+        source = cls(**{**described, "rows": (low, high), "limit": limit})
+        check_types(owner, source)
         if source.format is not None and source.format not in FORMATS:
             raise ValueError(f"Data set {role!r} has format={source.format!r}. Use one of {', '.join(FORMATS)}.")
-        low, high = (coerced(f"Data set {role!r}", "rows", share, float) for share in source.rows)
         if not 0 <= low < high <= 1:
-            raise ValueError(f"Data set {role!r} has rows={source.rows!r}. Give two shares, such as [0, 0.8].")
+            raise ValueError(f"Data set {role!r} has rows={shares!r}. Give two shares, such as [0, 0.8].")
         file = Path(folder or ".") / source.path
         if file.suffix in READERS and file.is_file():
-            return replace(source, path=str(file), rows=(low, high))
+            return replace(source, path=str(file))
         if file.suffix in READERS or file.exists() or not HUB_ID.fullmatch(source.path):
             raise ValueError(
                 f"Data set {role!r} is {str(file)!r}. Give an existing file, {', '.join(READERS)}, or a Hub id."
             )
-        return replace(source, rows=(low, high))
+        return source
 
     def load(self, role: str) -> Dataset:
         """The rows in one of TRL's types; `ValueError` where they cannot be had, or have other columns."""
@@ -78,7 +83,7 @@ class DataSource:
         if self.format is not None:
             dataset = FORMATS[self.format](role, dataset)
         if self.limit is not None:
-            dataset = dataset.select(range(min(int(self.limit), len(dataset))))
+            dataset = dataset.select(range(min(self.limit, len(dataset))))
         if len(dataset) == 0:
             raise ValueError(f"Data set {role!r} from {self.path!r} has 0 rows. Check its format, rows and limit.")
         return dataset

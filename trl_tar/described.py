@@ -4,13 +4,14 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from .adversary import Adversary
+from .adversary_checks import check_types
 from .evaluation.judged import Judged
 from .evaluation.judges import COMPLIANCE_PROMPT, QUALITY_PROMPT, Classifier, Endpoint, Judge, RefusalPhrases
 from .evaluation.lm_eval import LMEvalTask
@@ -71,7 +72,21 @@ def read_yaml(file: Path, kind: type, remedy: str) -> Any:
         raise ValueError(f"{str(file)!r} cannot be read ({str(error).splitlines()[0]}). {remedy}") from error
     if not isinstance(content, kind):
         raise ValueError(f"{str(file)!r} holds {type(content).__name__!r}. {remedy}")
+    for key in _keys(content):
+        if not isinstance(key, str):
+            raise ValueError(
+                f"{str(file)!r} has the name {key!r}, which YAML does not read as text. Write it in quotes."
+            )
     return content
+
+
+def _keys(content: Any) -> Iterator[Any]:
+    """Of all mappings, at any depth."""
+    if isinstance(content, dict):
+        yield from content
+    if isinstance(content, dict | list):
+        for each in content.values() if isinstance(content, dict) else content:
+            yield from _keys(each)
 
 
 def metric_of(name: str, source: Any, folder: Path) -> Metric:
@@ -81,20 +96,27 @@ def metric_of(name: str, source: Any, folder: Path) -> Metric:
     [`Judged`] (`requests`, a file, `judge`, …), whose judge is `phrases`, or the fields of [`Classifier`] (`path`, …) or of
     [`Endpoint`] (`url`, `model`, …).
     """
-    if isinstance(source, Mapping):
-        fields = dict(source)
-        try:
-            if "task" in fields:
-                return LMEvalTask(**fields)
-            if "requests" in fields:
-                judge = _judge(name, fields.pop("judge", None))
-                return Judged.from_file(folder / str(fields.pop("requests")), judge, **fields)
-        except TypeError as error:
-            raise ValueError(f"Metric {name!r} is {source!r}: {error}. Give the fields of its class.") from error
-        raise ValueError(f"Metric {name!r} is {source!r}. Give `task` for lm-eval, or `requests` and `judge`.")
-    if ":" not in str(source):
-        return MultipleChoice.from_file(folder / str(source))
-    return function_of("Metric", name, source)
+    if isinstance(source, str):
+        return function_of("Metric", name, source) if ":" in source else MultipleChoice.from_file(folder / source)
+    if not isinstance(source, Mapping) or not {"task", "requests"} & set(source):
+        raise ValueError(
+            f"Metric {name!r} is {source!r}. Give a file of questions, module:function, `task` for lm-eval, or `requests` "
+            "and `judge`."
+        )
+    try:
+        metric = _metric_of_fields(name, dict(source), folder)
+    except TypeError as error:
+        raise ValueError(f"Metric {name!r} is {source!r}: {error}. Give the fields of its class.") from error
+    check_types(f"Metric {name!r}", metric)
+    return metric
+
+
+def _metric_of_fields(name: str, fields: dict[str, Any], folder: Path) -> LMEvalTask | Judged:
+    if "task" in fields:
+        return LMEvalTask(**fields)
+    judge = _judge(name, fields.pop("judge", None))
+    check_types(f"The judge of metric {name!r}", judge)
+    return Judged.from_file(folder / str(fields.pop("requests")), judge, **fields)
 
 
 def _judge(name: str, described: Any) -> Judge:
@@ -104,7 +126,7 @@ def _judge(name: str, described: Any) -> Judge:
         return Classifier(**described)
     if isinstance(described, Mapping) and "url" in described:
         prompt = described.get("prompt")
-        return Endpoint(**{**described, **({"prompt": PROMPTS[prompt]} if prompt in PROMPTS else {})})
+        return Endpoint(**{**described, **({"prompt": PROMPTS[prompt]} if prompt in list(PROMPTS) else {})})
     raise ValueError(
         f"Metric {name!r} has the judge {described!r}. Give 'phrases', path and label of a classifier, or url and model of "
         "an OpenAI-compatible endpoint."
@@ -121,7 +143,7 @@ def function_of(kind: str, name: str, source: Any) -> Any:
         sys.path.insert(0, os.getcwd())  # as `python -m` does
     try:
         return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two for no name of a module
         raise ValueError(
             f"{kind} {name!r} is {source!r} ({error}). Give module:function, importable from here."
         ) from error

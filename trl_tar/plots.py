@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from .records import AttackRecord, ModelRecord
 from .report import Report
-from .statistics import CHANCE, Estimate, mean, over_seeds
+from .statistics import CHANCE, Estimate, mean, over_adversaries
 
 
 if TYPE_CHECKING:
@@ -227,12 +227,12 @@ def curve(attacks: Sequence[AttackRecord], metric: str) -> dict[int, Estimate]:
     if not complete:
         return {}
     shared = set.intersection(*({point["step"] for point in a.trajectory} for a in complete))
-    values: dict[int, list[tuple[int, float]]] = {step: [] for step in sorted(shared)}
+    values: dict[int, list[tuple[str, int, float]]] = {step: [] for step in sorted(shared)}
     for attack in complete:
         for point in attack.trajectory:
             if point["step"] in shared and point[metric] is not None:
-                values[point["step"]].append((attack.seed, point[metric]))
-    return {step: over_seeds(pairs, mean) for step, pairs in values.items() if pairs}
+                values[point["step"]].append((attack.adversary, attack.seed, point[metric]))
+    return {step: over_adversaries(found) for step, found in values.items() if found}
 
 
 def _root(x: np.ndarray) -> np.ndarray:

@@ -37,9 +37,9 @@ class Questions:
     before: dict[str, ByMetric] = field(default_factory=dict)
     after: dict[str, dict[str, ByMetric]] = field(default_factory=dict)
 
-    def save(self, folder: str | Path) -> Path:
-        """Writes `questions.json.gz` into the folder, in one piece; the same content has the same bytes."""
-        file = Path(folder) / QUESTIONS_FILE
+    def save(self, path: str | Path) -> Path:
+        """Writes a file, or `questions.json.gz` into an existing folder, in one piece; the same content has the same bytes."""
+        file = _file(path)
         text = json.dumps({"version": QUESTIONS_VERSION, **asdict(self)}, sort_keys=True, allow_nan=False)
         unfinished = file.with_name(f".{file.name}.{os.getpid()}")
         unfinished.write_bytes(gzip.compress(text.encode(), mtime=0))
@@ -47,12 +47,12 @@ class Questions:
         return file
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Questions":
+    def load(cls, path: str | Path) -> "Questions":
         """Reads what [`Questions.save`] wrote, from the file or its folder; `ValueError` for another or a damaged file."""
-        file = Path(folder) / QUESTIONS_FILE if Path(folder).is_dir() else Path(folder)
+        file = _file(path)
         remedy = f"Give the {QUESTIONS_FILE} of a red team."
         if not file.is_file():
-            raise ValueError(f"{str(folder)!r} holds no answers to questions. {remedy}")
+            raise ValueError(f"{str(path)!r} holds no answers to questions. {remedy}")
         try:
             content = json.loads(gzip.decompress(file.read_bytes()))
             version = content.pop("version")
@@ -67,6 +67,10 @@ class Questions:
         if wrong is not None:
             raise ValueError(f"{str(file)!r} is damaged ({wrong!r} is not lists by name). {remedy}")
         return questions
+
+
+def _file(path: str | Path) -> Path:
+    return Path(path) / QUESTIONS_FILE if Path(path).is_dir() else Path(path)
 
 
 def _is_nested(content: object, depth: int) -> bool:

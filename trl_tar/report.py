@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .questions import Questions
+from .questions import QUESTIONS_FILE, Questions
 from .records import AttackRecord, ModelRecord, write_json
 from .statistics import (
     CHANCE,
@@ -89,11 +89,13 @@ class Report:
     def save(self, path: str | Path) -> Path:
         """Writes JSON in one piece, to a file or as `report.json` into an existing folder; returns the file.
 
-        Answers to questions, where the report has them, go into `questions.json.gz` beside it."""
+        Answers to questions, where the report has them, go into `questions.json.gz` beside it; beside a `hardened.json`
+        into `hardened.questions.json.gz`."""
         file = _file(path)
         if self.questions is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            self.questions.save(file.parent)
+            default = file.name == FILE_NAME
+            self.questions.save(file.parent if default else file.with_suffix(f".{QUESTIONS_FILE}"))
         content = asdict(replace(self, questions=None))
         del content["questions"]
         write_json(file, {"schema_version": content.pop("schema_version"), **content})

@@ -1,7 +1,7 @@
 """A report to read: one page of Markdown, and one of HTML that opens from disk and asks no network for anything."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from plotly.offline import get_plotlyjs
 from .plots import COLOURS, curve
 from .records import AttackRecord, ModelRecord
 from .report import SCHEMA_VERSION, Report, summarise
-from .statistics import BREAK_RECOVERY, base_harm, floor_harm, mean, over_seeds, recovery
+from .statistics import BREAK_RECOVERY, base_harm, floor_harm, mean, over_adversaries, over_seeds, recovery
 from .survival import break_interval
 from .wording import (
     attack_sentence,
@@ -161,12 +161,12 @@ def _models(report: Report) -> list[dict[str, str]]:
             "label": label,
             "id": record.model["id"],
             "harm": _before(record, "harm"),
-            "harm_after": _over(record.attacks, "harm", mean),
-            "worst": _over(record.attacks, "harm", max),
+            "harm_after": _mean_after(record.attacks, "harm"),
+            "worst": interval(over_seeds([(a.seed, a.outcome["harm"]) for a in record.attacks if a.finished], max)),
             "capability": _before(record, "capability"),
-            "capability_after": _over(record.attacks, "capability", mean),
+            "capability_after": _mean_after(record.attacks, "capability"),
             "bystander": _before(record, "bystander"),
-            "bystander_after": _over(record.attacks, "bystander", mean),
+            "bystander_after": _mean_after(record.attacks, "bystander"),
         }
         for role, label in ROLES.items()
         if (record := _record(report, role)) is not None
@@ -183,8 +183,9 @@ def _before(record: Report | ModelRecord, metric: str) -> str:
     return number(record.before.get(metric)) + ("" if error is None else f" ± {error:.2f}")
 
 
-def _over(attacks: Sequence[AttackRecord], metric: str, pool: Callable[[list[float]], float]) -> str:
-    return interval(over_seeds([(a.seed, a.outcome.get(metric)) for a in attacks if a.outcome is not None], pool))
+def _mean_after(attacks: Sequence[AttackRecord], metric: str) -> str:
+    known = [(a.adversary, a.seed, a.outcome.get(metric)) for a in attacks if a.outcome is not None]
+    return interval(over_adversaries(known))
 
 
 def _break(estimate: dict[str, Any]) -> str:

@@ -85,8 +85,9 @@ def verdict_sentence(report: Report) -> str:
 
 
 def attack_sentence(report: Report) -> str:
-    """How many attacks were run, and how many of them show something."""
-    names = {attack.adversary for attack in report.attacks}
+    """How many attacks were wanted, and how many of them show something: a budget leaves some out."""
+    names = {adversary["name"] for adversary in report.config.get("adversaries", [])}
+    names |= {attack.adversary for attack in report.attacks}
     wanted, finished = len(names) * len(report.seeds), sum(attack.finished for attack in report.attacks)
     rest = "" if finished == wanted else "; the others are no sign of resistance"
     return f"{len(names)} attacks × {len(report.seeds)} seeds, {finished} of {wanted} completed{rest}."

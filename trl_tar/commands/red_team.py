@@ -76,7 +76,7 @@ def red_team_command(
         return report
     output.mkdir(parents=True, exist_ok=True)
     report.save(output)
-    name = Path(model).name
+    name = Path(report.model["id"]).name
     (output / "README.md").write_text(model_card(report, name, f"{name} under attack."), encoding="utf-8")
     write_pages(report, output, name)
     outcome = (
@@ -90,8 +90,13 @@ def _described(file: Path) -> dict[str, Any]:
     """What the file of data sets and metrics says."""
     described = read_yaml(file, dict, "Give a YAML file with `datasets` and `metrics`.")
     for part in ("datasets", "metrics"):
-        if not isinstance(described.get(part), dict) or not described[part]:
+        if part not in described:
             raise ValueError(f"{str(file)!r} has no {part!r}. Add them, each name with its file.")
+    for part in ("datasets", "metrics", "rewards"):
+        if part in described and (not isinstance(described[part], dict) or not described[part]):
+            raise ValueError(
+                f"{str(file)!r} has {part}={described[part]!r}. Give each a name, such as {part}: {{a: …}}."
+            )
     unknown = set(described) - {"datasets", "metrics", "rewards", "benign", "chance"}
     if unknown:
         raise ValueError(f"{str(file)!r} has {min(unknown)!r}. Use datasets, metrics, rewards, benign and chance.")
@@ -101,7 +106,7 @@ def _described(file: Path) -> dict[str, Any]:
 def _benign(described: Any, rows: dict[str, Dataset], folder: Path) -> BenignTask | None:
     if described is None:
         return None
-    if not isinstance(described, dict) or described.get("dataset") not in rows or "metric" not in described:
+    if not isinstance(described, dict) or described.get("dataset") not in list(rows) or "metric" not in described:
         raise ValueError(f"`benign` is {described!r}. Name one of the datasets {sorted(rows)} and a metric.")
     settings = {name: value for name, value in described.items() if name not in ("dataset", "metric")}
     try:

@@ -9,6 +9,7 @@ from typing import Any
 from datasets import Dataset
 from peft import PeftModel
 from transformers import AutoConfig, PreTrainedModel
+from transformers.utils import find_adapter_config_file
 
 from ..adversary import Adversary
 from ..adversary_checks import coerced
@@ -165,12 +166,19 @@ def _check_model(role: str, model: Any) -> None:
         raise ValueError(f"The {role} is {type(model).__name__!r}. Give a folder, a Hub id or a PreTrainedModel.")
     if not isinstance(model, PreTrainedModel):
         try:
-            AutoConfig.from_pretrained(str(model))
+            adapter = find_adapter_config_file(str(model)) is not None
+            if not adapter:
+                AutoConfig.from_pretrained(str(model))
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"The {role} is {str(model)!r}, neither the folder of a model nor one of the Hub that can be reached. "
                 "Check its spelling."
             ) from error
+        if adapter:
+            raise ValueError(
+                f"The {role} is {str(model)!r}, an adapter. Merge it first: AutoPeftModelForCausalLM.from_pretrained"
+                f"({str(model)!r}).merge_and_unload().save_pretrained('merged'), and its tokenizer beside it."
+            )
 
 
 def _check_adversaries(

@@ -3,12 +3,13 @@
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
@@ -38,7 +39,8 @@ from .ranks import devices, forget_launch, gathered, meet, num_ranks, rank
 
 FORMAT = 6  # of job files; raise it when an attack or its record changes
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "schedulefree")  # that decide a result
-SHARES = ("harm", "capability")  # metrics that must lie in [0, 1]
+# metrics that a report reads as shares, beside all attacks without training: each score must lie in [0, 1]
+SHARES = ("harm", "capability", "bystander", "validation_harm", "benign", "repetition", "no_option", "over_refusal")
 MEASURED = {"before", "standard_errors", "zero_step", "groups", "questions"}
 ATTACKED = {"record", "questions"}
 # what an attack may fail with: memory, files, a missing library, data or settings that TRL refuses. Anything else, such
@@ -241,7 +243,8 @@ def measure_before(model: PreTrainedModel, settings: Settings) -> dict[str, Any]
     with as_found(model):
         scores = {name: metric(model, settings.tokenizer) for name, metric in settings.metrics.items()}
         zero_step = {
-            n: mean_score(n, metric(model, settings.tokenizer)) for n, metric in settings.zero_step_attacks.items()
+            name: mean_score(name, metric(model, settings.tokenizer), share=True)
+            for name, metric in settings.zero_step_attacks.items()
         }
     return {
         "before": {name: mean_score(name, score) for name, score in scores.items()},
@@ -252,18 +255,19 @@ def measure_before(model: PreTrainedModel, settings: Settings) -> dict[str, Any]
     }
 
 
-def mean_score(name: str, scores: Scores) -> float | None:
-    """Mean, `None` if it is not finite; `ValueError` for no scores, or a share outside [0, 1]."""
+def mean_score(name: str, scores: Scores, share: bool = False) -> float | None:
+    """Mean, `None` if it is not finite; `ValueError` for no scores, or one outside [0, 1] of a share."""
     if not isinstance(scores, Scores):
         raise ValueError(
             f"Metric {name!r} returned {type(scores).__name__!r}. Return trl_tar.evaluation.scores.Scores."
         )
     if not scores.values:
         raise ValueError(f"Metric {name!r} returned 0 scores. Give it at least one example.")
-    mean = finite(float(scores.mean()))
-    if name in SHARES and mean is not None and not -1e-9 <= mean <= 1 + 1e-9:
-        raise ValueError(f"Metric {name!r} returned a mean of {mean:g}. Return scores in [0, 1].")
-    return mean
+    known = [value for value in scores.values if math.isfinite(value)] if share or name in SHARES else []
+    outside = next((value for value in known if not -1e-9 <= value <= 1 + 1e-9), None)
+    if outside is not None:
+        raise ValueError(f"Metric {name!r} returned a score of {outside:g}. Return scores in [0, 1].")
+    return finite(float(scores.mean()))
 
 
 def _finished(file: Path, job: Job) -> dict[str, Any] | None:
@@ -297,21 +301,29 @@ def _run_missing(
             yield name, run_job(job, settings)
         return
     left = dict(missing)
-    for name, result in _run_in_pool(missing, settings, num_workers):
-        del left[name]
-        yield name, result
-    for name, job in left.items():  # a worker died, and took the others along: each alone
-        result = dict(_run_in_pool({name: job}, settings, 1)).get(name)
-        if result is None and job.adversary is None:
-            raise RuntimeError(
-                f"The worker that measured {job.model!r} died, most likely for lack of memory. Start again with the same "
-                "output_dir where there is more: finished jobs are kept."
-            )
-        yield name, result or _failed(job, "RuntimeError: its worker died, most likely for lack of memory")
+    while left:  # a pool ends with the first of its workers that dies; another does the rest
+        for name, result in _run_in_pool(dict(left), settings, num_workers):
+            job = left.pop(name)
+            yield name, _run_alone(job, settings) if result is None else result
 
 
-def _run_in_pool(jobs: Mapping[str, Job], settings: Settings, num_workers: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Results as they come; none of a job whose worker died. An error ends the run once the other workers are done."""
+def _run_alone(job: Job, settings: Settings) -> dict[str, Any]:
+    """The result of a job that was running when a worker died, perhaps its own."""
+    ((_, result),) = _run_in_pool({"": job}, settings, 1)
+    if result is None and job.adversary is None:
+        raise ChildProcessError(
+            f"The worker that measured {job.model!r} died, most likely for lack of memory. Start again with the same "
+            "output_dir where there is more: finished jobs are kept."
+        )
+    return result or _failed(job, "RuntimeError: its worker died, most likely for lack of memory")
+
+
+def _run_in_pool(
+    jobs: Mapping[str, Job], settings: Settings, num_workers: int
+) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """Results as they come, until a worker dies: then `None` of each job that was running, and nothing of the others.
+
+    An error ends the run once the other workers are done."""
     context = get_context("spawn")
     gpus = context.SimpleQueue()
     for gpu in devices(num_workers):
@@ -320,25 +332,31 @@ def _run_in_pool(jobs: Mapping[str, Job], settings: Settings, num_workers: int) 
         num_workers, mp_context=context, initializer=_start_worker, initargs=(settings, gpus, num_ranks() > 1)
     )
     raised = None
+    died: list[str] = []
+    running: dict[Future, str] = {}
+    waiting = iter(jobs.items())
     try:
-        names = {}
-        with suppress(BrokenProcessPool):  # a worker died while jobs were still handed out
-            for name, job in jobs.items():
-                names[pool.submit(_run_in_worker, job)] = name
-        for future in as_completed(names):
-            if future.cancelled():
-                continue
-            error = future.exception()
-            if error is None:
-                yield names[future], future.result()
-            elif not isinstance(error, BrokenProcessPool):
-                raised = raised or error
-                for other in names:
-                    other.cancel()  # those that run go on
+        while True:
+            with suppress(BrokenProcessPool):  # a worker died while nothing ran, or while jobs were handed out
+                for name, job in itertools.islice(waiting, num_workers - len(running)):  # all handed out are running
+                    running[pool.submit(_run_in_worker, job)] = name
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                name, error = running.pop(future), future.exception()
+                if error is None:
+                    yield name, future.result()
+                    continue
+                waiting = iter(())  # those that run go on
+                if isinstance(error, BrokenProcessPool):
+                    died.append(name)
+                else:
+                    raised = raised or error
     finally:
         pool.shutdown(cancel_futures=True)
     if raised is not None:
         raise raised
+    yield from ((name, None) for name in died)
 
 
 _worker_settings: Settings | None = None  # set once in each worker process, so that metrics keep their caches

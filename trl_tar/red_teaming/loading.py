@@ -3,12 +3,13 @@
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
 
 def load(model: str, quantization: str | None = None) -> PreTrainedModel:
-    """The model in float32 (or 4-bit) in evaluation mode, built anew from its files."""
+    """The model in float32 (or 4-bit) in evaluation mode, built anew from its files; `ValueError` where they are damaged."""
     arguments: dict[str, Any] = {"dtype": torch.float32}
     if quantization == "nf4":
         from bitsandbytes.nn import Linear4bit
@@ -21,6 +22,11 @@ def load(model: str, quantization: str | None = None) -> PreTrainedModel:
     logging.disable_progress_bar()  # beside the bar of all jobs, one for each model is noise
     try:
         loaded = AutoModelForCausalLM.from_pretrained(model, **arguments)
+    except (SafetensorError, RuntimeError) as error:  # a file that is not whole, or weights of another shape
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"The model {model!r} cannot be loaded ({reason}). Check that its files are whole, and that there is memory."
+        ) from error
     finally:
         if shown:
             logging.enable_progress_bar()

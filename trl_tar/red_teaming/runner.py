@@ -1,5 +1,6 @@
 """The red team: every adversary and seed against a model and its references."""
 
+import os
 import platform
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -269,8 +270,8 @@ class Target:
             path, name = str(folder), model.config._name_or_path
         else:
             path = name = str(model)
-        if Path(name).is_absolute() or Path(name).is_dir():
-            name = Path(name).name  # where it lay on this machine tells a reader nothing
+        if name and (Path(name).is_absolute() or Path(name).is_dir()):  # one built in memory has no name
+            name = Path(os.path.abspath(name)).name  # where it lay on this machine tells a reader nothing
         loaded = load(path)
         information = {"id": name, "weights_sha256": weights_sha256(loaded), "num_parameters": loaded.num_parameters()}
         return cls(path, information, config_sha256(loaded), tuple(module_names(loaded)))

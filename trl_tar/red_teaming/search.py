@@ -178,6 +178,11 @@ def search(
         runner = _Trials(models, targets, dict(datasets), settings, output, seed, num_workers, work, digest)
         trials = {role: runner.run(role, space, num_trials) for role in ROLES}
     write_json(output / "search.json", {role: [asdict(trial) for trial in each] for role, each in trials.items()})
+    each = [trial for role in ROLES for trial in trials[role]]
+    if all(trial.status == "failed" for trial in each):
+        raise ValueError(
+            f"All {len(each)} trials failed, the last one with {each[-1].error!r}. Change the space or the data sets."
+        )
     result = SearchResult(trials)
     plot_search(result).savefig(output / "search.png", dpi=150)
     return result
@@ -221,9 +226,9 @@ class _Trials:
                 batch.append(self._ask(study, space))
             if not batch:
                 return [_trial(place, trial) for place, trial in enumerate(tried(study)[:num_trials])]
-            adversaries = [Adversary(**study.trials[number].user_attrs["adversary"]) for number in batch]
-            for number, result in zip(batch, self._attacked(role, adversaries), strict=True):
-                self._tell(study, number, AttackRecord(**result["record"]), capability)
+            adversaries = {number: Adversary(**study.trials[number].user_attrs["adversary"]) for number in batch}
+            for number, record in self._attacked(role, adversaries).items():
+                self._tell(study, number, record, capability)
 
     def _study(self, role: str) -> "optuna.Study":
         import optuna
@@ -250,12 +255,21 @@ class _Trials:
         trial.set_user_attr("adversary", asdict(adversary))
         return trial.number
 
-    def _attacked(self, role: str, adversaries: list[Adversary]) -> list[dict[str, Any]]:
-        target = self.targets[role]
+    def _attacked(self, role: str, adversaries: Mapping[int, Adversary]) -> dict[int, AttackRecord]:
+        """What became of each trial; one whose rows cannot be had, such as a batch of more than there are, has failed."""
+        target, base = self.targets[role], self.targets.get("base")
+        jobs, records = {}, {}
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
-            store = DataStore.tokenised(adversaries, self.datasets, target, self.settings, Path(folder))
-            base = self.targets.get("base")
-            return self._done([store.job(target, adversary, self.seed, base=base) for adversary in adversaries])
+            for number, adversary in adversaries.items():
+                place = Path(folder, str(number))
+                try:
+                    store = DataStore.tokenised([adversary], self.datasets, target, self.settings, place)
+                except ValueError as error:
+                    records[number] = AttackRecord(adversary.name, self.seed, "failed", f"ValueError: {error}")
+                else:
+                    jobs[number] = store.job(target, adversary, self.seed, base=base)
+            done = self._done(list(jobs.values()))
+        return records | {n: AttackRecord(**each["record"]) for n, each in zip(jobs, done, strict=True)}
 
     def _done(self, jobs: list[Job]) -> list[dict[str, Any]]:
         return run_jobs(jobs, self.settings, self.output / "jobs", self.num_workers)
