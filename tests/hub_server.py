@@ -133,7 +133,9 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self.hub.repositories.get(found.get("id", ""))
         hidden = repository is None or (repository.private and not authorised)
         if "id" in found and hidden:
-            return self._json({"error": "Repository not found"}, 404 if authorised else 401, **{"X-Error-Code": "RepoNotFound"})
+            return self._json(
+                {"error": "Repository not found"}, 404 if authorised else 401, **{"X-Error-Code": "RepoNotFound"}
+            )
         if not authorised and name not in READS and name != "validate":
             return self._json({"error": "Invalid credentials"}, 401)
         sha = None if repository is None else repository.resolve(found.get("revision", "main"))

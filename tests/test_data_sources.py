@@ -105,11 +105,13 @@ def test_shares_are_disjoint_whole_and_the_same_each_time(written):
         ({"path": "rows.jsonl", "rows": ["half", 1]}, "has rows='half'. Give rows as a number"),
         ({"path": "rows.jsonl", "format": "text_chunks"}, r"has the columns \['text'\], without 'text_chunk'"),
         ({"path": "rows.jsonl", "limit": 0}, "has 0 rows. Check its format, rows and limit"),
+        ({"path": "empty.jsonl"}, "has 0 rows. Check the file"),
         ({"path": "who/what"}, "cannot be read from 'who/what' .*Check its spelling, split and your connection"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence(written, described, message):
     written("rows.jsonl", [{"text": "a"}])
+    written("empty.jsonl", [])
     with pytest.raises(ValueError, match=message):
         load_datasets({"data": described}, written.folder)
 

@@ -168,6 +168,7 @@ def test_a_description_that_cannot_be_used_is_refused(files, tmp_path, described
     [
         ({"rewards": ["a"]}, "has rewards=['a']. Give each a name, such as rewards: {a: …}."),
         ({"rewards": None}, "has rewards=None. Give each a name"),
+        ({"rewards": {"r": "os:path"}}, "Reward 'r' is 'os:path', which is 'module'. Give module:function."),
         ({"rewards": {"r": ":f"}}, "Reward 'r' is ':f' (Empty module name). Give module:function"),
         ({"datasets": {"hazard": {"path": 5}}}, "Data set 'hazard' has path=5. Give path as str."),
         ({"datasets": {"hazard": {"path": "hazard.jsonl", "limit": "abc"}}}, "has limit='abc'. Give limit as"),

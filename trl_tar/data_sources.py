@@ -94,6 +94,8 @@ class DataSource:
             if suffix in READERS:
                 return load_dataset(READERS[suffix], data_files=self.path, split="train")
             return load_dataset(self.path, self.name, split=self.split)
+        except StopIteration as error:  # of datasets, for a file without a row
+            raise ValueError(f"Data set {role!r} from {self.path!r} has 0 rows. Check the file.") from error
         except (OSError, ValueError, DatasetsError, HfHubHTTPError) as error:
             if isinstance(error.__cause__, GatedRepoError):
                 raise ValueError(

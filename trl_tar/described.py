@@ -142,8 +142,11 @@ def function_of(kind: str, name: str, source: Any) -> Any:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does
     try:
-        return getattr(importlib.import_module(module), function)
+        found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two for no name of a module
         raise ValueError(
             f"{kind} {name!r} is {source!r} ({error}). Give module:function, importable from here."
         ) from error
+    if not callable(found):
+        raise ValueError(f"{kind} {name!r} is {source!r}, which is {type(found).__name__!r}. Give module:function.")
+    return found
