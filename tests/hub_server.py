@@ -151,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
         name = f"{asked.get('organization') or USER}/{asked['name']}"
         known = name in self.hub.repositories
         if not known:
-            self.hub.repositories[name] = Repository(bool(asked.get("private")))
+            self.hub.repositories[name] = Repository(asked.get("visibility") == "private")
         self._json({"url": f"{self.hub.url}/{name}", "name": name}, 409 if known else 200)
 
     def _validate(self, body, found, repository, sha):

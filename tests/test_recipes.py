@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from hub_server import TOKEN, running_hub
 from safetensors.torch import load_file
 from trl import TrlParser
 
@@ -76,13 +77,21 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def test_a_launched_recipe_is_killed_and_goes_on(tmp_path, one_attack):
+@pytest.fixture
+def hub():
+    with running_hub() as hub:
+        yield hub
+
+
+def test_a_launched_recipe_is_killed_and_goes_on_and_is_published(tmp_path, one_attack, hub):
     environment = {**os.environ, "PYTHONPATH": str(RECIPES.parent), "PYTHONWARNINGS": "ignore"}
+    environment |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0"}
     command = [
         str(Path(sys.executable).with_name("accelerate")),
         *("launch", "--num_processes", "1", "--cpu", str(RECIPES / "refusal.py")),
         *("--config", str(short_config("refusal", tmp_path)), "--output_dir", str(tmp_path / "run"), *SHORT),
         *("--attacks", str(one_attack("refusal")), "--attack_workers", "1"),
+        *("--push_to_hub", "true", "--hub_model_id", "someone/a-model", "--hub_private_repo", "true"),
     ]
     first = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
     run_folder, deadline = tmp_path / "run", time.monotonic() + 300
@@ -100,6 +109,10 @@ def test_a_launched_recipe_is_killed_and_goes_on(tmp_path, one_attack):
     assert report.before["harm"] is not None and report.benign is not None
     for file in ("README.md", "report.html", "SUMMARY.md", "model.safetensors", "tokenizer.json"):
         assert (run_folder / "repaired" / file).is_file()
+    published = hub.repositories["someone/a-model"]
+    local = {file.name: file.read_bytes() for file in (run_folder / "repaired").iterdir() if file.is_file()}
+    assert published.private
+    assert published.files == {n: local[n] for n in local if n not in ("training_args.bin", "run.json")}
     hardened, repaired = weights(run_folder / "tar"), weights(run_folder / "repaired")
     assert not all(torch.equal(value, repaired[name]) for name, value in hardened.items())
 

@@ -356,12 +356,15 @@ def suite_of(args: RecipeArguments, default: str) -> list[Adversary]:
     return named_adversaries(args.attacks or default, args.attack_steps, args.attack_learning_rate_scale)
 
 
+UNPUBLISHED = ["checkpoint-*", "training_args.bin", "run.json"]  # the second is a pickle, and may hold a token
+
+
 def push(folder: Path, tar: TARConfig) -> None:
     """The folder's model, card and report to the Hub, where the configuration asks for it."""
     if tar.push_to_hub and rank() == 0:
         name = tar.hub_model_id or folder.parent.name
         repository = create_repo(name, private=tar.hub_private_repo, token=tar.hub_token, exist_ok=True).repo_id
-        upload_folder(repo_id=repository, folder_path=folder, token=tar.hub_token, ignore_patterns=["checkpoint-*"])
+        upload_folder(repo_id=repository, folder_path=folder, token=tar.hub_token, ignore_patterns=UNPUBLISHED)
 
 
 def run(recipe: Callable[..., Any], *types: type) -> None:
