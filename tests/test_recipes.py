@@ -130,7 +130,7 @@ def test_the_knowledge_recipe_is_not_repeated_and_refuses_another_run(tmp_path, 
     with pytest.raises(SystemExit) as error:
         start("knowledge", monkeypatch, *arguments, "--tamper_resistance_weight", "3")
     assert error.value.code == 2
-    assert "holds a run with another 'tar'. Give another folder, or remove it." in capsys.readouterr().err
+    assert "holds a run with another 'settings'. Give another folder, or remove it." in capsys.readouterr().err
 
 
 def test_the_refusal_recipe_on_files_with_a_judge(tmp_path, monkeypatch):

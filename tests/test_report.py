@@ -7,7 +7,7 @@ import pytest
 
 from trl_tar.model_card import model_card
 from trl_tar.records import AttackRecord, ModelRecord, attack_record, write_json
-from trl_tar.report import SCHEMA_VERSION, Report, build_report
+from trl_tar.report import MAX_BYTES, SCHEMA_VERSION, Report, build_report, digest_of
 from trl_tar.verdict import judge
 
 
@@ -78,10 +78,11 @@ def test_report_survives_its_json(tmp_path):
 
 def test_file_with_fields_of_this_version_is_pinned(tmp_path):
     """A change of the fields must raise SCHEMA_VERSION; then change this list."""
-    assert SCHEMA_VERSION == 3
+    assert SCHEMA_VERSION == 4
     assert sorted(asdict(report())) == [
-        *("attacks", "before", "benign", "by_adversary", "config", "environment", "model", "questions", "references"),
-        *("schema_version", "seeds", "standard_errors", "summary", "verdict", "zero_step"),
+        *("attacks", "before", "benign", "by_adversary", "config", "environment", "files", "model", "questions"),
+        *("references", "schema_version", "seeds", "standard_errors", "summary", "task", "training", "verdict"),
+        "zero_step",
     ]
 
 
@@ -92,6 +93,9 @@ def test_file_with_fields_of_this_version_is_pinned(tmp_path):
         ("[1]", "no schema_version"),
         ("{}", "no schema_version"),
         ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ('{"schema_version": 4, "before": NaN}', "has NaN, which is no number of JSON"),
+        (" " * (MAX_BYTES + 1), "has 64 MiB, more than the 64 of any report"),
     ],
 )
 def test_file_that_cannot_be_read_is_one_sentence(tmp_path, content, message):
@@ -117,6 +121,23 @@ def test_file_with_other_fields_is_one_sentence(tmp_path, change, message):
     (tmp_path / "report.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
         Report.load(tmp_path)
+
+
+def test_a_report_of_the_version_before_is_read(tmp_path):
+    content = json.loads(report().save(tmp_path / "report.json").read_text())
+    for name in ("training", "task", "files", "digest"):
+        del content[name]
+    (tmp_path / "report.json").write_text(json.dumps(content | {"schema_version": 3}))
+    assert Report.load(tmp_path).files == {} and Report.load(tmp_path).training is None
+
+
+def test_the_digest_is_that_of_the_file_and_of_every_number_in_it(tmp_path):
+    made = report()
+    content = json.loads(made.save(tmp_path / "report.json").read_text())
+    assert content["digest"] == made.digest == Report.load(tmp_path).digest == digest_of(content)
+    content["attacks"][0]["after"]["harm"] += 1e-12
+    assert digest_of(content) != made.digest
+    assert replace(made, seeds=[5]).digest != made.digest
 
 
 def test_missing_file_is_one_sentence(tmp_path):

@@ -16,6 +16,8 @@ def main(arguments: list[str] | None = None) -> int:
     _add_demo(commands)
     _add_red_team(commands)
     _add_report(commands)
+    _add_push(commands)
+    _add_verify(commands)
     _add_evidence(commands)
     _add_evidence_suites(commands)
     _add_evidence_refusal(commands)
@@ -41,6 +43,14 @@ def main(arguments: list[str] | None = None) -> int:
             from .commands.report import report
 
             report(**args)
+        elif command == "push":
+            from .hub import publish
+
+            print(publish(**args))
+        elif command == "verify":
+            from .commands.verify import verify_command
+
+            return verify_command(**args)
         elif command == "evidence-suites":
             from .commands.suites import evidence_suites
 
@@ -95,6 +105,30 @@ def _add_red_team(commands: argparse._SubParsersAction) -> None:
 def _add_report(commands: argparse._SubParsersAction) -> None:
     report = commands.add_parser("report", help="write report.html and SUMMARY.md of a report.json anew")
     report.add_argument("folder", type=Path, metavar="DIR", help="folder of a report.json, or that file")
+
+
+def _add_push(commands: argparse._SubParsersAction) -> None:
+    push = commands.add_parser("push", help="publish a model with its report, card, figures and hashes on the Hub")
+    push.add_argument("folder", type=_folder, metavar="DIR", help="folder of the model, and of its report.json")
+    push.add_argument("repository", metavar="REPO", help="Hub id, such as me/my-model")
+    push.add_argument("--title", help="heading of the card")
+    push.add_argument("--private", action="store_true", default=None, help="for a repository that is made here")
+    push.add_argument("--revision", help="branch; made if there is none")
+    push.add_argument("--message", dest="commit_message", help="of the commit")
+
+
+def _add_verify(commands: argparse._SubParsersAction) -> None:
+    verify = commands.add_parser("verify", help="check a model against its report, and make some attacks anew")
+    verify.add_argument("model", metavar="MODEL_OR_REPO", help="folder or Hub id")
+    verify.add_argument(
+        "--attacks", type=_at_least(0), default=3, help="attacks to make anew, the strongest first; 0 for none"
+    )
+    verify.add_argument("--all", action="store_true", help="make every attack anew")
+    verify.add_argument("--datasets", type=Path, help="YAML file of data sets and metrics, as for red-team")
+    verify.add_argument("--revision", help="branch or commit")
+    verify.add_argument("--output", type=_folder, help="folder that keeps finished attacks")
+    verify.add_argument("--workers", type=_at_least(1), default=1, help="attacks that run at the same time")
+    verify.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
 
 
 def _add_evidence(commands: argparse._SubParsersAction) -> None:

@@ -115,6 +115,12 @@ def load_datasets(described: Mapping[str, Any], folder: Path | None = None) -> d
     return {role: source.load(role) for role, source in sources.items()}
 
 
+def hub_datasets(described: Mapping[str, Any] | None) -> list[str]:
+    """Ids of those that come from the Hub."""
+    sources = [DataSource.of(role, each) for role, each in (described or {}).items()]
+    return sorted({source.path for source in sources if Path(source.path).suffix not in READERS})
+
+
 def text_chunks(role: str, dataset: Dataset) -> Dataset:
     """`text_chunk` → `text` (lapisrocks/camel-bio, justinwangx/CTFtime)."""
     return _column(role, dataset, "text_chunk").rename_column("text_chunk", "text").select_columns(["text"])

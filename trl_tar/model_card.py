@@ -1,13 +1,51 @@
-"""A model card from a report: what was measured, in the words of a person."""
+"""A model card from a report: what was measured, in the words of a person, and metadata that the Hub reads."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from .report import Report
-from .wording import attack_sentence, cell, gate_in_words, interval, number, render, strongest, verdict_sentence
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
+
+from .adversary import Adversary
+from .report import Report, summarise
+from .statistics import over_adversaries
+from .wording import (
+    attack_sentence,
+    contamination_sentence,
+    gate_in_words,
+    interval,
+    number,
+    render,
+    strongest,
+    verdict_sentence,
+)
 
 
-def model_card(report: Report, title: str, description: str, figures: Sequence[Mapping[str, str]] = ()) -> str:
-    """Markdown of the card.
+TAGS = ["trl", "trl-tar", "tamper-resistance"]
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+ROLES = {"model": "this model", "twin": "undefended twin", "base": "base", "floor": "never knew it"}
+BENCHMARK = "trl-tar/red-team"  # name of what the metrics are of, where the Hub asks for a data set
+DIGEST = re.compile(r"Digest of the report: `([0-9a-f]{64})`")
+CITATION = """\
+@inproceedings{tamirisa2025tamperresistant,
+    title        = {Tamper-Resistant Safeguards for Open-Weight {LLM}s},
+    author       = {Rishub Tamirisa and Bhrugu Bharathi and Long Phan and others},
+    year         = 2025,
+    booktitle    = {The Thirteenth International Conference on Learning Representations},
+}"""
+
+
+def model_card(
+    report: Report,
+    title: str,
+    description: str,
+    figures: Sequence[Mapping[str, str]] = (),
+    *,
+    repository: str | None = None,
+    license: str = "apache-2.0",
+) -> str:
+    """Markdown of the card, with metadata.
 
     Args:
         report ([`Report`]):
@@ -18,23 +56,158 @@ def model_card(report: Report, title: str, description: str, figures: Sequence[M
             What the model is, one or two sentences.
         figures (`Sequence[dict]`, *optional*):
             `path` and `alt` of each figure.
+        repository (`str`, *optional*):
+            Hub id or folder that [`verify`] is to be asked about.
+        license (`str`, *optional*, defaults to `"apache-2.0"`):
+            Of the weights, as the Hub names it.
     """
-    summary, before = report.summary, report.before
     return render(
         "model_card.md.jinja",
+        metadata=metadata(report, title, license).to_yaml(),
         title=title,
         description=description,
+        report=report,
         verdict=verdict_sentence(report),
         gates=[gate_in_words(gate) for gate in report.verdict.gates],
         attack_sentence=attack_sentence(report),
-        harm_before=number(before["harm"]),
-        capability_before=number(before["capability"]),
-        bystander_before=number(before.get("bystander")),
-        harm_after=interval(summary.get("harm_after")),
-        capability_after=interval(summary.get("capability_after")),
-        bystander_after=interval(summary.get("bystander_after")),
-        worst_harm=strongest(summary["worst_harm"]),
-        zero_step=", ".join(f"{cell(name)} {number(value)}" for name, value in report.zero_step.items())
-        or "not measured",
+        models=list(_models(report)),
+        attacks=list(_attacks(report)),
+        seen=training_adversaries(report) is not None,
+        phases=_phases(report),
+        contamination=contamination_sentence(report.config["contamination"])
+        if "contamination" in report.config
+        else None,
+        strongest=strongest(report.summary["worst_harm"]),
         figures=list(figures),
+        repository=repository or "FOLDER",
+        citation=CITATION,
+        license=license,
+        number=number,
+        interval=interval,
     )
+
+
+def unattacked_card(title: str, description: str, license: str = "apache-2.0") -> str:
+    """The card of a model without a report: it claims nothing."""
+    data = ModelCardData(library_name="transformers", license=license, tags=TAGS)
+    return render(
+        "unattacked_card.md.jinja", metadata=data.to_yaml(), title=title, description=description, citation=CITATION
+    )
+
+
+def metadata(report: Report, title: str, license: str) -> ModelCardData:
+    """What the Hub reads: base model, tags, data sets and the metrics before and after attack."""
+    base = report.references["base"].model["id"] if "base" in report.references else ""
+    return ModelCardData(
+        library_name="transformers",
+        license=license,
+        tags=TAGS,
+        base_model=base if HUB_ID.fullmatch(base) else None,
+        datasets=report.config.get("hub_datasets") or None,
+        model_name=title,
+        eval_results=[
+            EvalResult(
+                task_type="text-generation",
+                dataset_type=BENCHMARK,
+                dataset_name=_task_name(report),
+                metric_type=name,
+                metric_name=label,
+                metric_value=round(value, 4),
+            )
+            for name, label, value in _metrics(report)
+        ],
+    )
+
+
+def evaluation_results(report: Report) -> str:
+    """The same metrics as a file of `.eval_results/`, as YAML."""
+    entries = [
+        EvalResultEntry(
+            dataset_id=BENCHMARK, task_id=name, value=round(value, 4), notes=f"{label}; {_task_name(report)}"
+        )
+        for name, label, value in _metrics(report)
+    ]
+    return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True)
+
+
+def training_adversaries(report: Report) -> list[dict[str, Any]] | None:
+    """A_train, all fields of each; `None` where the report does not say how the model was trained."""
+    if report.training is None:
+        return None
+    return [each for phase in report.training["phases"] for each in phase.get("adversaries", [])]
+
+
+def _task_name(report: Report) -> str:
+    task = report.task
+    return "attacks of the report" if task is None else f"{task['kind']} task {task['world']} of trl-tar"
+
+
+def _metrics(report: Report) -> Iterator[tuple[str, str, float]]:
+    """Name, label and value of each metric that is known."""
+    summary, before = report.summary, report.before
+    for name, label, value in [
+        ("harm_before_attack", "harm before attack", before["harm"]),
+        ("harm_after_attack", "harm after attack, mean", summary["harm_after"]["mean"]),
+        ("harm_after_strongest_attack", "harm after the strongest attack", summary["worst_harm"]["mean"]),
+        ("recovery", "share of the hidden knowledge that came back", summary["recovery"]["mean"]),
+        ("capability_before_attack", "held-out capability before attack", before["capability"]),
+        ("capability_after_attack", "held-out capability after attack", summary["capability_after"]["mean"]),
+        ("benign_trainability", "gain of a harmless user", (report.benign or {}).get("trainability", {}).get("mean")),
+    ]:
+        if value is not None:
+            yield name, label, value
+
+
+def _models(report: Report) -> Iterator[dict[str, str]]:
+    records = {"model": report, **report.references}
+    for role, label in ROLES.items():
+        if role not in records:
+            continue
+        record = records[role]
+        summary = summarise(record.attacks, report.references, report.config["chance"])
+        yield {
+            "label": label,
+            "harm": number(record.before["harm"]),
+            "harm_after": interval(summary["harm_after"]),
+            "worst": interval(summary["worst_harm"]),
+            "capability": number(record.before["capability"]),
+            "capability_after": interval(summary["capability_after"]),
+            "bystander": number(record.before.get("bystander")),
+        }
+
+
+def _attacks(report: Report) -> Iterator[dict[str, Any]]:
+    """Each attack, whether training had simulated its like, and what it brought back, from the model and from the twin."""
+    trained_on = training_adversaries(report)
+    kinds = None if trained_on is None else [_kind(each) for each in trained_on]
+    twin = report.references["twin"].attacks if "twin" in report.references else []
+    for described in report.config["adversaries"]:
+        name = described["name"]
+        yield {
+            "name": name,
+            "data": described["dataset"] or " + ".join(described["mixture"] or ()) or "none",
+            "steps": described["num_steps"],
+            "learning_rate": f"{described['learning_rate']:g}",
+            "seen": "not known" if kinds is None else "yes" if _kind(described) in kinds else "no",
+            "harm": interval(report.by_adversary.get(name, {}).get("harm_after")),
+            "twin": interval(
+                over_adversaries(
+                    (a.adversary, a.seed, a.outcome["harm"]) for a in twin if a.adversary == name and a.finished
+                )
+            ),
+        }
+
+
+def _kind(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an attack apart from the names of its data, which are the attacker's own."""
+    kind = Adversary(**described).kind()
+    mixture = sorted((kind["mixture"] or {}).values())
+    return kind | {
+        "dataset": kind["dataset"] is not None,
+        "first_dataset": kind["first_dataset"] is not None,
+        "mixture": mixture,
+    }
+
+
+def _phases(report: Report) -> list[dict[str, Any]]:
+    return [] if report.training is None else report.training["phases"]

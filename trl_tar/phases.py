@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,26 @@ def is_finished(folder: Path, run: dict[str, Any]) -> bool:
     """Whether the folder holds the model of this run; `ValueError` where it is for another."""
     check_run(folder, run)
     return (folder / LOG).is_file() and any(folder.glob(WEIGHTS))
+
+
+# of a trainer's settings those that decide what it writes and where, but not what it comes to
+UNDECISIVE = ("output_dir", "logging", "log_", "save_", "report_to", "run_name", "push_to_hub", "hub_", "disable_tqdm")
+
+
+def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that decide what a phase comes to."""
+    return {name: value for name, value in settings.items() if not name.startswith(UNDECISIVE)}
+
+
+def training_record(folders: Iterable[Path]) -> dict[str, Any] | None:
+    """What was trained in each folder, one phase after the other, from the `run.json` there: the field `training` of a report.
+
+    `None` where no folder has one."""
+    files = [folder / "run.json" for folder in folders]
+    phases = [
+        {"name": file.parent.name, **json.loads(file.read_text(encoding="utf-8"))} for file in files if file.is_file()
+    ]
+    return {"phases": phases} if phases else None
 
 
 def origin(model: str | Path) -> str:

@@ -3,14 +3,13 @@
 import copy
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from datasets import Dataset, concatenate_datasets, disable_progress_bars
-from huggingface_hub import create_repo, upload_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer, TrlParser
@@ -18,18 +17,17 @@ from trl import SFTConfig, SFTTrainer, TrlParser
 from .adversary import Adversary
 from .contamination import contamination, questions_of, rows_of
 from .data import check_dataset, check_prompts, check_tokenizer, checked_adversaries
-from .data_sources import load_datasets
+from .data_sources import hub_datasets, load_datasets
 from .described import adversaries_of, metric_of, named_adversaries, read_yaml
 from .evaluation.scores import Metric
-from .model_card import model_card
-from .phases import is_finished, origin, train_phase
+from .hub import publish, write_evidence
+from .phases import decisive, is_finished, origin, train_phase, training_record
 from .records import write_json
 from .red_teaming import BenignTask, red_team
 from .red_teaming.checks import check_budget, check_red_team, checked_chance, checked_steps
 from .red_teaming.jobs import Settings
 from .red_teaming.ranks import rank
 from .report import Report
-from .report_page import write_pages
 from .tar_config import TARConfig
 from .tar_trainer import TARTrainer
 from .wording import contamination_sentence
@@ -117,6 +115,8 @@ class Task:
             Such as a floor; base and twin are added.
         question_entities (`set[str]`), benign ([`BenignTask`], *optional*):
             As in [`red_team`].
+        built_in (`dict`, *optional*):
+            `kind` and `world` of a task that comes with the package, from which anybody can build it again.
     """
 
     model: str | Path
@@ -127,6 +127,7 @@ class Task:
     references: Mapping[str, Path] = field(default_factory=dict)
     question_entities: frozenset[str] = frozenset()
     benign: BenignTask | None = None
+    built_in: Mapping[str, str] | None = None
 
     @classmethod
     def described(cls, args: RecipeArguments, needed: tuple[str, ...]) -> "Task":
@@ -165,14 +166,6 @@ SHARED = (
 def shared_settings(tar: TARConfig) -> dict[str, Any]:
     """The fields of phase 2 that the other phases have too, beside a learning rate and a number of steps of their own."""
     return {name: getattr(tar, name) for name in SHARED}
-
-
-UNDECISIVE = ("output_dir", "logging", "log_", "save_", "report_to", "run_name", "push_to_hub", "hub_", "disable_tqdm")
-
-
-def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that decide what a phase comes to, and not what it writes or where."""
-    return {name: value for name, value in settings.items() if not name.startswith(UNDECISIVE)}
 
 
 def in_folder(tar: TARConfig, folder: Path) -> TARConfig:
@@ -215,6 +208,7 @@ def check(
             print(contamination_sentence(shares), flush=True)
 
 
+PHASES = ("safeguard", "tar", "repaired")  # folders of a run
 CONTAMINATION = "contamination.json"
 # data sets that phases read, beside those of the adversaries
 TRAINED_ON = ("safeguard", "preferences", "retain", "general", "tamper_resistance")
@@ -231,7 +225,12 @@ def overlap(task: Task, adversaries: list[Adversary], suite: list[Adversary]) ->
 
 
 def phase(
-    name: str, start: str | Path, output: Path, settings: Mapping[str, Any], build: Callable[[Any, Path], Trainer]
+    name: str,
+    start: str | Path,
+    output: Path,
+    settings: Mapping[str, Any],
+    build: Callable[[Any, Path], Trainer],
+    adversaries: Sequence[Adversary] = (),
 ) -> Path:
     """Trains one phase into `output / name`, unless it is there; returns that folder.
 
@@ -246,9 +245,16 @@ def phase(
             What decides the result, beside the start: another run in the same folder is refused by it.
         build (`Callable`):
             Model in float32 and folder → trainer.
+        adversaries (`Sequence[Adversary]`, *optional*):
+            A_train, which decides the result too.
     """
     folder = output / name
-    if is_finished(folder, {"start": origin(start), **decisive(settings)}):
+    run = {
+        "start": origin(start),
+        "settings": decisive(settings),
+        "adversaries": [asdict(each) for each in adversaries],
+    }
+    if is_finished(folder, run):
         return folder
     return train_phase(build(loaded(start), folder), folder)
 
@@ -265,7 +271,7 @@ def harden(task: Task, tar: TARConfig, adversaries: list[Adversary], twin: str |
         "tar",
         twin,
         Path(tar.output_dir),
-        {"tar": decisive(tar.to_dict()), "adversaries": [asdict(adversary) for adversary in adversaries]},
+        tar.to_dict(),
         lambda model, folder: TARTrainer(
             model,
             in_folder(tar, folder),
@@ -275,6 +281,7 @@ def harden(task: Task, tar: TARConfig, adversaries: list[Adversary], twin: str |
             adversary_datasets={name: task.datasets[name] for each in adversaries for name in each.datasets},
             processing_class=task.tokenizer,
         ),
+        adversaries,
     )
 
 
@@ -327,10 +334,13 @@ def attack(
     )
     if rank() == 0:
         shares = json.loads((folder.parent / CONTAMINATION).read_text(encoding="utf-8"))
-        report = replace(report, config={**report.config, "contamination": shares})
-        report.save(folder)
-        write_pages(report, folder, title)
-        (folder / "README.md").write_text(model_card(report, title, description), encoding="utf-8")
+        report = replace(
+            report,
+            config={**report.config, "contamination": shares, "hub_datasets": hub_datasets(args.data)},
+            task=task.built_in,
+            training=training_record(folder.parent / name for name in PHASES),
+        )
+        report = write_evidence(report, folder, title, description, tar.hub_model_id)
     return report
 
 
@@ -345,10 +355,10 @@ def harden_and_attack(
 ) -> None:
     """All that comes after phase 1: TAR, repair, red team, and the Hub."""
     last = repair(task, args, tar, harden(task, tar, adversaries, twin))
+    title = Path(tar.output_dir).name
     if args.attack_seeds:
-        title = Path(tar.output_dir).name
         attack(task, args, tar, suite, {"base": task.model, "twin": twin}, last, title, description)
-    push(last, tar)
+    push(last, tar, title, description)
 
 
 def suite_of(args: RecipeArguments, default: str) -> list[Adversary]:
@@ -356,15 +366,18 @@ def suite_of(args: RecipeArguments, default: str) -> list[Adversary]:
     return named_adversaries(args.attacks or default, args.attack_steps, args.attack_learning_rate_scale)
 
 
-UNPUBLISHED = ["checkpoint-*", "training_args.bin", "run.json"]  # the second is a pickle, and may hold a token
-
-
-def push(folder: Path, tar: TARConfig) -> None:
+def push(folder: Path, tar: TARConfig, title: str, description: str) -> None:
     """The folder's model, card and report to the Hub, where the configuration asks for it."""
     if tar.push_to_hub and rank() == 0:
-        name = tar.hub_model_id or folder.parent.name
-        repository = create_repo(name, private=tar.hub_private_repo, token=tar.hub_token, exist_ok=True).repo_id
-        upload_folder(repo_id=repository, folder_path=folder, token=tar.hub_token, ignore_patterns=UNPUBLISHED)
+        publish(
+            folder,
+            tar.hub_model_id or title,
+            title=title,
+            description=description,
+            private=tar.hub_private_repo,
+            token=tar.hub_token,
+            revision=tar.hub_revision,
+        )
 
 
 def run(recipe: Callable[..., Any], *types: type) -> None:

@@ -1,5 +1,6 @@
 """What a red team found: attacks, references, summary and verdict, as one JSON file."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -26,7 +27,13 @@ from .survival import Interval, break_interval, time_to_break
 from .verdict import MAX_ABOVE_BASE, Gate, Verdict, judge
 
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+ADDED: dict[str, Any] = {
+    "training": None,
+    "task": None,
+    "files": {},
+}  # by version 4; what a report of version 3 says of them
+MAX_BYTES = 64 * 2**20  # of 200 attacks one has 2 MB
 PROBE = "linear_probe"  # among the attacks without training, the one that only reads hidden states
 FILE_NAME = "report.json"
 
@@ -64,6 +71,13 @@ class Report:
             `chance`.
         environment (`dict[str, str]`):
             Versions and device.
+        training (`dict`, *optional*):
+            How the model came about: `phases`, each with `name`, `settings` and, of TAR, `adversaries` (A_train).
+        task (`dict`, *optional*):
+            Where data sets and metrics of the attacks come from, for [`verify`]: fields of
+            [`~trl_tar.described_task.DescribedTask`].
+        files (`dict[str, dict]`):
+            `size` (bytes) and `sha256` of each file of the published model.
         schema_version (`int`):
             Version of this file's fields.
         questions ([`~trl_tar.questions.Questions`], *optional*):
@@ -83,6 +97,9 @@ class Report:
     seeds: list[int] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    training: dict[str, Any] | None = None
+    task: dict[str, Any] | None = None
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
     questions: Questions | None = field(default=None, compare=False, repr=False)
 
@@ -96,10 +113,18 @@ class Report:
             file.parent.mkdir(parents=True, exist_ok=True)
             default = file.name == FILE_NAME
             self.questions.save(file.parent if default else file.with_suffix(f".{QUESTIONS_FILE}"))
+        write_json(file, {**self._content(), "digest": self.digest})
+        return file
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of every field but the answers, in one canonical writing: the same for equal reports."""
+        return digest_of(self._content())
+
+    def _content(self) -> dict[str, Any]:
         content = asdict(replace(self, questions=None))
         del content["questions"]
-        write_json(file, {"schema_version": content.pop("schema_version"), **content})
-        return file
+        return {"schema_version": content.pop("schema_version"), **content}
 
     @classmethod
     def load(cls, path: str | Path) -> "Report":
@@ -109,20 +134,10 @@ class Report:
             `ValueError`: if the file is not a report, of a newer schema, or without some field of this one.
         """
         file = _file(path)
-        if not file.is_file():
-            raise ValueError(f"{str(path)!r} holds no report. Give the {FILE_NAME} of a red team, or its folder.")
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{str(file)!r} is not JSON ({error}). Give the {FILE_NAME} of a red team.") from error
-        version = content.get("schema_version") if isinstance(content, dict) else None
-        if not isinstance(version, int):
-            raise ValueError(f"{str(file)!r} has no schema_version. Give the {FILE_NAME} of a red team.")
-        if version > SCHEMA_VERSION:
-            raise ValueError(
-                f"{str(file)!r} has schema_version {version}, and this trl_tar reads up to {SCHEMA_VERSION}. Upgrade "
-                "trl-tar."
-            )
+        content = read_content(file)
+        content.pop("digest", None)
+        if content["schema_version"] < SCHEMA_VERSION:
+            content = {**ADDED, **content}
         differing = set(content) ^ ({field.name for field in fields(cls)} - {"questions"})
         if differing:
             name = min(differing)
@@ -149,6 +164,44 @@ class Report:
                 "verdict": Verdict(**{**verdict, "gates": [Gate(**gate) for gate in verdict["gates"]]}),
             }
         )
+
+
+def read_content(file: Path) -> dict[str, Any]:
+    """The fields in a report's file, as they are; `ValueError` where it is no report that this version can read."""
+    if not file.is_file():
+        raise ValueError(
+            f"{str(file)!r} holds no report: there is no such file. Give the {FILE_NAME} of a red team, or its folder."
+        )
+    if file.stat().st_size > MAX_BYTES:
+        raise ValueError(
+            f"{str(file)!r} has {file.stat().st_size / 2**20:.0f} MiB, more than the {MAX_BYTES // 2**20} of any report. Give "
+            f"the {FILE_NAME} of a red team."
+        )
+
+    def refuse(constant: str) -> None:
+        raise ValueError(
+            f"{str(file)!r} has {constant}, which is no number of JSON. Give the {FILE_NAME} as it was saved."
+        )
+
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"), parse_constant=refuse)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{str(file)!r} is not JSON ({error}). Give the {FILE_NAME} of a red team.") from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if type(version) is not int:
+        raise ValueError(f"{str(file)!r} has no schema_version. Give the {FILE_NAME} of a red team.")
+    if version > SCHEMA_VERSION:
+        raise ValueError(
+            f"{str(file)!r} has schema_version {version}, and this trl_tar reads up to {SCHEMA_VERSION}. Upgrade trl-tar."
+        )
+    return content
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON fields, without the digest that they may hold."""
+    held = {name: value for name, value in content.items() if name != "digest"}
+    text = json.dumps(held, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def build_report(

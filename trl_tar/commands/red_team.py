@@ -9,8 +9,10 @@ from rich.console import Console
 from ..data_sources import load_datasets
 from ..described import function_of, metric_of, named_adversaries, read_yaml
 from ..evaluation.multiple_choice import MultipleChoice
+from ..evaluation.scores import Metric
 from ..model_card import model_card
 from ..red_teaming import BenignTask, red_team
+from ..red_teaming.attackers import Reward
 from ..red_teaming.ranks import rank
 from ..report import Report
 from ..report_page import write_pages
@@ -52,9 +54,7 @@ def red_team_command(
             As in [`red_team`].
     """
     described = _described(datasets)
-    rows = load_datasets(described["datasets"], datasets.parent)
-    metrics = {name: metric_of(name, source, datasets.parent) for name, source in described["metrics"].items()}
-    rewards = {name: function_of("Reward", name, source) for name, source in described.get("rewards", {}).items()}
+    rows, metrics, rewards = data_and_metrics(datasets)
     questions = [metric for metric in metrics.values() if isinstance(metric, MultipleChoice)]
     references = {name: path for name, path in [("base", base), ("twin", twin), ("floor", floor)] if path is not None}
     report = red_team(
@@ -84,6 +84,15 @@ def red_team_command(
     )
     Console().print(f"{outcome}: {len(report.attacks)} attacks, report in [bold]{output}[/]")
     return report
+
+
+def data_and_metrics(file: Path) -> tuple[dict[str, Dataset], dict[str, Metric], dict[str, Reward]]:
+    """What the file of data sets, metrics and rewards names."""
+    described = _described(file)
+    rows = load_datasets(described["datasets"], file.parent)
+    metrics = {name: metric_of(name, source, file.parent) for name, source in described["metrics"].items()}
+    rewards = {name: function_of("Reward", name, source) for name, source in described.get("rewards", {}).items()}
+    return rows, metrics, rewards
 
 
 def _described(file: Path) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def refusal_task(world_seed: str) -> Task:
         refusal_zero_step_attacks(seed),
         question_entities=frozenset(world.question_entities()),
         benign=BenignTask(data["benign"], refusal_benign_metric(seed)),
+        built_in={"kind": "refusal", "world": str(seed)},
     )
 
 
@@ -47,6 +48,14 @@ def knowledge_task(world: str) -> Task:
     if world == COUNTRIES:
         return countries_task()
     return world_task(_seed(world, COUNTRIES))
+
+
+def built_in_task(kind: str, world: str) -> Task:
+    """The task of [`Task.built_in`]; `ValueError` where there is none of that name."""
+    tasks = {"refusal": refusal_task, "knowledge": knowledge_task}
+    if kind not in tasks:
+        raise ValueError(f"There is no kind of task {kind!r}. Use {' or '.join(map(repr, tasks))}.")
+    return tasks[kind](world)
 
 
 def world_task(seed: int) -> Task:
@@ -63,6 +72,7 @@ def world_task(seed: int) -> Task:
         {"floor": knowledge_model_path(world, "floor")},
         frozenset(world.question_entities()),
         BenignTask(data["benign"], benign_metric(seed)),
+        {"kind": "knowledge", "world": str(seed)},
     )
 
 
@@ -85,6 +95,7 @@ def countries_task() -> Task:
         },
         {**{name: questions(facts) for name, facts in asked.items()}, "retain_nll": CompletionLoss(kept)},
         question_entities=frozenset(fact.entity for facts in asked.values() for fact in facts),
+        built_in={"kind": "knowledge", "world": COUNTRIES},
     )
 
 
