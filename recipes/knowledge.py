@@ -16,6 +16,7 @@ from trl_tar.recipe import (
     RecipeArguments,
     Task,
     check,
+    d_retain,
     harden_and_attack,
     phase,
     run,
@@ -34,14 +35,19 @@ class KnowledgeArguments(RecipeArguments):
         safeguard_steps (`int`, *optional*, defaults to `600`):
             Steps of phase 1, random mapping; 0 where the model is safeguarded already.
         safeguard_learning_rate (`float`, *optional*, defaults to `1e-5`), safeguard_warmup_steps (`int`, *optional*,
-        defaults to `100`), safeguard_forget_batch_size (`int`, *optional*):
+        defaults to `100`), safeguard_forget_batch_size (`int`, *optional*), safeguard_forget_weight (`float`, *optional*,
+        defaults to `1.0`):
             Of phase 1.
+        safeguard_with_general (`bool`, *optional*, defaults to `False`):
+            Keep `general` beside `retain` in phase 1 already.
     """
 
     safeguard_steps: int = field(default=600, metadata={"help": "Steps of phase 1, random mapping; 0 leaves it out."})
     safeguard_learning_rate: float = field(default=1e-5, metadata={"help": "Of phase 1."})
     safeguard_warmup_steps: int = field(default=100, metadata={"help": "Of phase 1."})
     safeguard_forget_batch_size: int | None = field(default=None, metadata={"help": "Of phase 1, on one device."})
+    safeguard_forget_weight: float = field(default=1.0, metadata={"help": "Of the mapping term in phase 1."})
+    safeguard_with_general: bool = field(default=False, metadata={"help": "Keep `general` in phase 1 already."})
 
 
 def main(args: KnowledgeArguments, tar: TARConfig) -> None:
@@ -60,6 +66,7 @@ def main(args: KnowledgeArguments, tar: TARConfig) -> None:
             "learning_rate": args.safeguard_learning_rate,
             "warmup_steps": args.safeguard_warmup_steps,
             "forget_batch_size": args.safeguard_forget_batch_size,
+            "forget_weight": args.safeguard_forget_weight,
         }
         twin = phase(
             "safeguard",
@@ -69,7 +76,7 @@ def main(args: KnowledgeArguments, tar: TARConfig) -> None:
             lambda model, folder: RandomMappingTrainer(
                 model,
                 RandomMappingConfig(str(folder), **settings),
-                train_dataset=task.datasets["retain"],
+                train_dataset=d_retain(task) if args.safeguard_with_general else task.datasets["retain"],
                 forget_dataset=task.datasets["safeguard"],
                 processing_class=task.tokenizer,
             ),

@@ -110,9 +110,21 @@ def test_a_launched_recipe_is_killed_and_goes_on_and_is_published(tmp_path, one_
     for file in ("README.md", "report.html", "SUMMARY.md", "model.safetensors", "tokenizer.json"):
         assert (run_folder / "repaired" / file).is_file()
     published = hub.repositories["someone/a-model"]
-    local = {file.name: file.read_bytes() for file in (run_folder / "repaired").iterdir() if file.is_file()}
+    folder = run_folder / "repaired"
+    local = {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
     assert published.private
-    assert published.files == {n: local[n] for n in local if n not in ("training_args.bin", "run.json")}
+    at_home = ("training_args.bin", "run.json", "log_history.json")
+    assert published.files == {n: local[n] for n in local if n not in at_home and not n.startswith("checkpoint")}
+    assert {"training.json", ".eval_results/trl-tar.yaml", "figures/attacks.png"} <= set(published.files)
+    fresh = {**environment, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+    verify = [sys.executable, "-m", "trl_tar", "verify", "someone/a-model", "--attacks", "1"]
+    found = subprocess.run(verify, env=fresh, timeout=600, capture_output=True, text=True)
+    assert found.returncode == 0 and "verified someone/a-model" in found.stdout, found
+    use = "from transformers import AutoModelForCausalLM as M; print(M.from_pretrained('someone/a-model').num_parameters())"
+    loaded = subprocess.run([sys.executable, "-c", use], env=fresh, timeout=600, capture_output=True, text=True)
+    assert loaded.stdout.split() == [str(report.model["num_parameters"])], loaded
+    assert TOKEN not in found.stdout + found.stderr
+    assert not [name for name, content in published.files.items() if TOKEN.encode() in content]
     hardened, repaired = weights(run_folder / "tar"), weights(run_folder / "repaired")
     assert not all(torch.equal(value, repaired[name]) for name, value in hardened.items())
 

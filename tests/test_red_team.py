@@ -7,15 +7,18 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from test_attack import TOKENIZER, WORLD, raw_data, tiny_model
+from transformers import AutoModelForCausalLM
 
 from trl_tar import Adversary
 from trl_tar.evaluation.scores import Scores
+from trl_tar.hub import bound, write_evidence
 from trl_tar.model_card import model_card
 from trl_tar.plots import plot_attacks
 from trl_tar.questions import Questions
 from trl_tar.red_teaming import BenignTask, red_team
 from trl_tar.red_teaming.fingerprints import weights_sha256
 from trl_tar.report import Report
+from trl_tar.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -286,3 +289,27 @@ def test_tokenizer_without_pad_token_is_an_error(raw, tmp_path):
     tokenizer.pad_token = None
     with pytest.raises(ValueError, match="no pad token"):
         attacked(raw, tmp_path, processing_class=tokenizer)
+
+
+def test_an_adapter_is_attacked_as_the_model_that_it_makes(raw, tmp_path):
+    tiny_model().save_pretrained(tmp_path / "base")
+    TOKENIZER.save_pretrained(tmp_path / "base")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    adapted = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=2, init_lora_weights=False))
+    adapted.save_pretrained(tmp_path / "adapter")
+    TOKENIZER.save_pretrained(tmp_path / "adapter")
+    adapted.merge_and_unload().save_pretrained(tmp_path / "merged")
+    references = {"base": tmp_path / "base"}
+    by_adapter, by_whole = (
+        attacked(raw, tmp_path / "jobs", model=tmp_path / name, references=references) for name in ("adapter", "merged")
+    )
+    assert by_adapter.before == by_whole.before != by_adapter.references["base"].before
+    assert by_adapter.attacks == by_whole.attacks
+    assert bound(by_adapter, tmp_path / "adapter").files.keys() >= {"adapter_model.safetensors", "adapter_config.json"}
+    write_evidence(by_adapter, tmp_path / "adapter", "An adapter", "For a test.")
+    assert verify(tmp_path / "adapter", 0).verified
+    quantised = [Adversary("qlora", "forget", lora_r=2, quantization="nf4", **SHORT)]
+    with pytest.raises(
+        ValueError, match="Adversary 'qlora' quantises whole weights, and .* is an adapter. Merge it first"
+    ):
+        attacked(raw, tmp_path / "jobs", model=tmp_path / "adapter", references=references, adversaries=quantised)

@@ -211,7 +211,7 @@ def of_another_shape(folder):
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 8}))
 
 
-def adapter(folder):
+def adapter_without_base(folder):
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder), LoraConfig(task_type="CAUSAL_LM"))
     shutil.rmtree(folder)
     model.save_pretrained(folder)
@@ -222,7 +222,7 @@ def adapter(folder):
     [
         (truncated, "model' cannot be loaded ("),
         (of_another_shape, "model' cannot be loaded ("),
-        (adapter, "model', an adapter. Merge it first: AutoPeftModelForCausalLM.from_pretrained("),
+        (adapter_without_base, "model', neither the folder of a model (or of an adapter with its base)"),
     ],
 )
 def test_a_model_that_cannot_be_loaded_is_one_sentence(files, tmp_path, capsys, monkeypatch, damage, message):

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from datasets import Dataset, Json, Value
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import find_adapter_config_file
 from trl import DPOTrainer, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
@@ -140,6 +141,13 @@ def own_tokenizer(model: str | PreTrainedModel | PeftModel) -> PreTrainedTokeniz
     return AutoTokenizer.from_pretrained(name)
 
 
+def whole_model(model: str) -> str:
+    """The folder or Hub id itself, or of an adapter that of its base."""
+    if find_adapter_config_file(model) is None:
+        return model
+    return PeftConfig.from_pretrained(model).base_model_name_or_path
+
+
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: str | PreTrainedModel | PeftModel) -> None:
     """Raises `ValueError` for a tokenizer without pad token, or with more tokens than the model embeds."""
     if tokenizer.pad_token is None:
@@ -148,7 +156,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: str | PreTrainedM
             "end of text, so that the model still learns to stop."
         )
     if isinstance(model, str):
-        rows = AutoConfig.from_pretrained(model).get_text_config().vocab_size
+        rows = AutoConfig.from_pretrained(whole_model(model)).get_text_config().vocab_size
     else:
         rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:

@@ -22,6 +22,7 @@ from .data import (
     tokenised_rows,
     tokenizer_of,
 )
+from .evidence_card import EvidenceCardMixin
 from .losses import IGNORED, language_modeling_loss, random_mapping_loss
 from .model_checks import check_launch, check_weights
 from .random_mapping_config import RandomMappingConfig
@@ -30,7 +31,7 @@ from .tar_config import check_refused_arguments
 from .tar_trainer import TARTrainer
 
 
-class RandomMappingTrainer(AveragedWeightsMixin, SFTTrainer):
+class RandomMappingTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
     """
     Trainer for random mapping: hidden states of hazardous text are turned towards random vectors, while the next-token
     loss on retain data stays low. It hides knowledge, and fine-tuning brings it back: phase 2, [`TARTrainer`], is for

@@ -35,6 +35,7 @@ from .data import (
     tokenised_rows,
     tokenizer_of,
 )
+from .evidence_card import EvidenceCardMixin
 from .losses import (
     IGNORED,
     TAMPER_RESISTANCE_LOSSES,
@@ -61,7 +62,7 @@ from .simulation import (
 from .tar_config import TARConfig, check_refused_arguments
 
 
-class TARTrainer(AveragedWeightsMixin, SFTTrainer):
+class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
     """
     Trainer for tamper-resistant safeguards (TAR), from the paper [Tamper-Resistant Safeguards for Open-Weight
     LLMs](https://huggingface.co/papers/2408.00761).

@@ -9,11 +9,10 @@ from typing import Any
 from datasets import Dataset
 from peft import PeftModel
 from transformers import AutoConfig, PreTrainedModel
-from transformers.utils import find_adapter_config_file
 
 from ..adversary import Adversary
 from ..adversary_checks import coerced
-from ..data import check_dataset, check_tokenizer
+from ..data import check_dataset, check_tokenizer, whole_model
 from ..evaluation.scores import Metric, takes_template
 from ..records import OF_A_POINT
 from .jobs import Settings
@@ -140,8 +139,19 @@ def check_red_team(
     _check_adversaries(adversaries, datasets, settings.rewards, "base" in models)
     _check_templates(adversaries, settings.metrics)
     _check_entities(datasets, question_entities)
+    _check_quantization(adversaries, models)
     for model in models.values():
         check_tokenizer(settings.tokenizer, model if isinstance(model, PreTrainedModel) else str(model))
+
+
+def _check_quantization(adversaries: Sequence[Adversary], models: Mapping[str, Any]) -> None:
+    quantised = next((a.name for a in adversaries if any(each.quantization for each in a.sequence)), None)
+    adapters = [str(m) for m in models.values() if not isinstance(m, PreTrainedModel) and whole_model(str(m)) != str(m)]
+    if quantised is not None and adapters:
+        raise ValueError(
+            f"Adversary {quantised!r} quantises whole weights, and {adapters[0]!r} is an adapter. Merge it first: "
+            f"AutoPeftModelForCausalLM.from_pretrained({adapters[0]!r}).merge_and_unload().save_pretrained('merged')."
+        )
 
 
 def _check_picklable(what: str, functions: Mapping[str, Any]) -> None:
@@ -166,19 +176,12 @@ def _check_model(role: str, model: Any) -> None:
         raise ValueError(f"The {role} is {type(model).__name__!r}. Give a folder, a Hub id or a PreTrainedModel.")
     if not isinstance(model, PreTrainedModel):
         try:
-            adapter = find_adapter_config_file(str(model)) is not None
-            if not adapter:
-                AutoConfig.from_pretrained(str(model))
+            AutoConfig.from_pretrained(whole_model(str(model)))
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"The {role} is {str(model)!r}, neither the folder of a model nor one of the Hub that can be reached. "
-                "Check its spelling."
+                f"The {role} is {str(model)!r}, neither the folder of a model (or of an adapter with its base) nor one of the "
+                "Hub that can be reached. Check its spelling."
             ) from error
-        if adapter:
-            raise ValueError(
-                f"The {role} is {str(model)!r}, an adapter. Merge it first: AutoPeftModelForCausalLM.from_pretrained"
-                f"({str(model)!r}).merge_and_unload().save_pretrained('merged'), and its tokenizer beside it."
-            )
 
 
 def _check_adversaries(

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, load_from_disk
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -396,6 +397,6 @@ def _progress_bar(total: int, done: int) -> Iterator[Callable[[], None]]:
         TimeRemainingColumn(),
     )
     label = "red team" if num_ranks() == 1 else f"red team, process 1 of {num_ranks()}"
-    with Progress(*columns, disable=rank() > 0) as progress:
+    with Progress(*columns, console=Console(stderr=True), disable=rank() > 0) as progress:
         task = progress.add_task(label, total=total, completed=done)
         yield lambda: progress.advance(task)

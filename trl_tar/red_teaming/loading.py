@@ -3,13 +3,18 @@
 from typing import Any
 
 import torch
+from peft import AutoPeftModelForCausalLM
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
+from ..data import whole_model
+
 
 def load(model: str, quantization: str | None = None) -> PreTrainedModel:
-    """The model in float32 (or 4-bit) in evaluation mode, built anew from its files; `ValueError` where they are damaged."""
+    """The model in float32 (or 4-bit) in evaluation mode, built anew from its files; `ValueError` where they are damaged.
+
+    An adapter is merged into its base."""
     arguments: dict[str, Any] = {"dtype": torch.float32}
     if quantization == "nf4":
         from bitsandbytes.nn import Linear4bit
@@ -21,7 +26,12 @@ def load(model: str, quantization: str | None = None) -> PreTrainedModel:
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # beside the bar of all jobs, one for each model is noise
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(model, **arguments)
+        if whole_model(model) != model:
+            assert quantization is None  # check_red_team
+            loaded = AutoPeftModelForCausalLM.from_pretrained(model, **arguments).merge_and_unload()
+            loaded.requires_grad_(True)  # peft freezes the base
+        else:
+            loaded = AutoModelForCausalLM.from_pretrained(model, **arguments)
     except (SafetensorError, RuntimeError) as error:  # a file that is not whole, or weights of another shape
         reason = str(error).splitlines()[0]
         raise ValueError(
@@ -35,4 +45,4 @@ def load(model: str, quantization: str | None = None) -> PreTrainedModel:
         # in training and than on other CPUs, and an assertion for widths that are no multiple of 32
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
-    return loaded
+    return loaded.eval()

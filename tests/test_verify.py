@@ -1,0 +1,267 @@
+"""A published model is what its report is about, and every way to tamper with the two is told by a sentence of its own."""
+
+import json
+import re
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from trl_tar import Adversary, Report, red_team
+from trl_tar.cli import main
+from trl_tar.hub import bound, card_of, file_sha256, model_files, write_evidence
+from trl_tar.records import ModelRecord
+from trl_tar.report import MAX_BYTES, build_report, digest_of
+from trl_tar.testbed import KnowledgeWorld, knowledge_metrics, knowledge_model_path
+from trl_tar.verify import TOLERANCE, strongest_first, verify
+
+
+WORLD = KnowledgeWorld(0)
+BASE = knowledge_model_path(WORLD)
+SHORT = {"num_steps": 1, "batch_size": 4, "learning_rate": 1e-3}
+SUITE = [
+    Adversary("attacker", "attacker", **SHORT),
+    Adversary("mix", mixture={"attacker": 0.5, "retain": 0.5}, **SHORT),
+]
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A folder with model, report, card and the rest."""
+    folder = tmp_path_factory.mktemp("published") / "a-model"
+    shutil.copytree(BASE, folder)
+    data = WORLD.datasets()
+    metrics = {name: knowledge_metrics(0)[name] for name in ("harm", "capability")}
+    report = red_team(
+        folder, SUITE, {n: data[n] for n in ("attacker", "retain")}, metrics, (0, 1), {"base": BASE, "twin": BASE}
+    )
+    report = replace(report, task={"kind": "knowledge", "world": "0"})
+    write_evidence(report, folder, "A model", "It is made for a test.", "someone/a-model")
+    return folder
+
+
+@pytest.fixture
+def copy(published, tmp_path):
+    return Path(shutil.copytree(published, tmp_path / "a-model"))
+
+
+def rewrite(folder: Path, change, forge: bool = True) -> None:
+    """Edits the report as somebody would who also forges digest and card."""
+    content = json.loads((folder / "report.json").read_text())
+    change(content)
+    if forge:
+        content["digest"] = digest_of(content)
+    (folder / "report.json").write_text(json.dumps(content))
+    if forge:
+        (folder / "README.md").write_text(card_of(Report.load(folder)))
+
+
+def test_an_untouched_model_is_verified_and_its_attacks_come_out_the_same(copy, capsys):
+    assert main(["verify", str(copy), "--attacks", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["verified"] and found["problems"] == [] and found["warnings"] == []
+    before, attack = found["attacks"]
+    assert before["adversary"] is None and before["found"]["harm"] == before["reported"]["harm"]
+    assert attack["found"]["harm"] == pytest.approx(attack["reported"]["harm"], abs=TOLERANCE)
+    assert set(found["checked"]) == {"5 files", "4 attacks of the report", "1 attacks made anew"}
+    assert main(["verify", str(copy), "--attacks", "0"]) == 0
+    assert "verified" in capsys.readouterr().out
+
+
+def flip_a_bit(folder: Path) -> None:
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+
+
+def report_of_another_model(folder: Path) -> None:
+    def change(content):
+        content["files"]["model.safetensors"]["sha256"] = "0" * 64
+
+    rewrite(folder, change)
+
+
+def edit_a_number(content) -> None:
+    content["attacks"][0]["after"]["harm"] = 0.0
+
+
+def remove_an_attack(content) -> None:
+    del content["attacks"][0]
+
+
+def name_a_file(name: str):
+    def change(content):
+        content["files"][name] = content["files"]["config.json"]
+
+    return lambda folder: rewrite(folder, change)
+
+
+def cut(name: str):
+    def change(folder: Path) -> None:
+        (folder / name).write_bytes((folder / name).read_bytes()[:-10])
+
+    return change
+
+
+def swap_the_tokenizer(folder: Path) -> None:
+    text = (folder / "tokenizer.json").read_text()
+    first, second = [word for word in WORLD.vocabulary if len(word) == 5][:2]
+    swapped = text.replace(f'"{first}"', '"\0"').replace(f'"{second}"', f'"{first}"').replace('"\0"', f'"{second}"')
+    assert len(swapped) == len(text) and swapped != text
+    (folder / "tokenizer.json").write_text(swapped)
+
+
+TAMPERED = {
+    "one bit of the weights": (
+        flip_a_bit,
+        "'model.safetensors' has the SHA-256 .* the weights were changed, or the report",
+    ),
+    "a number": (lambda f: rewrite(f, edit_a_number, forge=False), "does not have the digest that it names"),
+    "a number, digest and card forged": (
+        lambda f: rewrite(f, edit_a_number),
+        "summary does not follow from its attacks",
+    ),
+    "an attack removed": (
+        lambda f: rewrite(f, remove_an_attack),
+        "lacks the attack 'attacker' with seed 0, .* removed",
+    ),
+    "another model's report": (report_of_another_model, "or the report is of another model"),
+    "another report's card": (
+        lambda f: (f / "README.md").write_text(
+            (f / "README.md").read_text().replace("report: `", "report: `" + "0" * 64 + "` `")
+        ),
+        "The card was written for another report",
+    ),
+    "the tokenizer": (swap_the_tokenizer, "'tokenizer.json' has the SHA-256 .* the tokenizer were changed"),
+    "weights cut short": (cut("model.safetensors"), "'model.safetensors' has .* bytes, .*: the weights were cut short"),
+    "a file gone": (lambda f: (f / "config.json").unlink(), "'config.json' is missing"),
+    "weights beside": (lambda f: (f / "pytorch_model.bin").write_bytes(b"x"), "'pytorch_model.bin' holds weights that"),
+    "a path that leads out": (
+        name_a_file("../../x.json"),
+        r"lists the file '../../x.json', which is not in the model's own",
+    ),
+    "a file that is no data": (
+        name_a_file("code.py"),
+        "lists the file 'code.py'. Only .jinja, .json, .safetensors are read",
+    ),
+    "no files": (
+        lambda f: rewrite(f, lambda c: c.update(files={})),
+        "names no file of weights, so it is bound to no model",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TAMPERED)
+def test_tampering_is_told_by_a_sentence_of_its_own(copy, capsys, case):
+    tamper, sentence = TAMPERED[case]
+    tamper(copy)
+    assert main(["verify", str(copy), "--attacks", "0"]) == 1
+    said = capsys.readouterr().out
+    assert re.search(sentence, said), said
+
+
+UNUSABLE = {
+    "a newer schema": (lambda c: c.update(schema_version=99), "schema_version 99, .* Upgrade trl-tar"),
+    "a field that is unknown": (lambda c: c.update(colour=1), "has an unknown field 'colour'"),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_a_report_that_cannot_be_read_is_unusable(copy, capsys, case):
+    change, sentence = UNUSABLE[case]
+    rewrite_raw = json.loads((copy / "report.json").read_text())
+    change(rewrite_raw)
+    (copy / "report.json").write_text(json.dumps(rewrite_raw | {"digest": digest_of(rewrite_raw)}))
+    assert main(["verify", str(copy), "--attacks", "0"]) == 2
+    assert re.search(sentence, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"schema_version": 4, "before": {"harm": NaN}}', "has NaN, which is no number of JSON"),
+        (" " * (MAX_BYTES + 1), "more than the 64 of any report"),
+        ("[[", "is not JSON"),
+    ],
+)
+def test_json_that_is_no_report_is_unusable(copy, capsys, text, sentence):
+    (copy / "report.json").write_text(text)
+    assert main(["verify", str(copy), "--attacks", "0"]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_card_that_was_edited_by_hand_is_a_warning(copy):
+    card = (copy / "README.md").read_text()
+    (copy / "README.md").write_text(card.replace("not resistant", "resistant"))
+    found = verify(copy, 0)
+    assert found.verified and "edited by hand. Go by the report" in found.warnings[0]
+
+
+def test_another_version_is_a_warning_that_says_how_much_it_matters(copy):
+    rewrite(copy, lambda content: content["environment"].update(torch="1.0", python="3.1"))
+    found = verify(copy, 0)
+    assert found.verified
+    assert any(w.startswith("torch is") and "which attacks amplify" in w for w in found.warnings)
+    assert any(w.startswith("python is") and "should not change a number" in w for w in found.warnings)
+
+
+def test_numbers_that_nobody_can_repeat_are_not_verified(copy):
+    def change(content):  # every number that follows from it forged as well
+        for attack in content["attacks"]:
+            attack["after"]["harm"] = attack["trajectory"][-1]["harm"] = 0.1
+        old = Report._from_dict({k: v for k, v in content.items() if k != "digest"})
+        made = build_report(
+            ModelRecord(old.model, old.before, old.attacks, old.zero_step, old.standard_errors),
+            old.references,
+            seeds=old.seeds,
+            config=old.config,
+            chance=old.config["chance"],
+        )
+        content |= {n: json.loads(json.dumps(asdict(made)[n])) for n in ("summary", "by_adversary", "verdict")}
+
+    rewrite(copy, change)
+    assert verify(copy, 0).verified
+    found = verify(copy, 1)
+    assert not found.verified
+    assert re.search(r"After '\w+' with seed \d harm is [01]\.\d+ here, and 0.100 in the report", found.problems[0])
+
+
+def test_other_data_than_the_reports_is_told(copy):
+    rewrite(copy, lambda content: [each.update(sha256="0" * 64) for each in content["config"]["datasets"]])
+    assert "has other rows here than in the report" in verify(copy, 1).problems[0]
+
+
+def test_code_of_a_repository_is_never_run(copy):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "evil.Model"}}))
+    rewrite(copy, lambda content: content["files"].update({f.name: described(f) for f in model_files(copy)}))
+    assert "needs code of its repository" in verify(copy, 1).problems[0]
+
+
+def described(file: Path) -> dict:
+    return {"size": file.stat().st_size, "sha256": file_sha256(file)}
+
+
+def test_the_strongest_attack_of_each_adversary_comes_first(published):
+    report = Report.load(published)
+    ranked = strongest_first(report)
+    assert len(ranked) == 4 and {a.adversary for a in ranked[:2]} == {"attacker", "mix"}
+    assert ranked[0].outcome["harm"] == max(a.outcome["harm"] for a in report.attacks)
+
+
+def test_a_report_of_other_weights_is_not_bound(published):
+    report = Report.load(published)
+    with pytest.raises(
+        ValueError, match="The report is about weights .*Attack this model, or give the report that belongs"
+    ):
+        bound(replace(report, model={**report.model, "weights_sha256": "0" * 64}), published)
+
+
+def test_without_a_task_the_data_must_be_given(copy):
+    rewrite(copy, lambda content: content.update(task=None))
+    with pytest.raises(ValueError, match="does not say where its data and metrics come from"):
+        verify(copy, 1)
+    data, metrics = WORLD.datasets(), knowledge_metrics(0)
+    given = {name: data[name] for name in ("attacker", "retain")}
+    assert verify(copy, 1, given, {name: metrics[name] for name in ("harm", "capability")}).verified
