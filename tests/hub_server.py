@@ -60,6 +60,7 @@ class Hub:
     repositories: dict[str, Repository] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)  # of a client that is told not to sleep
 
     def fail(self, path: str, status: int, times: int = 1, **headers: str) -> None:
         """The next requests whose method and path match end in that status."""

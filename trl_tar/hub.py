@@ -1,8 +1,7 @@
 """Model and evidence, together in a folder and on the Hub."""
 
 import hashlib
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -45,8 +44,6 @@ FIGURES = (
     {"path": "figures/tradeoff.png", "alt": "Capability against harm, before and after attack"},
 )
 UNNAMED = {"title": "A model", "description": "", "repository": None}
-ATTEMPTS = 4
-LONGEST_WAIT = 60.0  # seconds, whatever the server asks for
 REASONS = {
     401: "the Hub does not know the token. Log in with hf auth login, or give another token.",
     403: "the token may not write there. Use a token with the role 'write', and a repository of your own.",
@@ -173,44 +170,40 @@ def publish(
     message = commit_message or ("Model, not attacked" if report is None else "Model and evidence")
     api = HfApi(token=token)
 
-    def push() -> str:
+    with _push_errors(repository, token):
         made = api.create_repo(repository, private=private, exist_ok=True).repo_id
         if revision is not None:
             api.create_branch(made, branch=revision, exist_ok=True)
         files = [file.name for file in model_files(folder)]
         evidence = [name for name in EVIDENCE if report is not None or name == "README.md"]
-        return api.upload_folder(
+        commit = api.upload_folder(
             repo_id=made,
             folder_path=folder,
             revision=revision,
             commit_message=message,
             allow_patterns=[*files, *evidence],
-        ).commit_url
+        )
+    return commit.commit_url
 
-    return _repeated(push, repository, token)
 
-
-def _repeated(push: Callable[[], str], repository: str, token: str | None) -> str:
-    """What `push` returns; tries again where the server or the line is at fault, and says why where it is not."""
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return push()
-        except OfflineModeIsEnabled as error:
-            raise ValueError(f"{repository!r} cannot be pushed offline. Unset HF_HUB_OFFLINE.") from error
-        except HfHubHTTPError as error:
-            status, wait = error.response.status_code, error.response.headers.get("Retry-After", "")
-            if status in REASONS:
-                raise ValueError(f"{repository!r} was not pushed ({status}): {REASONS[status]}") from None
-            if status != 429 and status < 500:
-                raise ValueError(_without(f"{repository!r} was not pushed: {error}", token)) from None
-            reason = f"the Hub answered {status}"
-        except (HTTPError, OSError) as error:
-            reason, wait = _without(f"{type(error).__name__}: {error}", token), ""
-        if attempt < ATTEMPTS:
-            time.sleep(min(float(wait) if wait.isdigit() else 2.0**attempt, LONGEST_WAIT))
-    raise ValueError(
-        f"{repository!r} was not pushed: {reason}, {ATTEMPTS} times. Push again later: what arrived is not sent twice."
-    )
+@contextmanager
+def _push_errors(repository: str, token: str | None) -> Iterator[None]:
+    """What the Hub refuses, or what broke down after the retries of huggingface_hub, as one sentence without the token."""
+    try:
+        yield
+    except OfflineModeIsEnabled as error:
+        raise ValueError(f"{repository!r} cannot be pushed offline. Unset HF_HUB_OFFLINE.") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        reason = REASONS.get(status, "the Hub failed. Push again later: what arrived is not sent twice.")
+        raise ValueError(f"{repository!r} was not pushed ({status}): {reason}") from None
+    except HTTPError as error:
+        reason = _without(f"{type(error).__name__}: {error}", token)
+        raise ValueError(f"{repository!r} was not pushed ({reason}): the connection broke. Push again.") from None
+    except HFValidationError as error:
+        raise ValueError(
+            f"{repository!r} is no id of the Hub ({str(error).splitlines()[0]}). Use me/my-model."
+        ) from None
 
 
 def _without(text: str, token: str | None) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from datasets import Dataset
-from huggingface_hub import list_repo_files
+from huggingface_hub import HfApi
 
 from .adversary import Adversary
 from .evaluation.scores import Metric
@@ -122,7 +122,7 @@ def verify(
 
 def _listed(repository: str, revision: str | None, token: str | None) -> list[str]:
     with hub_errors(f"{repository!r}", token):
-        return list_repo_files(repository, revision=revision, token=token)
+        return HfApi(token=token).list_repo_files(repository, revision=revision)
 
 
 def _fetch(repository: str, names: Sequence[str], folder: Path, revision: str | None, token: str | None) -> None:
