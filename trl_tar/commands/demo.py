@@ -2,6 +2,7 @@
 
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -12,13 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from ..adversary import Adversary
+from ..hub import write_evidence
 from ..model_card import model_card
-from ..phases import check_run
+from ..phases import check_run, training_record
 from ..plots import plot_adversary_loss, plot_attacks, plot_tradeoff, plot_training
 from ..records import write_json
 from ..red_teaming import BenignTask, red_team
 from ..report import Report
-from ..report_page import write_pages
 from ..testbed import (
     KnowledgeWorld,
     benign_metric,
@@ -121,6 +122,9 @@ def attack_all(
             question_entities=world.question_entities(),
             num_workers=workers,
         )
+        trained_in = dict.fromkeys([models["random_mapping"], path]) if name != "base" else []
+        described = {"kind": "knowledge", "world": str(world.seed)}
+        reports[name] = replace(reports[name], task=described, training=training_record(trained_in))
         folder = output / name
         folder.mkdir(exist_ok=True)
         reports[name].save(folder / "report.json")
@@ -179,14 +183,15 @@ def comparison_table(reports: dict[str, Report]) -> Table:
 
 
 def write_cards(reports: dict[str, Report], output: Path, figures: list[dict[str, str]]) -> None:
-    """`README.md`, `report.html` and `SUMMARY.md` of each model beside its report, and TAR's card as the folder's own."""
+    """The evidence on each model beside its weights, and TAR's card, with the figures of all, as the folder's own."""
     for name, report in reports.items():
-        title = f"{LABELS[name]} on the knowledge world"
-        write_pages(report, output / name, title)
-        beside = [{**figure, "path": f"../{figure['path']}"} for figure in figures]
-        (output / name / "README.md").write_text(model_card(report, title, DESCRIPTIONS[name], beside))
-    card = model_card(reports["tar"], f"{LABELS['tar']} on the knowledge world", DESCRIPTIONS["tar"], figures)
-    (output / "README.md").write_text(card)
+        reports[name] = write_evidence(
+            report, output / name, f"{LABELS[name]} on the knowledge world", DESCRIPTIONS[name]
+        )
+    card = model_card(
+        reports["tar"], f"{LABELS['tar']} on the knowledge world", DESCRIPTIONS["tar"], figures, repository="tar"
+    )
+    (output / "README.md").write_text(card, encoding="utf-8")
 
 
 def write_figures(reports: dict[str, Report], output: Path) -> list[dict[str, str]]:
