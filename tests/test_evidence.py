@@ -20,6 +20,7 @@ from trl_tar.commands.refusal_evidence import markdown as markdown_refusal
 from trl_tar.commands.refusal_evidence import refusal_evidence
 from trl_tar.records import ModelRecord, attack_record
 from trl_tar.report import build_report
+from trl_tar.wording import interval
 
 
 def record(harms: list[float | None], before: float = 0.25) -> ModelRecord:
@@ -106,3 +107,16 @@ def test_recorded_evidence_is_whole_and_above_the_floors_that_were_set_before():
     assert all(tar[f"below_{control}"]["mean"] >= 0.2 for control in CONTROLS)
     assert tar["worst_recovery"]["mean"] <= 0.65
     assert tar["capability_share"]["mean"] >= 0.9 and tar["bystander_share"]["mean"] >= 0.65
+
+
+def test_the_readme_says_what_was_recorded_of_refusal():
+    folder = ROOT / "model_cards" / "refusal_world"
+    table = json.loads((folder / "evidence.json").read_text(encoding="utf-8"))
+    assert markdown_refusal(table) == (folder / "table.md").read_text(encoding="utf-8")
+    worlds, below = table["over_worlds"], table["over_worlds"]["twin − TAR"]
+    assert worlds["model"]["harm_after"]["n"] == 3 and below["harm_after"]["low"] > 0
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("−", "-")
+    told = [worlds["model"][name] for name in ("harm_after", "worst_harm", "capability", "capability_after")]
+    told += [worlds["twin"][name] for name in ("harm", "harm_after", "capability", "capability_after")]
+    told += [below["harm_after"], below["capability_after"], table["over_trainings"]["model"]["harm_after"]]
+    assert [interval(estimate) for estimate in told if interval(estimate) not in readme] == []
