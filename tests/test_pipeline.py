@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from trl_tar import Adversary
 from trl_tar.commands.demo import demo
-from trl_tar.phases import check_run
+from trl_tar.phases import check_run, training_record
 from trl_tar.testbed import KnowledgeWorld, knowledge_model_path
 from trl_tar.testbed.pipeline import control_without_adversary, harden
 
@@ -77,3 +77,18 @@ def test_the_control_has_the_weight_and_passes_of_tar(tmp_path):
     assert run["settings"]["max_steps"] == 2 * 41 // 2
     # Σ exp((k − 31) / 16) over k = 3, 7, …, 31 is (1 − e^−2) / (1 − e^−¼) = 3.908986
     assert run["settings"]["tamper_resistance_weight"] == pytest.approx(8.0 * 3.908986, abs=1e-5)
+
+
+def test_a_demos_folder_tells_how_its_models_were_made(tmp_path):
+    for name, run in {
+        "random_mapping": {"settings": {"seed": 0}},
+        "tar": {"settings": {}, "adversaries": [{"name": "a"}]},
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps(run))
+    record = training_record([tmp_path / "base", tmp_path / "random_mapping", tmp_path / "tar"])
+    assert [(phase["name"], len(phase["adversaries"])) for phase in record["phases"]] == [
+        ("random_mapping", 0),
+        ("tar", 1),
+    ]
+    assert training_record([tmp_path / "base"]) is None

@@ -52,7 +52,9 @@ def training_record(folders: Iterable[Path]) -> dict[str, Any] | None:
     `None` where no folder has one."""
     files = [folder / "run.json" for folder in folders]
     phases = [
-        {"name": file.parent.name, **json.loads(file.read_text(encoding="utf-8"))} for file in files if file.is_file()
+        {"name": file.parent.name, "adversaries": [], **json.loads(file.read_text(encoding="utf-8"))}
+        for file in files
+        if file.is_file()
     ]
     return {"phases": phases} if phases else None
 
