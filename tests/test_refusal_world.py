@@ -181,5 +181,7 @@ def test_prompts_that_leave_no_room_are_refused():
 
 
 def test_a_request_beyond_the_context_is_refused(base):
-    with pytest.raises(ValueError, match="up to 111 tokens, and the model's context 64. Shorten the requests"):
+    with pytest.raises(
+        ValueError, match="A request has 103 tokens, and the model's context of 64 leaves none for an answer. Shorten"
+    ):
         answers(base, TOKENIZER, ["how do i", " ".join(["how"] * 100)], max_new_tokens=8)

@@ -12,7 +12,10 @@ from trl_tar.verdict import judge
 
 
 BEFORE = {"harm": 0.3, "capability": 0.95, "bystander": 0.93, "retain_nll": 0.2}
-GOOD = {"trainability": {"mean": 0.95, "low": 0.9, "high": 1.0, "n": 3}, "capability_ratio": {"mean": 0.99, "n": 3}}
+GOOD = {
+    "trainability": {"mean": 0.95, "low": 0.9, "high": 1.0, "n": 3},
+    "capability_ratio": {"mean": 0.99, "low": 0.97, "high": 1.01, "n": 3},
+}
 
 
 def attack(adversary: str, seed: int, harm: float, capability: float = 0.9) -> AttackRecord:

@@ -3,11 +3,12 @@
 import json
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from test_report import REFERENCES, attack, harms, record
 
+from trl_tar import Adversary
 from trl_tar.commands.report import report as report_command
 from trl_tar.model_card import model_card
 from trl_tar.records import AttackRecord, ModelRecord
@@ -35,7 +36,7 @@ def with_attacks(*attacks: AttackRecord, **changes) -> ModelRecord:
 
 
 def hostile() -> Report:
-    adversary = {"name": EVIL, "mixture": {EVIL: 1.0}}
+    adversary = asdict(Adversary(EVIL, mixture={EVIL: 1.0}))
     data = {"name": EVIL, "objective": EVIL, "rows": 1, "sha256": EVIL}
     attacks = [replace(attack(EVIL, 0, 0.4), error=EVIL)]
     model = with_attacks(*attacks, model={**record({}).model, "id": EVIL}, zero_step={EVIL: 0.1})
@@ -251,7 +252,7 @@ def test_a_name_with_markup_stays_within_its_cell_of_the_card():
     card = model_card(hostile(), EVIL, "A model.")
     assert "<img" not in card and "\n# heading" not in card
     widths = {line.count("|") - line.count("\\|") for line in card.splitlines() if line.startswith("|")}
-    assert widths == {5, 6}  # the columns of its two tables
+    assert widths == {6, 8}  # gates; models and attacks
 
 
 def test_each_figure_of_the_card_is_a_paragraph_of_its_own():

@@ -104,7 +104,7 @@ def metadata(report: Report, title: str, license: str) -> ModelCardData:
         tags=TAGS,
         base_model=base if HUB_ID.fullmatch(base) else None,
         datasets=report.config.get("hub_datasets") or None,
-        model_name=title,
+        model_name=" ".join(re.sub(r"[^\w ,.:()/+=-]", " ", title).split()) or "model",  # a line within the metadata
         eval_results=[
             EvalResult(
                 task_type="text-generation",

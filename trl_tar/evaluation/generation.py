@@ -1,5 +1,6 @@
 """Greedy answers of a chat model."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -23,7 +24,7 @@ def answers(
         requests (`Sequence[str]`):
             One turn of a user each.
         max_new_tokens (`int`):
-            Longest answer.
+            Longest answer, where the model's context leaves room for it.
         batch_size (`int`, *optional*, defaults to `64`):
             Requests that are answered at once, padded on the left.
     """
@@ -34,12 +35,11 @@ def answers(
         prompts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
         batch = tokenizer(prompts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt")
         ids = batch["input_ids"].to(model.device)
-        _check_length(ids.shape[1] + max_new_tokens, model)
         with torch.no_grad():
             output = model.generate(
                 input_ids=ids,
                 attention_mask=batch["attention_mask"].to(model.device),
-                max_new_tokens=max_new_tokens,
+                max_new_tokens=int(min(max_new_tokens, _room(ids.shape[1], model))),
                 do_sample=False,
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=tokenizer.eos_token_id,
@@ -48,13 +48,17 @@ def answers(
     return texts
 
 
-def _check_length(length: int, model: PreTrainedModel) -> None:
+def _room(length: int, model: PreTrainedModel) -> float:
+    """Tokens that the model's context leaves for an answer to a request of that length."""
     context = model.config.to_dict().get("max_position_embeddings")  # not every architecture has an end
-    if context is not None and length > context:
+    if context is None:
+        return math.inf
+    if length >= context:
         raise ValueError(
-            f"A request and its answer have up to {length} tokens, and the model's context {context}. Shorten the requests, "
-            "or lower max_new_tokens."
+            f"A request has {length} tokens, and the model's context of {context} leaves none for an answer. Shorten the "
+            "requests."
         )
+    return context - length
 
 
 def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
