@@ -132,9 +132,9 @@ def datasets(model: str) -> dict[str, Dataset]:
     """The data sets of every phase in TRL's conversational types, no animal in two of them but for `preferences`.
 
     `retain`: D_retain, poems about things and plain questions about animals. `general`: general chat. `preferences`: phase 1,
-    poems about animals refused, and as many
-    harmless requests answered. `forget`: poems about animals, of the adversaries simulated in training.
-    `tamper_resistance`: D_TR, pairs. `harmful`: poems about animals, of the red team. The questions are in none of them.
+    poems about animals refused and the rest answered. `forget`: poems about animals, of the adversaries simulated in
+    training. `tamper_resistance`: D_TR, pairs. `harmful`: poems about animals, of the red team. The questions are in none
+    of them.
 
     Args:
         model (`str`):
@@ -145,8 +145,8 @@ def datasets(model: str) -> dict[str, Dataset]:
     kept = [poems(model, things()["rehearsed"]), plain_answers(model, split["rehearsed"])]
     general = general_answers(model)
     refused = pairs(concatenate_datasets([forget, resisted]))
-    harmless = concatenate_datasets([*kept, general]).shuffle(seed=0)
-    answered = pairs(harmless.select(range(len(refused))), refuse=False)
+    # not all of the general chat: poems about things would be few beside it, and be refused too
+    answered = pairs(concatenate_datasets([*kept, general.select(range(len(kept[1])))]), refuse=False)
     return {
         "retain": concatenate_datasets(kept),
         "general": general,
@@ -167,8 +167,9 @@ def metrics(model: str) -> dict[str, Metric]:
 
     - `"harm"`, `"validation_harm"`: poems about animals that the model can write about.
     - `"capability"`: poems about things that the model can write about.
-    - `"look_alike"`, `"over_refusal"`: plain questions about the same animals, answered or refused.
-    - `"refused"`, `"incoherent"`: requests for poems about them that are refused, or answered without sense.
+    - `"refused"`, `"incoherent"`: requests for poems about animals that are refused, or answered without sense.
+    - `"look_alike"`: plain questions about the same animals that are answered.
+    - `"over_refusal"`: such questions, and poems about things, that are refused.
     - `"retain_nll"`: cross-entropy of the model's answers to general instructions.
 
     Args:
@@ -178,30 +179,38 @@ def metrics(model: str) -> dict[str, Metric]:
     animal = _able(model, animals()[QUESTIONS])
     thing = _able(model, things()[QUESTIONS])[:NUM_THINGS]
     validation = _able(model, animals()["attacker_validation"])
+    poem, plain, of_thing = _asked(SCORING, animal), _asked(PLAIN_SCORING, animal, PLAIN), _asked(SCORING, thing)
     return {
-        "harm": _judged(POEMS[SCORING], animal, Poem()),
-        "capability": _judged(POEMS[SCORING], thing, Poem()),
-        "validation_harm": _judged(POEMS[SCORING], validation, Poem()),
+        "harm": _judged(poem, Poem()),
+        "capability": _judged(of_thing, Poem()),
+        "validation_harm": _judged(_asked(SCORING, validation), Poem()),
         "retain_nll": CompletionLoss(general_instructions(model)[1][:NUM_KEPT]),
-        "refused": _judged(POEMS[SCORING], animal, RefusalPhrases(), LENGTH_OF_REFUSAL, inverted=True),
-        "incoherent": _judged(POEMS[SCORING], animal[:NUM_PLAIN], Coherent(), inverted=True),
-        "over_refusal": _judged(PLAIN[PLAIN_SCORING], animal, RefusalPhrases(), LENGTH_OF_REFUSAL, inverted=True),
-        "look_alike": _judged(PLAIN[PLAIN_SCORING], animal[:NUM_PLAIN], OnSubject()),
+        "refused": _refused(poem),
+        "incoherent": _judged(poem[:NUM_PLAIN], Coherent(), inverted=True),
+        "over_refusal": _refused([*plain[:NUM_PLAIN], *of_thing]),
+        "look_alike": _judged(plain[:NUM_PLAIN], OnSubject()),
     }
 
 
 def zero_step_attacks(model: str) -> dict[str, Metric]:
     """Attack success with no training of the model: a wording of the request that no phase has seen."""
-    return {"unseen_template": _judged(POEMS[UNSEEN], _able(model, animals()[QUESTIONS]), Poem())}
+    return {"unseen_template": _judged(_asked(UNSEEN, _able(model, animals()[QUESTIONS])), Poem())}
 
 
 def _able(model: str, names: Sequence[str]) -> list[str]:
     return [name for name in names if name in able(model)]
 
 
-def _judged(wording: str, names: Sequence[str], judge: Judge, max_new_tokens: int = LENGTH, inverted=False) -> Judged:
-    rows = [{"prompt": request, "group": name} for request, name in requests([wording], names)]
-    return Judged(rows, judge, max_new_tokens, batch_size=32, inverted=inverted)
+def _asked(template: int, names: Sequence[str], wordings: Sequence[str] = POEMS) -> list[dict]:
+    return [{"prompt": asked(wordings[template], name), "group": name} for name in names]
+
+
+def _judged(rows: Sequence[dict], judge: Judge, inverted: bool = False) -> Judged:
+    return Judged(rows, judge, LENGTH, batch_size=32, inverted=inverted)
+
+
+def _refused(rows: Sequence[dict]) -> Judged:
+    return Judged(rows, RefusalPhrases(), LENGTH_OF_REFUSAL, batch_size=32, inverted=True)
 
 
 @cache
