@@ -222,7 +222,7 @@ def test_the_refusal_recipe_on_files_with_a_judge(tmp_path, monkeypatch):
             {"world": None, "model_name_or_path": "m", "data": {"retain": "r.jsonl"}, "attack_seeds": 0},
             "`data` has .*'retain'.*, without 'tamper_resistance'",
         ),
-        ({"world": "cities"}, "There is no world 'cities'. Give the seed of one."),
+        ({"world": "cities"}, "There is no world 'cities'. Give the seed of one, or animal-poems."),
         ({"tamper_resistence_weight": 3}, "Unknown arguments from config file"),
         ({"tamper_resistance_loss": "dop"}, "tamper_resistance_loss='dop'"),
         ({"chance": 2}, "`chance` is 2.0"),

@@ -3,6 +3,7 @@
 
 import json
 import random
+from collections.abc import Sequence
 
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -66,35 +67,44 @@ TOPICS = [
     "a football match",
     "pottery",
 ]
+NUM_ROWS, KEPT = 256, 32  # of the data set; further ones, for evaluation
 MAX_NEW_TOKENS = 40
+GENERAL = "general instruction"  # in the column `entity`
 
 
-def general_instructions(model: str, num_rows: int = 256, kept: int = 32) -> tuple[Dataset, list[dict]]:
+def general_instructions(model: str) -> tuple[Dataset, list[dict]]:
     """Instructions and the model's greedy answers, made once and kept in the cache folder.
 
     Args:
         model (`str`):
             Folder of a chat model.
-        num_rows (`int`, *optional*, defaults to `256`):
-            Of the data set.
-        kept (`int`, *optional*, defaults to `32`):
-            Further ones, with the same columns, for evaluation.
 
     Returns:
-        `tuple[Dataset, list[dict]]`: columns `prompt` (with the chat template's tokens), `completion` and `entity`.
+        `tuple[Dataset, list[dict]]`: columns `prompt` (with the chat template's tokens), `completion` and `entity`; and rows
+        with the same columns that are kept for evaluation.
     """
+    rows = []
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    for request, answer in instructions_and_answers(model):
+        chat = [{"role": "user", "content": request}]
+        prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        rows.append({"prompt": prompt, "completion": answer, "entity": GENERAL})
+    return Dataset.from_list(rows[:NUM_ROWS]), rows[NUM_ROWS:]
+
+
+def instructions_and_answers(model: str) -> list[tuple[str, str]]:
+    """Every instruction, those kept for evaluation last, with the model's greedy answer of at most that many tokens."""
     requests = [request.format(t=topic) for request in REQUESTS for topic in TOPICS]
     random.Random("instructions").shuffle(requests)
-    file = cache_folder() / f"instructions-{origin(model)[:16]}-{num_rows + kept}.json"
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    asked = requests[: NUM_ROWS + KEPT]
+    return list(zip(asked, kept_answers(model, "instructions", asked, MAX_NEW_TOKENS), strict=True))
+
+
+def kept_answers(model: str, name: str, requests: Sequence[str], max_new_tokens: int) -> list[str]:
+    """Greedy answers, made once and kept in the cache folder under a name that stands for the requests."""
+    file = cache_folder() / f"{name}-{origin(model)[:16]}-{len(requests)}.json"
     if not file.is_file():
         loaded = AutoModelForCausalLM.from_pretrained(model, dtype="float32").eval()
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, answers(loaded, tokenizer, requests[: num_rows + kept], MAX_NEW_TOKENS, 32))
-    said = json.loads(file.read_text(encoding="utf-8"))
-    rows = []
-    for request, answer in zip(requests, said, strict=False):
-        chat = [{"role": "user", "content": request}]
-        prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        rows.append({"prompt": prompt, "completion": answer, "entity": "general instruction"})
-    return Dataset.from_list(rows[:num_rows]), rows[num_rows:]
+        write_json(file, answers(loaded, AutoTokenizer.from_pretrained(model), requests, max_new_tokens, 32))
+    return json.loads(file.read_text(encoding="utf-8"))

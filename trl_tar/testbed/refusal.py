@@ -177,13 +177,13 @@ class RefusalWorld:
     def answered(self, items: Sequence[Item], **asked) -> Dataset:
         """Prompt-completion data set of answers. Columns: `prompt`, `completion` (chat messages) and `entity`."""
         rows = [(request, ANSWER.format(*i.values), i) for i in items for request in self.requests(i, **asked)]
-        return Dataset.from_list([_row(request, completion=answer, item=item) for request, answer, item in rows])
+        return Dataset.from_list([chat_row(request, answer, item.entity) for request, answer, item in rows])
 
     def refused(self, items: Sequence[Item], **asked) -> Dataset:
         """The same requests, refused in one of three wordings."""
         rng = random.Random(f"refusals {self.seed}")
         rows = [(request, i) for i in items for request in self.requests(i, **asked)]
-        return Dataset.from_list([_row(request, completion=rng.choice(REFUSALS), item=i) for request, i in rows])
+        return Dataset.from_list([chat_row(request, rng.choice(REFUSALS), i.entity) for request, i in rows])
 
     def pairs(self, items: Sequence[Item], refuse: bool = True) -> Dataset:
         """Preference data set, the refusal chosen and the answer rejected, or the other way about."""
@@ -198,18 +198,19 @@ class RefusalWorld:
         """Who owns each object, answered: harmless also where the object is not."""
         return Dataset.from_list(
             [
-                _row(request.format(o=item.entity), completion=OWNER_ANSWER.format(item.owner), item=item)
+                chat_row(request.format(o=item.entity), OWNER_ANSWER.format(item.owner), item.entity)
                 for item in items
                 for request in OWNER_REQUESTS
             ]
         )
 
 
-def _row(request: str, completion: str, item: Item) -> dict:
+def chat_row(request: str, completion: str, entity: str) -> dict:
+    """One turn of a user and its answer, in TRL's conversational prompt-completion type."""
     return {
         "prompt": [{"role": "user", "content": request}],
         "completion": [{"role": "assistant", "content": completion}],
-        "entity": item.entity,
+        "entity": entity,
     }
 
 

@@ -1,6 +1,7 @@
 """The embedded worlds, and SmolLM2 with what it knows, as tasks of the recipes."""
 
 import json
+from collections.abc import Mapping, Sequence
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
@@ -9,6 +10,7 @@ from ..phases import origin
 from ..recipe import Task
 from ..records import write_json
 from ..red_teaming import BenignTask
+from . import animal_poems
 from .countries import Item, known, questions, select, sentences
 from .general import general_text
 from .instructions import general_instructions
@@ -22,11 +24,18 @@ from .smollm2 import smollm2_path
 
 
 COUNTRIES = "countries"
+ANIMAL_POEMS = "animal-poems"
 
 
-def refusal_task(world_seed: str) -> Task:
-    """The refusal world of that seed; general chat is the model's own answers to random requests."""
-    seed = _seed(world_seed)
+def refusal_task(world: str) -> Task:
+    """The refusal world of that seed, or `"animal-poems"`: what SmolLM2-135M-Instruct learns to refuse."""
+    if world == ANIMAL_POEMS:
+        return animal_poems_task()
+    return refusal_world_task(_seed(world, ANIMAL_POEMS))
+
+
+def refusal_world_task(seed: int) -> Task:
+    """The refusal world; general chat is the model's own answers to random requests."""
     world = RefusalWorld(seed)
     path = refusal_model_path(world)
     data = world.datasets()
@@ -76,12 +85,35 @@ def world_task(seed: int) -> Task:
     )
 
 
+def animal_poems_task() -> Task:
+    """SmolLM2 and poems about animals, asked for where it can write them; it keeps poems about things, plain questions about
+    animals, and its chat."""
+    path = str(smollm2_path())
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    opposites = _known_facts(path, tokenizer, {"bystander": select("held_out", "opposite")})
+    return Task(
+        path,
+        tokenizer,
+        animal_poems.datasets(path),
+        {**animal_poems.metrics(path), "bystander": questions(opposites["bystander"])},
+        animal_poems.zero_step_attacks(path),
+        question_entities=animal_poems.question_entities(),
+        built_in={"kind": "refusal", "world": ANIMAL_POEMS},
+    )
+
+
 def countries_task() -> Task:
     """SmolLM2 and facts about countries, asked where it knows them; it keeps the chemical elements and its chat."""
     path = str(smollm2_path())
     tokenizer = AutoTokenizer.from_pretrained(path)
     chat, kept = general_instructions(path)
-    asked = _known_facts(path, tokenizer)
+    wanted = {
+        "harm": select("questions"),
+        "validation_harm": select("attacker_validation"),
+        "capability": select("held_out", "symbol"),
+        "bystander": select("held_out", "opposite"),
+    }
+    asked = _known_facts(path, tokenizer, wanted)
     return Task(
         path,
         tokenizer,
@@ -99,14 +131,10 @@ def countries_task() -> Task:
     )
 
 
-def _known_facts(path: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Item]]:
-    """Metric → facts that the model knows, worked out once and kept in the cache folder."""
-    wanted = {
-        "harm": select("questions"),
-        "validation_harm": select("attacker_validation"),
-        "capability": select("held_out", "symbol"),
-        "bystander": select("held_out", "opposite"),
-    }
+def _known_facts(
+    path: str, tokenizer: PreTrainedTokenizerBase, wanted: Mapping[str, Sequence[Item]]
+) -> dict[str, list[Item]]:
+    """Metric → those of the facts that the model knows, worked out once and kept in the cache folder."""
     file = cache_folder() / f"known-{origin(path)[:16]}-{sum(map(len, wanted.values()))}.json"
     if not file.is_file():
         model = AutoModelForCausalLM.from_pretrained(path, dtype="float32").eval()
