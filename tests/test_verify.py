@@ -46,14 +46,14 @@ def copy(published, tmp_path):
     return Path(shutil.copytree(published, tmp_path / "a-model"))
 
 
-def rewrite(folder: Path, change, forge: bool = True) -> None:
+def rewrite(folder: Path, change, forge: bool = True, card: bool = True) -> None:
     """Edits the report as somebody would who also forges digest and card."""
     content = json.loads((folder / "report.json").read_text())
     change(content)
     if forge:
         content["digest"] = digest_of(content)
     (folder / "report.json").write_text(json.dumps(content))
-    if forge:
+    if forge and card:
         (folder / "README.md").write_text(card_of(Report.load(folder)))
 
 
@@ -137,6 +137,22 @@ TAMPERED = {
     "weights cut short": (cut("model.safetensors"), "'model.safetensors' has .* bytes, .*: the weights were cut short"),
     "a file gone": (lambda f: (f / "config.json").unlink(), "'config.json' is missing"),
     "weights beside": (lambda f: (f / "pytorch_model.bin").write_bytes(b"x"), "'pytorch_model.bin' holds weights that"),
+    "an adapter beside": (
+        lambda f: (f / "adapter_config.json").write_text("{}"),
+        "'adapter_config.json' is beside the model, a library may read it, and the report says nothing of it",
+    ),
+    "a chat template beside": (
+        lambda f: (f / "chat_template.jinja").write_text("x"),
+        "'chat_template.jinja' is beside",
+    ),
+    "an adversary without a name": (
+        lambda f: rewrite(f, lambda c: c["config"]["adversaries"][0].pop("name"), card=False),
+        r"The report is not whole \(KeyError: 'name'\)",
+    ),
+    "a configuration of another type": (
+        lambda f: rewrite(f, lambda c: c.update(config=[1]), card=False),
+        r"The report is not whole \(TypeError",
+    ),
     "a path that leads out": (
         name_a_file("../../x.json"),
         r"lists the file '../../x.json', which is not in the model's own",

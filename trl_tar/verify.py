@@ -10,10 +10,11 @@ from typing import Any
 
 from datasets import Dataset
 from huggingface_hub import HfApi
+from jinja2 import TemplateError
 
 from .adversary import Adversary
 from .evaluation.scores import Metric
-from .hub import card_of, download, file_sha256, hub_errors
+from .hub import OUR_FILES, card_of, download, file_sha256, hub_errors
 from .model_card import DIGEST
 from .records import AttackRecord, ModelRecord
 from .red_teaming import red_team
@@ -103,8 +104,11 @@ def verify(
         report = Report.load(folder)
         if not Path(model).is_dir():
             _fetch(str(model), sorted(set(report.files) & set(there)), folder, revision, token)
-        of_card, warnings = _about_the_card(folder / "README.md", report)
-        problems += [*_about_the_attacks(report), *of_card, *_about_the_files(folder, report, there)]
+        try:
+            of_card, warnings = _about_the_card(folder / "README.md", report)
+            problems += [*_about_the_attacks(report), *of_card, *_about_the_files(folder, report, there)]
+        except (KeyError, TypeError, AttributeError, TemplateError) as error:  # a field within a field, of another type
+            return Verification([*problems, f"The report is not whole ({type(error).__name__}: {error})."])
         warnings += _about_the_environment(report)
         checked = [f"{len(report.files)} files", f"{len(report.attacks)} attacks of the report"]
         if problems or attacks == 0:
@@ -201,9 +205,11 @@ def _about_the_files(folder: Path, report: Report, there: Sequence[str]) -> Iter
                 f"{name!r} has the SHA-256 {found[:12]}…, and the report says {each['sha256'][:12]}…: {what} were changed, or "
                 "the report is of another model."
             )
-    for name in sorted(set(there) - set(report.files)):
+    for name in sorted(set(there) - set(report.files) - OUR_FILES):
         if Path(name).suffix in LOADABLE and name != "training_args.bin":  # the trainer's own, no weights
             yield f"{name!r} holds weights that the report says nothing of, and a library may load them. Remove it."
+        elif Path(name).suffix in {".json", ".jinja", ".model", ".py"} or name in {"vocab.txt", "merges.txt"}:
+            yield f"{name!r} is beside the model, a library may read it, and the report says nothing of it. Remove it."
 
 
 def _about_the_environment(report: Report) -> Iterator[str]:
