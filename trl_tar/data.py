@@ -138,7 +138,7 @@ def own_tokenizer(model: str | PreTrainedModel | PeftModel) -> PreTrainedTokeniz
             "`processing_class` is missing, and the model was not loaded from a folder that could have a tokenizer. Give "
             "processing_class=tokenizer."
         )
-    return AutoTokenizer.from_pretrained(name)
+    return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
 
 
 def whole_model(model: str) -> str:

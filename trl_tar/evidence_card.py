@@ -79,6 +79,9 @@ class EvidenceCardMixin:
             commit_message=commit_message,
         )
 
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Nothing: transformers would push `training_args.bin` from here, a pickle with the token, and no evidence."""
+
     def _description(self) -> str:
         paper = f"https://huggingface.co/papers/{self._paper['id']}"
         return f"Trained with {type(self).__name__} of [trl-tar](https://pypi.org/project/trl-tar), see [the paper]({paper})."

@@ -1,6 +1,5 @@
 """Whether a published model is the one that its report is about, and whether the attacks come out as it says."""
 
-import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -235,10 +234,11 @@ def _again(
     settings: Mapping[str, Any],
 ) -> tuple[list[str], list[dict[str, Any]]]:
     """Problems, and the attacks made anew: `adversary`, `seed`, `reported` and `found`."""
-    if "auto_map" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
-        return [
-            "The model needs code of its repository (auto_map in config.json), which is not run. Use attacks=0."
-        ], []
+    for name in report.files:
+        if name.endswith(".json") and '"auto_map"' in (folder / name).read_text(encoding="utf-8"):
+            return [
+                f"The model needs code of its repository (auto_map in {name}), which is not run. Use attacks=0."
+            ], []
     if datasets is None or metrics is None:
         if report.task is None:
             raise ValueError(

@@ -15,7 +15,7 @@ def load(model: str, quantization: str | None = None) -> PreTrainedModel:
     """The model in float32 (or 4-bit) in evaluation mode, built anew from its files; `ValueError` where they are damaged.
 
     An adapter is merged into its base."""
-    arguments: dict[str, Any] = {"dtype": torch.float32}
+    arguments: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False}
     if quantization == "nf4":
         from bitsandbytes.nn import Linear4bit
         from transformers import BitsAndBytesConfig
