@@ -14,7 +14,8 @@ from test_attack import TOKENIZER, tiny_model
 from test_report import REFERENCES, harms, record
 
 from trl_tar import Adversary, Report
-from trl_tar.hub import card_of, load_report, publish
+from trl_tar.hub import card_of, load_report, model_files, publish, write_evidence
+from trl_tar.phases import decisive
 from trl_tar.red_teaming.fingerprints import weights_sha256
 from trl_tar.red_teaming.loading import load
 from trl_tar.red_teaming.runner import environment
@@ -80,6 +81,20 @@ def test_without_a_report_nothing_is_claimed(hub, model):
     card = files["README.md"].decode()
     assert "**Not attacked.**" in card and "resistant to" not in card
     assert "report.json" not in files and ".eval_results/trl-tar.yaml" not in files
+
+
+def test_a_push_without_a_report_takes_away_what_an_earlier_one_said(hub, model):
+    publish(model, "someone/a-model", report_on(model), token=TOKEN)
+    (model / "report.json").unlink()
+    publish(model, "someone/a-model", token=TOKEN, license="mit")
+    files = hub.repositories["someone/a-model"].files
+    assert set(files) == {"README.md", *(file.name for file in model_files(model))}
+    assert b"**Not attacked.**" in files["README.md"] and b"license: mit" in files["README.md"]
+
+
+def test_a_licence_that_nobody_gave_is_not_told(model):
+    write_evidence(report_on(model), model, "A model", "For a test.")
+    assert "icen" not in (model / "README.md").read_text()
 
 
 def test_a_report_of_another_model_is_refused_before_anything_is_sent(hub, model):
@@ -149,9 +164,9 @@ def test_the_hubs_own_parsers_read_the_metadata(hub, model):
     publish(model, "someone/a-model", report_on(model), token=TOKEN)
     card = ModelCard.load(model / "README.md")
     values = {result.metric_type: result.metric_value for result in card.data.eval_results}
-    assert set(card.data.tags) == {"trl", "trl-tar", "tamper-resistance"} and card.data.license == "apache-2.0"
+    assert set(card.data.tags) == {"trl", "trl-tar", "tamper-resistance"}
     report = Report.load(model)
-    assert values["harm_after_attack"] == pytest.approx(report.summary["harm_after"]["mean"], abs=1e-4)
+    assert values["harm_after_attack"] == round(report.summary["harm_after"]["mean"], 4) == 0.38
     entries = huggingface_hub.parse_eval_result_entries(
         yaml.safe_load((model / ".eval_results" / "trl-tar.yaml").read_text())
     )
@@ -182,6 +197,22 @@ def test_a_trainer_pushes_with_a_report_and_says_so_where_there_is_none(hub, mak
         assert "Not attacked" not in (folder / "README.md").read_text()
     with pytest.raises(ValueError, match="push_to_hub has blocking=False"):
         trainer.push_to_hub(blocking=False)
+
+
+def test_checkpoints_are_not_pushed_behind_the_back_of_the_evidence(hub, make_trainer):
+    """transformers would send `training_args.bin`, a pickle that holds the token."""
+    trainer = make_trainer(
+        max_steps=2, save_steps=1, save_strategy="steps", push_to_hub=True, hub_token=TOKEN, hub_model_id="someone/h"
+    )
+    trainer.train()
+    for repository in hub.repositories.values():
+        for files in repository.commits.values():
+            assert not [name for name, content in files.items() if TOKEN.encode() in content]
+
+
+def test_secrets_of_the_settings_are_not_told():
+    settings = {"model_init_kwargs": {"token": "hf_Secret", "dtype": "float32"}, "hub_token": "hf_Other", "seed": 3}
+    assert decisive(settings) == {"model_init_kwargs": {"dtype": "float32"}, "seed": 3}
 
 
 def cards() -> list[Path]:

@@ -14,7 +14,7 @@ from trl_tar.hub import bound, card_of, file_sha256, model_files, write_evidence
 from trl_tar.records import ModelRecord
 from trl_tar.report import MAX_BYTES, build_report, digest_of
 from trl_tar.testbed import KnowledgeWorld, knowledge_metrics, knowledge_model_path
-from trl_tar.verify import TOLERANCE, strongest_first, verify
+from trl_tar.verify import TOLERANCE, drawn, verify
 
 
 WORLD = KnowledgeWorld(0)
@@ -161,6 +161,16 @@ TAMPERED = {
         name_a_file("code.py"),
         "lists the file 'code.py'. Only .jinja, .json, .safetensors are read",
     ),
+    "a path that leads out, digest not forged": (
+        lambda f: rewrite(f, lambda c: c["files"].update({"../../x.json": c["files"]["config.json"]}), forge=False),
+        "lists the file '../../x.json', which is not in the model's own",
+    ),
+    "no configuration": (lambda f: rewrite(f, lambda c: c["files"].pop("config.json")), "names no configuration"),
+    "no attack that completed": (
+        lambda f: rewrite(f, lambda c: [a.update(status="failed") for a in c["attacks"]]),
+        "has no completed attack, so it shows nothing",
+    ),
+    "files in a list": (lambda f: rewrite(f, lambda c: c.update(files=[1]), forge=False), "names no file of weights"),
     "no files": (
         lambda f: rewrite(f, lambda c: c.update(files={})),
         "names no file of weights, so it is bound to no model",
@@ -255,15 +265,33 @@ def test_code_of_a_repository_is_never_run(copy):
     assert "needs code of its repository" in verify(copy, 1).problems[0]
 
 
+def test_code_of_a_tokenizer_is_never_run(copy):
+    config = json.loads((copy / "tokenizer_config.json").read_text())
+    evil = {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}, "tokenizer_class": "Tokenizer"}
+    (copy / "tokenizer_config.json").write_text(json.dumps(config | evil))
+    rewrite(copy, lambda content: content["files"].update({f.name: described(f) for f in model_files(copy)}))
+    assert "needs code of its repository (auto_map in tokenizer_config.json)" in verify(copy, 1).problems[0]
+
+
+def test_a_report_that_names_other_weights_is_told(copy):
+    rewrite(copy, lambda content: content["model"].update(weights_sha256="0" * 64))
+    assert "The report is of another model" in verify(copy, 1).problems[0]
+
+
 def described(file: Path) -> dict:
     return {"size": file.stat().st_size, "sha256": file_sha256(file)}
 
 
-def test_the_strongest_attack_of_each_adversary_comes_first(published):
+def test_the_strongest_attack_is_made_anew_and_the_others_cannot_be_foreseen(published):
     report = Report.load(published)
-    ranked = strongest_first(report)
-    assert len(ranked) == 4 and {a.adversary for a in ranked[:2]} == {"attacker", "mix"}
-    assert ranked[0].outcome["harm"] == max(a.outcome["harm"] for a in report.attacks)
+    attacks = [
+        replace(a, after={**a.after, "harm": h}) for a, h in zip(report.attacks, (0.1, 0.9, 0.2, 0.3), strict=True)
+    ]
+    report = replace(report, attacks=attacks)
+    found = [drawn(report, 2) for _ in range(60)]
+    assert {first.outcome["harm"] for first, _ in found} == {0.9}
+    assert {second.outcome["harm"] for _, second in found} == {0.1, 0.2, 0.3}  # all but once in 10^10
+    assert drawn(report, None) == drawn(report, 9) == attacks
 
 
 def test_a_report_of_other_weights_is_not_bound(published):

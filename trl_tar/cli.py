@@ -112,6 +112,7 @@ def _add_push(commands: argparse._SubParsersAction) -> None:
     push.add_argument("folder", type=_folder, metavar="DIR", help="folder of the model, and of its report.json")
     push.add_argument("repository", metavar="REPO", help="Hub id, such as me/my-model")
     push.add_argument("--title", help="heading of the card")
+    push.add_argument("--license", help="of the weights, as the Hub names it, such as apache-2.0")
     push.add_argument("--private", action="store_true", default=None, help="for a repository that is made here")
     push.add_argument("--revision", help="branch; made if there is none")
     push.add_argument("--message", dest="commit_message", help="of the commit")
@@ -121,7 +122,10 @@ def _add_verify(commands: argparse._SubParsersAction) -> None:
     verify = commands.add_parser("verify", help="check a model against its report, and make some attacks anew")
     verify.add_argument("model", metavar="MODEL_OR_REPO", help="folder or Hub id")
     verify.add_argument(
-        "--attacks", type=_at_least(0), default=3, help="attacks to make anew, the strongest first; 0 for none"
+        "--attacks",
+        type=_at_least(0),
+        default=3,
+        help="attacks to make anew: the strongest and others at random; 0 for none",
     )
     verify.add_argument("--all", action="store_true", help="make every attack anew")
     verify.add_argument("--datasets", type=Path, help="YAML file of data sets and metrics, as for red-team")

@@ -1,6 +1,5 @@
 """Model and evidence, together in a folder and on the Hub."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +16,7 @@ from huggingface_hub.errors import (
 )
 
 from .model_card import HUB_ID, ROLES, evaluation_results, model_card, unattacked_card
+from .phases import WEIGHTS, file_sha256
 from .plots import plot_attacks, plot_tradeoff
 from .records import write_json
 from .red_teaming.fingerprints import weights_sha256
@@ -25,7 +25,6 @@ from .report import FILE_NAME, MAX_BYTES, Report
 from .report_page import write_pages
 
 
-WEIGHTS = "*.safetensors"
 # of the report, and of the training's own; every other JSON file is taken to be the model's
 OUR_FILES = {FILE_NAME, "training.json", "run.json", "log_history.json", "comparison.json", "trainer_state.json"}
 MODEL_SUFFIXES = {".safetensors", ".json", ".jinja"}
@@ -58,12 +57,6 @@ def model_files(folder: Path) -> list[Path]:
     return [file for file in files if file.name not in OUR_FILES and not file.name.startswith(".")]
 
 
-def file_sha256(file: Path) -> str:
-    """Of a file of any size."""
-    with open(file, "rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
 def bound(report: Report, folder: Path) -> Report:
     """The report with size and hash of every file of the model that it is about.
 
@@ -82,9 +75,16 @@ def bound(report: Report, folder: Path) -> Report:
     return replace(report, files=files)
 
 
-def write_evidence(report: Report, folder: Path, title: str, description: str, repository: str | None = None) -> Report:
+def write_evidence(
+    report: Report,
+    folder: Path,
+    title: str,
+    description: str,
+    repository: str | None = None,
+    license: str | None = None,
+) -> Report:
     """Report, card, pages, figures and metrics beside the weights in the folder; returns the report, bound to them."""
-    card = {"title": title, "description": description, "repository": repository}
+    card = {"title": title, "description": description, "repository": repository, "license": license}
     report = bound(replace(report, config={**report.config, "card": card}), folder)
     report.save(folder)
     if report.training is not None:
@@ -124,6 +124,7 @@ def publish(
     *,
     title: str | None = None,
     description: str = "A language model with a safeguard against fine-tuning attacks.",
+    license: str | None = None,
     private: bool | None = None,
     token: str | None = None,
     revision: str | None = None,
@@ -142,6 +143,8 @@ def publish(
             The red team's, on this very model. By default the `report.json` in the folder.
         title, description (`str`, *optional*):
             Of the card.
+        license (`str`, *optional*):
+            Of the weights, as the Hub names it, such as `"apache-2.0"`.
         private (`bool`, *optional*):
             For a repository that is made here.
         token (`str`, *optional*):
@@ -164,9 +167,9 @@ def publish(
         report = Report.load(folder)
     title = title or repository.split("/")[-1]
     if report is None:
-        (folder / "README.md").write_text(unattacked_card(title, description), encoding="utf-8")
+        (folder / "README.md").write_text(unattacked_card(title, description, license), encoding="utf-8")
     else:
-        report = write_evidence(report, folder, title, description, repository)
+        report = write_evidence(report, folder, title, description, repository, license)
     message = commit_message or ("Model, not attacked" if report is None else "Model and evidence")
     api = HfApi(token=token)
 
@@ -182,6 +185,7 @@ def publish(
             revision=revision,
             commit_message=message,
             allow_patterns=[*files, *evidence],
+            delete_patterns=[*EVIDENCE, WEIGHTS],  # of an earlier push, about other weights
         )
     return commit.commit_url
 

@@ -43,7 +43,7 @@ def model_card(
     figures: Sequence[Mapping[str, str]] = (),
     *,
     repository: str | None = None,
-    license: str = "apache-2.0",
+    license: str | None = None,
 ) -> str:
     """Markdown of the card, with metadata.
 
@@ -58,8 +58,8 @@ def model_card(
             `path` and `alt` of each figure.
         repository (`str`, *optional*):
             Hub id or folder that [`verify`] is to be asked about.
-        license (`str`, *optional*, defaults to `"apache-2.0"`):
-            Of the weights, as the Hub names it.
+        license (`str`, *optional*):
+            Of the weights, as the Hub names it; not told by default.
     """
     return render(
         "model_card.md.jinja",
@@ -87,7 +87,7 @@ def model_card(
     )
 
 
-def unattacked_card(title: str, description: str, license: str = "apache-2.0") -> str:
+def unattacked_card(title: str, description: str, license: str | None = None) -> str:
     """The card of a model without a report: it claims nothing."""
     data = ModelCardData(library_name="transformers", license=license, tags=TAGS)
     return render(
@@ -95,7 +95,7 @@ def unattacked_card(title: str, description: str, license: str = "apache-2.0") -
     )
 
 
-def metadata(report: Report, title: str, license: str) -> ModelCardData:
+def metadata(report: Report, title: str, license: str | None) -> ModelCardData:
     """What the Hub reads: base model, tags, data sets and the metrics before and after attack."""
     base = report.references["base"].model["id"] if "base" in report.references else ""
     return ModelCardData(

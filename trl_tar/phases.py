@@ -40,10 +40,17 @@ def is_finished(folder: Path, run: dict[str, Any]) -> bool:
 # of a trainer's settings those that decide what it writes and where, but not what it comes to
 UNDECISIVE = ("output_dir", "logging", "log_", "save_", "report_to", "run_name", "push_to_hub", "hub_", "disable_tqdm")
 
+SECRETS = ("token", "use_auth_token", "api_key", "password")
+
 
 def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that decide what a phase comes to."""
-    return {name: value for name, value in settings.items() if not name.startswith(UNDECISIVE)}
+    """The settings that decide what a phase comes to, without secrets, such as the token in `model_init_kwargs`."""
+    return _without_secrets({name: value for name, value in settings.items() if not name.startswith(UNDECISIVE)})
+
+
+def _without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in settings.items() if name not in SECRETS}
+    return {name: _without_secrets(value) if isinstance(value, Mapping) else value for name, value in kept.items()}
 
 
 def training_record(folders: Iterable[Path]) -> dict[str, Any] | None:
@@ -64,11 +71,13 @@ def origin(model: str | Path) -> str:
     files = sorted(Path(model).glob(WEIGHTS))
     if not files:
         return str(model)
-    digest = hashlib.sha256()
-    for file in files:
-        with open(file, "rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(bytes.fromhex(file_sha256(file)) for file in files)).hexdigest()
+
+
+def file_sha256(file: Path) -> str:
+    """Of a file of any size."""
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def train_phase(trainer: Trainer, folder: Path) -> Path:

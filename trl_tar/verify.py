@@ -1,5 +1,6 @@
 """Whether a published model is the one that its report is about, and whether the attacks come out as it says."""
 
+import random
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,22 +14,24 @@ from jinja2 import TemplateError
 
 from .adversary import Adversary
 from .evaluation.scores import Metric
-from .hub import OUR_FILES, card_of, download, file_sha256, hub_errors
+from .hub import OUR_FILES, card_of, download, hub_errors
 from .model_card import DIGEST
+from .phases import file_sha256
 from .records import AttackRecord, ModelRecord
 from .red_teaming import red_team
 from .red_teaming.attackers import Reward
+from .red_teaming.jobs import SHARES
 from .red_teaming.runner import environment
 from .report import FILE_NAME, MAX_BYTES, Report, build_report, digest_of, read_content
 from .testbed.tasks import built_in_task
 
 
+EDITED = "The report does not have the digest that it names: something in it was changed after it was saved."
 TOLERANCE = 0.05  # of shares such as harm: attacks amplify rounding, which differs between machines
 READ = {".safetensors", ".json", ".jinja"}  # the last one is text, which transformers renders in a sandbox
 DECIDE = ("torch", "transformers", "trl", "peft", "device")  # of the environment, what numbers can depend on
 LOADABLE = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".msgpack", ".h5"}
 LARGEST = 2**40  # bytes of a file of weights
-COMPARED = ("harm", "capability")
 SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -77,7 +80,8 @@ def verify(
         model (`str` or `Path`):
             Folder, or Hub id.
         attacks (`int`, *optional*, defaults to `3`):
-            Attacks to make anew, the strongest first, each with its seed; 0 for none, `None` for all.
+            Attacks to make anew, each with its seed: the strongest by the report, and others at random; 0 for none, `None`
+            for all.
         datasets, metrics, rewards (`dict`, *optional*):
             As in [`red_team`]. By default those of the task that the report names, which comes with this package.
         revision, token (`str`, *optional*):
@@ -97,9 +101,9 @@ def verify(
             folder, there = Path(place), _listed(str(model), revision, token)
             _fetch(str(model), [FILE_NAME, *({"README.md"} & set(there))], folder, revision, token)
         content = read_content(folder / FILE_NAME)
-        problems = list(_about_the_report(content))
-        if len(problems) > 0 and not problems[0].startswith("The report does not have the digest"):
-            return Verification(problems)
+        problems = [] if content.get("digest") == digest_of(content) else [EDITED]
+        if unsafe := list(_about_the_file_list(content)):
+            return Verification([*problems, *unsafe])
         report = Report.load(folder)
         if not Path(model).is_dir():
             _fetch(str(model), sorted(set(report.files) & set(there)), folder, revision, token)
@@ -110,6 +114,8 @@ def verify(
             return Verification([*problems, f"The report is not whole ({type(error).__name__}: {error})."])
         warnings += _about_the_environment(report)
         checked = [f"{len(report.files)} files", f"{len(report.attacks)} attacks of the report"]
+        if not any(attack.finished for attack in report.attacks):
+            problems.append("The report has no completed attack, so it shows nothing.")
         if problems or attacks == 0:
             return Verification(problems, warnings, [], checked)
         settings = {"rewards": rewards, "num_workers": num_workers, "output_dir": output_dir}
@@ -134,14 +140,14 @@ def _fetch(repository: str, names: Sequence[str], folder: Path, revision: str | 
         (folder / name).symlink_to(download(repository, name, revision, token, most))
 
 
-def _about_the_report(content: Mapping[str, Any]) -> Iterator[str]:
-    """What the report says against itself."""
-    if content.get("digest") != digest_of(content):
-        yield "The report does not have the digest that it names: something in it was changed after it was saved."
+def _about_the_file_list(content: Mapping[str, Any]) -> Iterator[str]:
+    """Names that nothing may be looked up or downloaded by, and what a model cannot be without."""
     files = content.get("files")
     if not isinstance(files, dict) or not any(str(name).endswith(".safetensors") for name in files):
         yield "The report names no file of weights, so it is bound to no model. Publish it with trl-tar push."
         return
+    if not {"config.json", "adapter_config.json"} & set(files):
+        yield "The report names no configuration (config.json), so its weights can be read as another model."
     for name, each in files.items():
         if PurePosixPath(name).name != name or "\\" in name or name.startswith("."):
             yield f"The report lists the file {name!r}, which is not in the model's own folder."
@@ -246,7 +252,7 @@ def _again(
             )
         task = built_in_task(**report.task)
         datasets, metrics = task.datasets, task.metrics
-    chosen = strongest_first(report)[:attacks]
+    chosen = drawn(report, attacks)
     by_seed = {seed: [a for a in chosen if a.seed == seed] for seed in sorted({a.seed for a in chosen})}
     described = {each["name"]: Adversary(**each) for each in report.config["adversaries"]}
     reported_rows = {(each["name"], each["objective"]): each["sha256"] for each in report.config["datasets"]}
@@ -277,6 +283,8 @@ def _again(
         ]
         if others:
             problems.append(f"The data set {others[0]!r} has other rows here than in the report.")
+        if "config.json" in report.files and again.model["weights_sha256"] != report.model["weights_sha256"]:
+            problems.append("The report is of another model: the weights that it names are not those that were loaded.")
         made.append({"adversary": None, "seed": None, "reported": report.before, "found": again.before})
         made += [
             {"adversary": old.adversary, "seed": seed, "reported": old.after, "found": new.after or {}}
@@ -285,22 +293,23 @@ def _again(
     return problems, made
 
 
-def strongest_first(report: Report) -> list[AttackRecord]:
-    """Completed attacks by the harm that they brought back, one of each adversary before a second."""
-    ranked = sorted((a for a in report.attacks if a.finished), key=lambda a: -a.outcome["harm"])
-    place: dict[str, int] = {}
-    rounds = []
-    for attack in ranked:
-        place[attack.adversary] = place.get(attack.adversary, -1) + 1
-        rounds.append((place[attack.adversary], attack))
-    return [attack for _, attack in sorted(rounds, key=lambda pair: pair[0])]
+def drawn(report: Report, count: int | None) -> list[AttackRecord]:
+    """The strongest completed attack by the report, and others at random: a forger cannot know which; `None` for all."""
+    attacks = [attack for attack in report.attacks if attack.finished]
+    if count is None or count >= len(attacks):
+        return attacks
+    strongest = max(attacks, key=lambda attack: attack.outcome["harm"] or 0.0)
+    others = [attack for attack in attacks if attack is not strongest]
+    return [strongest, *random.SystemRandom().sample(others, count - 1)]
 
 
 def _differs(made: Mapping[str, Any]) -> str | None:
     """A sentence where an attack, or the measurement before any, came out otherwise."""
     name = "Before any attack" if made["adversary"] is None else f"After {made['adversary']!r} with seed {made['seed']}"
-    for metric in COMPARED:
+    for metric in sorted({"harm", "capability"} | set(SHARES) & set(made["reported"])):
         reported, found = made["reported"].get(metric), made["found"].get(metric)
+        if reported is None and found is None:
+            continue
         if reported is None or found is None:
             return f"{name} {metric} is {found} here, and {reported} in the report."
         if abs(reported - found) > TOLERANCE:

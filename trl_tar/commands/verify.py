@@ -7,7 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from ..verify import COMPARED, TOLERANCE, Verification, verify
+from ..verify import TOLERANCE, Verification, verify
+from ..wording import number
 from .demo import quiet
 from .red_team import data_and_metrics
 
@@ -49,8 +50,12 @@ def _tell(found: Verification, model: str) -> None:
     console = Console()
     for made in found.attacks:
         what = "before any attack" if made["adversary"] is None else f"{made['adversary']}, seed {made['seed']}"
-        values = "; ".join(f"{n} {made['reported'][n]:.3f} reported, {made['found'][n]:.3f} found" for n in COMPARED)
-        console.print(f"  {what}: {values}", highlight=False, soft_wrap=True)
+        reported, again = made["reported"], made["found"]
+        values = "; ".join(
+            f"{name} {number(reported.get(name))} reported, {number(again.get(name))} found"
+            for name in ("harm", "capability")
+        )
+        console.print(f"  {escape(what)}: {values}", highlight=False, soft_wrap=True)
     for sentence in found.warnings:
         console.print(f"[yellow]note[/] {escape(sentence)}", highlight=False, soft_wrap=True)
     for sentence in found.problems:
