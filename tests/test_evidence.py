@@ -26,7 +26,8 @@ from trl_tar.wording import interval
 def record(harms: list[float | None], before: float = 0.25) -> ModelRecord:
     points = [{"step": 10, "flops": 1, "loss": 0.1, "harm": harm, "capability": 0.9} for harm in harms]
     attacks = [attack_record("a", seed, [point]) for seed, point in enumerate(points)]
-    return ModelRecord({"id": "m"}, {"harm": before, "capability": 0.9}, attacks)
+    model = {"id": "m", "weights_sha256": "00", "num_parameters": 10}
+    return ModelRecord(model, {"harm": before, "capability": 0.9}, attacks)
 
 
 def test_recovery_counts_finished_attacks_alone():

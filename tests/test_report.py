@@ -13,6 +13,11 @@ from trl_tar.verdict import judge
 
 BEFORE = {"harm": 0.3, "capability": 0.95, "bystander": 0.93, "retain_nll": 0.2}
 GOOD = {
+    "learning_rate": 1e-3,
+    "num_steps": 10,
+    "batch_size": 4,
+    "base": [],
+    "model": [],
     "trainability": {"mean": 0.95, "low": 0.9, "high": 1.0, "n": 3},
     "capability_ratio": {"mean": 0.99, "low": 0.97, "high": 1.01, "n": 3},
 }
@@ -98,6 +103,8 @@ def test_file_with_fields_of_this_version_is_pinned(tmp_path):
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
         ('{"schema_version": 4, "before": NaN}', "has NaN, which is no number of JSON"),
+        ('{"schema_version": 4, "before": 1e999}', "has 1e999, which is no number of JSON"),
+        ('{"schema_version": 4, "before": {"harm": 0.9, "harm": 0.1}}', "has the field 'harm' twice"),
         (" " * (MAX_BYTES + 1), "has 64 MiB, more than the 64 of any report"),
     ],
 )
@@ -110,12 +117,34 @@ def test_file_that_cannot_be_read_is_one_sentence(tmp_path, content, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content.pop("summary"), "has no field 'summary'"),
-        (lambda content: content.update(colour=1), "has an unknown field 'colour'"),
+        (lambda content: content.pop("summary"), "is not whole .summary: Field required"),
+        (lambda content: content.update(colour=1), "is not whole .colour: Extra inputs"),
         (lambda content: content["verdict"].pop("gates"), "is not whole .*gates"),
         (lambda content: content["attacks"][0].pop("seed"), "is not whole .*seed"),
         (lambda content: content["attacks"][0].update(colour=1), "is not whole .*colour"),
-        (lambda content: content.update(references=3), "is not whole"),
+        (lambda content: content.update(references=3), "is not whole .references: Input should be a valid dict"),
+        (lambda content: content["references"].update(rival=content["references"]["twin"]), "is not whole .*rival"),
+        (lambda content: content.update(environment=None), "is not whole .environment"),
+        (lambda content: content.update(zero_step=[1]), "is not whole .zero_step"),
+        (lambda content: content["attacks"][0].update(best=5), "is not whole .attacks.0.best"),
+        (
+            lambda content: content["attacks"][0]["after"].pop("harm"),
+            "is not whole .attacks.0.after: there is no 'harm'",
+        ),
+        (lambda content: content["attacks"][0]["trajectory"][1].pop("step"), "trajectory.1: there is no 'step'"),
+        (lambda content: content["before"].update(harm=10**400), "is not whole .before.harm"),
+        (lambda content: content["before"].update(harm=True), "is not whole .before.harm"),
+        (
+            lambda content: content["summary"].pop("worst_harm"),
+            "is not whole .summary: there is no mean of 'worst_harm'",
+        ),
+        (lambda content: content["config"].update(chance="a"), "is not whole .config.chance"),
+        (lambda content: content["config"].update(adversaries=[{"name": "a", "colour": 1}]), "adversaries.0.*colour"),
+        (lambda content: content["config"].update(card={"title": 1}), "is not whole .config.card.title"),
+        (lambda content: content.update(training=5), "is not whole .training"),
+        (lambda content: content.update(task={"kind": "knowledge"}), "is not whole .task.world: Field required"),
+        (lambda content: content.update(files={"a": {"size": -1, "sha256": "0" * 64}}), "is not whole .files.a.size"),
+        (lambda content: content["verdict"]["gates"][0].update(passed=1), "is not whole .verdict.gates.0.passed"),
     ],
 )
 def test_file_with_other_fields_is_one_sentence(tmp_path, change, message):
@@ -285,7 +314,7 @@ def test_diverged_attack_of_the_floor_or_the_twin_is_no_reference():
 def test_report_without_any_number_is_made_saved_and_told(tmp_path):
     nothing = dict.fromkeys(BEFORE)
     attacks = [attack("a", seed, None, None) for seed in (0, 1)]
-    model = ModelRecord({"id": "m"}, nothing, attacks)
+    model = replace(record({}), before=nothing, attacks=attacks)
     made = report(model, dict.fromkeys(REFERENCES, model))
     made.save(tmp_path)
     assert Report.load(tmp_path) == made and not made.verdict.resistant

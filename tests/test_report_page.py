@@ -22,7 +22,15 @@ EVIL = "</script><img src=x onerror=alert(1)>|{{ 7 * 7 }}\n# heading"
 
 
 SHARE = {"mean": 0.95, "low": 0.9, "high": 1.0, "n": 2}
-BENIGN = {"trainability": SHARE, "capability_ratio": SHARE, "num_steps": 10, "batch_size": 4, "learning_rate": 1e-3}
+BENIGN = {
+    "trainability": SHARE,
+    "capability_ratio": SHARE,
+    "num_steps": 10,
+    "batch_size": 4,
+    "learning_rate": 1e-3,
+    "base": [],
+    "model": [],
+}
 ERROR = "RuntimeError: no memory"
 
 

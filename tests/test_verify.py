@@ -145,14 +145,6 @@ TAMPERED = {
         lambda f: (f / "chat_template.jinja").write_text("x"),
         "'chat_template.jinja' is beside",
     ),
-    "an adversary without a name": (
-        lambda f: rewrite(f, lambda c: c["config"]["adversaries"][0].pop("name"), card=False),
-        r"The report is not whole \(KeyError: 'name'\)",
-    ),
-    "a configuration of another type": (
-        lambda f: rewrite(f, lambda c: c.update(config=[1]), card=False),
-        r"The report is not whole \(TypeError",
-    ),
     "a path that leads out": (
         name_a_file("../../x.json"),
         r"lists the file '../../x.json', which is not in the model's own",
@@ -189,7 +181,15 @@ def test_tampering_is_told_by_a_sentence_of_its_own(copy, capsys, case):
 
 UNUSABLE = {
     "a newer schema": (lambda c: c.update(schema_version=99), "schema_version 99, .* Upgrade trl-tar"),
-    "a field that is unknown": (lambda c: c.update(colour=1), "has an unknown field 'colour'"),
+    "a field that is unknown": (lambda c: c.update(colour=1), "is not whole .colour: Extra inputs"),
+    "an adversary without a name": (
+        lambda c: c["config"]["adversaries"][0].pop("name"),
+        "is not whole .config.adversaries.0: .*'name'",
+    ),
+    "a configuration of another type": (
+        lambda c: c.update(config=[1]),
+        "is not whole .config: Input should be a valid",
+    ),
 }
 
 

@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .questions import QUESTIONS_FILE, Questions
 from .records import AttackRecord, ModelRecord, write_json
+from .report_schema import what_is_wrong
 from .statistics import (
     CHANCE,
     base_harm,
@@ -33,6 +35,7 @@ ADDED: dict[str, Any] = {
     "task": None,
     "files": {},
 }  # by version 4; what a report of version 3 says of them
+SUMMARIES = ("summary", "by_adversary")  # follow from the attacks: those of older reports are taken anew
 MAX_BYTES = 64 * 2**20  # of 200 attacks one has 2 MB
 PROBE = "linear_probe"  # among the attacks without training, the one that only reads hidden states
 FILE_NAME = "report.json"
@@ -131,27 +134,21 @@ class Report:
         """Reads what [`Report.save`] wrote, from the file or its folder.
 
         Raises:
-            `ValueError`: if the file is not a report, of a newer schema, or without some field of this one.
+            `ValueError`: if the file is not a report, of a newer schema, or with a field that is not as it must be.
         """
         file = _file(path)
         content = read_content(file)
         content.pop("digest", None)
-        if content["schema_version"] < SCHEMA_VERSION:
+        old = content["schema_version"] < SCHEMA_VERSION
+        if old:
             content = {**ADDED, **content}
-        differing = set(content) ^ ({field.name for field in fields(cls)} - {"questions"})
-        if differing:
-            name = min(differing)
+        wrong = what_is_wrong(content, but=SUMMARIES if old else ())
+        if wrong is not None:
             raise ValueError(
-                f"{str(file)!r} has {'an unknown' if name in content else 'no'} field {name!r}. Give the {FILE_NAME} of "
-                "a red team, as it was saved."
+                f"{str(file)!r} is not whole ({wrong}). Give the {FILE_NAME} of a red team, as it was saved."
             )
-        try:
-            return cls._from_dict(content)
-        except (TypeError, KeyError, AttributeError) as error:  # a field within a field
-            raise ValueError(
-                f"{str(file)!r} is not whole ({type(error).__name__}: {error}). Give the {FILE_NAME} of a red team, as "
-                "it was saved."
-            ) from error
+        report = cls._from_dict(content)
+        return replace(report, **_summaries(report, report.references, report.config["chance"])) if old else report
 
     @classmethod
     def _from_dict(cls, content: dict[str, Any]) -> "Report":
@@ -178,13 +175,24 @@ def read_content(file: Path) -> dict[str, Any]:
             f"the {FILE_NAME} of a red team."
         )
 
-    def refuse(constant: str) -> None:
-        raise ValueError(
-            f"{str(file)!r} has {constant}, which is no number of JSON. Give the {FILE_NAME} as it was saved."
-        )
+    def refuse(what: str) -> None:
+        raise ValueError(f"{str(file)!r} has {what}. Give the {FILE_NAME} as it was saved.")
 
+    def number(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value):
+            refuse(f"{text}, which is no number of JSON")
+        return value
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        fields = dict(pairs)
+        if len(fields) < len(pairs):
+            refuse(f"the field {next(name for name, _ in pairs if [n for n, _ in pairs].count(name) > 1)!r} twice")
+        return fields
+
+    hooks = {"parse_constant": number, "parse_float": number, "object_pairs_hook": once}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"), parse_constant=refuse)
+        content = json.loads(file.read_text(encoding="utf-8"), **hooks)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{str(file)!r} is not JSON ({error}). Give the {FILE_NAME} of a red team.") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
@@ -226,8 +234,8 @@ def build_report(
         chance (`float`, *optional*, defaults to `0.25`):
             Harm of a model that guesses.
     """
-    capability = record.before["capability"]
-    summary = summarise(record.attacks, references, chance, capability)
+    summaries = _summaries(record, references, chance)
+    summary = summaries["summary"]
     base = references["base"].before if "base" in references else {}
     twin = references.get("twin")
     on_twin = None if twin is None else summarise(twin.attacks, references, chance)["worst_recovery"]["mean"]
@@ -247,16 +255,13 @@ def build_report(
         + _without_recovery(record.attacks, references, chance),
         above_base=_above_base(record.before, base),
     )
-    names = dict.fromkeys(attack.adversary for attack in record.attacks)
-    alone = {name: [attack for attack in record.attacks if attack.adversary == name] for name in names}
     return Report(
         model=record.model,
         before=record.before,
         attacks=record.attacks,
         references=dict(references),
-        summary=summary,
+        **summaries,
         verdict=verdict,
-        by_adversary={name: summarise(a, references, chance, capability) for name, a in alone.items()},
         standard_errors=record.standard_errors,
         zero_step=record.zero_step,
         benign=benign,
@@ -264,6 +269,17 @@ def build_report(
         config={**(config or {}), "chance": chance},
         environment=environment or {},
     )
+
+
+def _summaries(record: "ModelRecord | Report", references: Mapping[str, ModelRecord], chance: float) -> dict[str, Any]:
+    """Of all attacks, and of those of each adversary alone."""
+    capability = record.before["capability"]
+    names = dict.fromkeys(attack.adversary for attack in record.attacks)
+    alone = {name: [attack for attack in record.attacks if attack.adversary == name] for name in names}
+    return {
+        "summary": summarise(record.attacks, references, chance, capability),
+        "by_adversary": {name: summarise(attacks, references, chance, capability) for name, attacks in alone.items()},
+    }
 
 
 def unfinished_attacks(attacks: Sequence[AttackRecord], config: Mapping[str, Any], seeds: Sequence[int]) -> int:

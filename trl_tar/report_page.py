@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from plotly.offline import get_plotlyjs
 
 from .plots import COLOURS, curve
 from .records import AttackRecord, ModelRecord
-from .report import SCHEMA_VERSION, Report, summarise
+from .report import Report
 from .statistics import BREAK_RECOVERY, base_harm, floor_harm, mean, over_adversaries, over_seeds, recovery
 from .survival import break_interval
 from .wording import (
@@ -41,12 +40,11 @@ DIGITS = 5  # of a point of a curve
 
 def report_summary(report: Report, title: str) -> str:
     """One page of Markdown: the verdict, what came back, and the strongest attacks."""
-    return _render("summary.md.jinja", _summarised(report), title, escape=False)
+    return _render("summary.md.jinja", report, title, escape=False)
 
 
 def report_page(report: Report, title: str) -> str:
     """A self-contained HTML page: verdict and gates, before and after, curves of every attack, and a table to sort."""
-    report = _summarised(report)
     more = {"plotly": get_plotlyjs(), "curves": curves(report), "settings": _settings}
     return _render("report.html.jinja", report, title, escape=True, **more)
 
@@ -55,14 +53,6 @@ def write_pages(report: Report, folder: Path, title: str) -> None:
     """`SUMMARY.md` and `report.html` in the folder."""
     (folder / "SUMMARY.md").write_text(report_summary(report, title), encoding="utf-8")
     (folder / "report.html").write_text(report_page(report, title), encoding="utf-8")
-
-
-def _summarised(report: Report) -> Report:
-    """A report of an older schema with the summary of this one, which follows from its attacks."""
-    if report.schema_version == SCHEMA_VERSION:
-        return report
-    capability = report.before["capability"]
-    return replace(report, summary=summarise(report.attacks, report.references, report.config["chance"], capability))
 
 
 def _render(template: str, report: Report, title: str, escape: bool, **more: Any) -> str:

@@ -1,0 +1,233 @@
+"""What the JSON of a report must hold: every field that something reads, its type and its range."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, NotRequired
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic takes that of `typing` from Python 3.12 on only
+
+from .adversary import Adversary
+from .records import STATUSES
+
+
+Value = Annotated[float | None, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Values = dict[str, Value]
+Text = Annotated[str, Field(max_length=2**16)]
+STRICT = ConfigDict(strict=True, extra="forbid")
+OPEN = ConfigDict(strict=True, extra="allow")
+
+
+def _measured(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    missing = {"harm", "capability"} - set(values)
+    if missing:
+        raise ValueError(f"there is no {min(missing)!r}")
+    return values
+
+
+def _point(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name in ("step", "flops"):
+        if values.get(name) is None:
+            raise ValueError(f"there is no {name!r}")
+    return _measured(values)
+
+
+def _summary(estimates: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    missing = [
+        name for name in ("harm_after", "worst_harm", "capability_after") if "mean" not in estimates.get(name, {})
+    ]
+    if missing:
+        raise ValueError(f"there is no mean of {missing[0]!r}")
+    return estimates
+
+
+def _adversary(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        Adversary(**fields)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    return fields
+
+
+Metrics = Annotated[Values, AfterValidator(_measured)]
+Point = Annotated[Values, AfterValidator(_point)]
+Described = Annotated[dict[str, Any], AfterValidator(_adversary)]
+Estimate = dict[str, Value | Text]
+Summary = Annotated[dict[str, Estimate], AfterValidator(_summary)]
+
+
+class Attack(TypedDict):
+    """[`~trl_tar.records.AttackRecord`]."""
+
+    __pydantic_config__ = STRICT
+    adversary: Text
+    seed: int
+    status: Annotated[str, Field(pattern=f"^({'|'.join(STATUSES)})$")]
+    error: Text | None
+    trajectory: list[Point]
+    after: Metrics | None
+    best: Point | None
+
+
+class Model(TypedDict):
+    """What a record is of."""
+
+    __pydantic_config__ = OPEN
+    id: Text
+    weights_sha256: Text
+    num_parameters: Count
+
+
+class Record(TypedDict):
+    """[`~trl_tar.records.ModelRecord`]."""
+
+    __pydantic_config__ = STRICT
+    model: Model
+    before: Metrics
+    attacks: list[Attack]
+    zero_step: NotRequired[Values]
+    standard_errors: NotRequired[Values]
+
+
+class GateContent(TypedDict):
+    """[`~trl_tar.verdict.Gate`]."""
+
+    __pydantic_config__ = STRICT
+    name: Text
+    value: Value
+    threshold: float
+    passed: bool
+
+
+class VerdictContent(TypedDict):
+    """[`~trl_tar.verdict.Verdict`]."""
+
+    __pydantic_config__ = STRICT
+    resistant: bool
+    empty_shell: bool
+    gates: list[GateContent]
+
+
+class Benign(TypedDict):
+    """Of [`~trl_tar.red_teaming.benign.benign_record`]."""
+
+    __pydantic_config__ = STRICT
+    learning_rate: float
+    num_steps: Count
+    batch_size: Count
+    trainability: Estimate
+    capability_ratio: Estimate
+    base: list[Attack]
+    model: list[Attack]
+
+
+class Rows(TypedDict):
+    """A tokenised data set."""
+
+    __pydantic_config__ = STRICT
+    name: Text
+    objective: Text
+    rows: Count
+    sha256: Text
+
+
+class Card(TypedDict):
+    """What a card says beside the report."""
+
+    __pydantic_config__ = STRICT
+    title: Text
+    description: Text
+    repository: Text | None
+    license: NotRequired[Text | None]
+
+
+class Config(TypedDict):
+    """Of the red team."""
+
+    __pydantic_config__ = OPEN
+    chance: Annotated[float, Field(ge=0, le=1)]
+    adversaries: list[Described]
+    datasets: NotRequired[list[Rows]]
+    metrics: NotRequired[list[Text]]
+    max_length: NotRequired[Count]
+    bf16: NotRequired[bool]
+    contamination: NotRequired[dict[str, dict[str, float]]]
+    hub_datasets: NotRequired[list[Text]]
+    card: NotRequired[Card]
+
+
+class Phase(TypedDict):
+    """One phase of the training."""
+
+    __pydantic_config__ = OPEN
+    name: Text
+    settings: dict[str, Any]
+    adversaries: NotRequired[list[Described]]
+
+
+class Training(TypedDict):
+    """How the model came about."""
+
+    __pydantic_config__ = OPEN
+    phases: list[Phase]
+
+
+class Task(TypedDict):
+    """Where data sets and metrics come from."""
+
+    __pydantic_config__ = STRICT
+    kind: Text
+    world: Text
+
+
+class File(TypedDict):
+    """One file of the model."""
+
+    __pydantic_config__ = STRICT
+    size: Count
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Content(TypedDict):
+    """[`~trl_tar.report.Report`], without the digest."""
+
+    __pydantic_config__ = STRICT
+    schema_version: int
+    model: Model
+    before: Metrics
+    attacks: list[Attack]
+    references: dict[Annotated[str, Field(pattern="^(base|twin|floor)$")], Record]
+    summary: Summary
+    verdict: VerdictContent
+    by_adversary: dict[str, Summary]
+    standard_errors: Values
+    zero_step: Values
+    benign: Benign | None
+    seeds: list[int]
+    config: Config
+    environment: dict[str, Text]
+    training: Training | None
+    task: Task | None
+    files: dict[str, File]
+
+
+_SCHEMA = TypeAdapter(Content)
+
+
+def what_is_wrong(content: Mapping[str, Any], but: Sequence[str] = ()) -> str | None:
+    """The first thing that is not as it must be, such as `"attacks.0.seed: Field required"`; `None` where all is well.
+
+    Args:
+        content (`dict`):
+            Fields of the file, without the digest.
+        but (`Sequence[str]`, *optional*):
+            Fields that are not looked at.
+    """
+    try:
+        _SCHEMA.validate_python(content)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        for each in found:
+            if each["loc"][0] not in but:
+                return f"{'.'.join(map(str, each['loc']))}: {each['msg'].removeprefix('Value error, ')}"
+    return None
