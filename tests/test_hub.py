@@ -14,7 +14,9 @@ from test_attack import TOKENIZER, tiny_model
 from test_report import REFERENCES, harms, record
 
 from trl_tar import Adversary, Report
+from trl_tar.cli import main
 from trl_tar.hub import card_of, load_report, model_files, publish, write_evidence
+from trl_tar.model_card import model_card
 from trl_tar.phases import decisive
 from trl_tar.red_teaming.fingerprints import weights_sha256
 from trl_tar.red_teaming.loading import load
@@ -97,6 +99,34 @@ def test_a_licence_that_nobody_gave_is_not_told(model):
     assert "icen" not in (model / "README.md").read_text()
 
 
+def test_only_what_belongs_to_a_model_is_sent(hub, model):
+    for name in ("notes.json", "training_args.bin", "credentials.json", "optimizer.pt", "a.py"):
+        (model / name).write_text("{}")
+    publish(model, "someone/a-model", token=TOKEN)
+    names = {"README.md", "config.json", "generation_config.json", "model.safetensors"}
+    assert set(hub.repositories["someone/a-model"].files) == {*names, "tokenizer.json", "tokenizer_config.json"}
+
+
+def test_private_is_not_claimed_of_a_repository_that_is_public(hub, model):
+    publish(model, "someone/a-model", token=TOKEN)
+    with pytest.raises(ValueError, match="is there already, and public. Make it private in its settings"):
+        publish(model, "someone/a-model", token=TOKEN, private=True, commit_message="Secret")
+    assert "Secret" not in hub.repositories["someone/a-model"].messages
+
+
+def test_the_command_pushes_a_report_of_another_folder(hub, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    file = report_on(model).save(tmp_path / "elsewhere.json")
+    assert main(["push", str(model), "someone/a-model", "--report", str(file), "--title", "A title"]) == 0
+    assert b"# A title" in hub.repositories["someone/a-model"].files["README.md"]
+    assert load_report("someone/a-model", token=TOKEN).files
+
+
+def test_a_card_of_a_report_that_is_bound_to_nothing_claims_no_hashes(model):
+    card = model_card(report_on(model), "A model", "For a test.")
+    assert "not bound to the files" in card and "SHA-256" not in card and "trl-tar verify" not in card
+
+
 def test_a_report_of_another_model_is_refused_before_anything_is_sent(hub, model):
     other = report_on(model)
     tiny_model(1).save_pretrained(model)
@@ -107,6 +137,9 @@ def test_a_report_of_another_model_is_refused_before_anything_is_sent(hub, model
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"holds no \*.safetensors. Save the model there"):
+        publish(tmp_path, "someone/a-model")
+    tiny_model().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds no tokenizer.json"):
         publish(tmp_path, "someone/a-model")
 
 

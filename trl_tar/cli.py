@@ -45,8 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
             report(**args)
         elif command == "push":
             from .hub import publish
+            from .report import Report
 
-            print(publish(**args))
+            given = args.pop("report")
+            print(publish(**args, report=None if given is None else Report.load(given)))
         elif command == "verify":
             from .commands.verify import verify_command
 
@@ -111,6 +113,7 @@ def _add_push(commands: argparse._SubParsersAction) -> None:
     push = commands.add_parser("push", help="publish a model with its report, card, figures and hashes on the Hub")
     push.add_argument("folder", type=_folder, metavar="DIR", help="folder of the model, and of its report.json")
     push.add_argument("repository", metavar="REPO", help="Hub id, such as me/my-model")
+    push.add_argument("--report", type=Path, help="report.json of another folder, or that folder")
     push.add_argument("--title", help="heading of the card")
     push.add_argument("--license", help="of the weights, as the Hub names it, such as apache-2.0")
     push.add_argument("--private", action="store_true", default=None, help="for a repository that is made here")

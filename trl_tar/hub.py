@@ -25,9 +25,25 @@ from .report import FILE_NAME, MAX_BYTES, Report
 from .report_page import write_pages
 
 
-# of the report, and of the training's own; every other JSON file is taken to be the model's
+# of the report, and of the training's own
 OUR_FILES = {FILE_NAME, "training.json", "run.json", "log_history.json", "comparison.json", "trainer_state.json"}
-MODEL_SUFFIXES = {".safetensors", ".json", ".jinja"}
+# what the libraries save beside weights; nothing else of a folder is sent
+MODEL_FILES = (
+    WEIGHTS,
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "adapter_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.json",
+    "*.jinja",
+)
 EVIDENCE = (
     "README.md",
     "SUMMARY.md",
@@ -53,8 +69,16 @@ REASONS = {
 
 def model_files(folder: Path) -> list[Path]:
     """Weights, configuration and tokenizer in a folder: what the report binds."""
-    files = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix in MODEL_SUFFIXES)
-    return [file for file in files if file.name not in OUR_FILES and not file.name.startswith(".")]
+    files = {file for pattern in MODEL_FILES for file in folder.glob(pattern) if file.is_file()}
+    return sorted(file for file in files if not file.name.startswith("."))
+
+
+def check_model(folder: Path) -> None:
+    """Raises `ValueError` where there are no weights in safetensors, or no tokenizer, that could be sent."""
+    if not any(folder.glob(WEIGHTS)):
+        raise ValueError(f"{str(folder)!r} holds no {WEIGHTS}. Save the model there with save_pretrained.")
+    if not (folder / "tokenizer.json").is_file():
+        raise ValueError(f"{str(folder)!r} holds no tokenizer.json. Save the tokenizer there, a fast one.")
 
 
 def bound(report: Report, folder: Path) -> Report:
@@ -63,8 +87,7 @@ def bound(report: Report, folder: Path) -> Report:
     Raises:
         `ValueError`: if the folder holds no model in safetensors, or another one than was attacked.
     """
-    if not any(folder.glob(WEIGHTS)):
-        raise ValueError(f"{str(folder)!r} holds no {WEIGHTS}. Save the model there with save_pretrained.")
+    check_model(folder)
     found = weights_sha256(load(str(folder)))
     if found != report.model["weights_sha256"]:
         raise ValueError(
@@ -161,8 +184,7 @@ def publish(
         `ValueError`: for a folder without a model, a report of another one, or what the Hub refuses, with the reason.
     """
     folder = Path(folder)
-    if not any(folder.glob(WEIGHTS)):
-        raise ValueError(f"{str(folder)!r} holds no {WEIGHTS}. Save the model there with save_pretrained.")
+    check_model(folder)
     if report is None and (folder / FILE_NAME).is_file():
         report = Report.load(folder)
     title = title or repository.split("/")[-1]
@@ -175,6 +197,10 @@ def publish(
 
     with _push_errors(repository, token):
         made = api.create_repo(repository, private=private, exist_ok=True).repo_id
+        if private and not api.model_info(made).private:
+            raise ValueError(
+                f"{made!r} is there already, and public. Make it private in its settings, or leave private out."
+            )
         if revision is not None:
             api.create_branch(made, branch=revision, exist_ok=True)
         files = [file.name for file in model_files(folder)]

@@ -181,7 +181,7 @@ def _attacks(report: Report) -> Iterator[dict[str, Any]]:
     trained_on = training_adversaries(report)
     kinds = None if trained_on is None else [_kind(each) for each in trained_on]
     twin = report.references["twin"].attacks if "twin" in report.references else []
-    for described in report.config["adversaries"]:
+    for described in report.config.get("adversaries", []):
         name = described["name"]
         yield {
             "name": name,

@@ -146,7 +146,7 @@ class Config(TypedDict):
 
     __pydantic_config__ = OPEN
     chance: Annotated[float, Field(ge=0, le=1)]
-    adversaries: list[Described]
+    adversaries: NotRequired[list[Described]]
     datasets: NotRequired[list[Rows]]
     metrics: NotRequired[list[Text]]
     max_length: NotRequired[Count]

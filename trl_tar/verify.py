@@ -144,6 +144,8 @@ def _about_the_file_list(content: Mapping[str, Any]) -> Iterator[str]:
         return
     if not {"config.json", "adapter_config.json"} & set(files):
         yield "The report names no configuration (config.json), so its weights can be read as another model."
+    if "tokenizer.json" not in files:
+        yield "The report names no tokenizer (tokenizer.json), so its numbers can be of another one."
     for name, each in files.items():
         if PurePosixPath(name).name != name or "\\" in name or name.startswith("."):
             yield f"The report lists the file {name!r}, which is not in the model's own folder."
@@ -159,7 +161,7 @@ def _about_the_file_list(content: Mapping[str, Any]) -> Iterator[str]:
 
 def _about_the_attacks(report: Report) -> Iterator[str]:
     """What the summary says against the attacks that it is of."""
-    wanted = {(each["name"], seed) for each in report.config["adversaries"] for seed in report.seeds}
+    wanted = {(each["name"], seed) for each in report.config.get("adversaries", []) for seed in report.seeds}
     made = {(attack.adversary, attack.seed) for attack in report.attacks}
     missing = wanted - made
     if made - wanted:
@@ -191,7 +193,10 @@ def _about_the_card(file: Path, report: Report) -> tuple[list[str], list[str]]:
     if named is not None and named[1] != report.digest:
         return ["The card was written for another report: the digest that it names is not this one's."], []
     if text != card_of(report):
-        return [], ["The card differs from the one that the report gives: it was edited by hand. Go by the report."]
+        return [], [
+            "The card differs from the one that the report gives here: it was edited by hand, or written by another version of "
+            "trl-tar. Go by the report."
+        ]
     return [], []
 
 
@@ -252,7 +257,7 @@ def _again(
             )
         task = built_in_task(**report.task)
         datasets, metrics = task.datasets, task.metrics
-    if {"datasets", "max_length", "bf16"} - set(report.config):
+    if {"adversaries", "datasets", "max_length", "bf16"} - set(report.config):
         raise ValueError("The report's config does not say what its attacks read. Use attacks=0.")
     chosen = drawn(report, attacks)
     by_seed = {seed: [a for a in chosen if a.seed == seed] for seed in sorted({a.seed for a in chosen})}
