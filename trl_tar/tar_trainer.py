@@ -265,7 +265,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
             bounded = max(loss, -math.log(attacked.model.config.vocab_size))
             if bounded > loss:  # clamped: no gradient
                 loss, weight = bounded, 0.0
-        if not torch.stack([g.isfinite().all() for g in gradient]).all():
+        if not nn.utils.get_total_norm(gradient).isfinite():
             raise AttackDiverged(f"gradient of the tamper-resistance loss after step {step}")
         attacked.tamper_resistance_losses.append(loss)
         for total, g in zip(g_tr, gradient, strict=True):
@@ -340,9 +340,8 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
             (p.grad if p.grad is not None else torch.zeros_like(p), g)
             for p, g in zip(self._outer_parameters, g_tr, strict=True)
         ]
-        retain = torch.stack([r.double().square().sum() for r, _ in pairs]).sum().sqrt()
-        tamper = torch.stack([g.double().square().sum() for _, g in pairs]).sum().sqrt()
-        product = torch.stack([(r.double() * g.double()).sum() for r, g in pairs]).sum()
+        retain, tamper = (nn.utils.get_total_norm(gradients).double() for gradients in zip(*pairs, strict=True))
+        product = torch.stack([torch.dot(r.flatten(), g.flatten()).double() for r, g in pairs]).sum()
         for p, (r, g) in zip(self._outer_parameters, pairs, strict=True):
             p.grad = r.add_(g)
         all_reduce([self._retain_sums])
