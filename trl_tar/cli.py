@@ -18,6 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_report(commands)
     _add_push(commands)
     _add_verify(commands)
+    _add_compare(commands)
     _add_evidence(commands)
     _add_evidence_suites(commands)
     _add_evidence_refusal(commands)
@@ -53,6 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
             from .commands.verify import verify_command
 
             return verify_command(**args)
+        elif command == "compare":
+            from .commands.compare import compare_command
+
+            compare_command(**args)
         elif command == "evidence-suites":
             from .commands.suites import evidence_suites
 
@@ -119,6 +124,15 @@ def _add_push(commands: argparse._SubParsersAction) -> None:
     push.add_argument("--private", action="store_true", default=None, help="for a repository that is made here")
     push.add_argument("--revision", help="branch; made if there is none")
     push.add_argument("--message", dest="commit_message", help="of the commit")
+
+
+def _add_compare(commands: argparse._SubParsersAction) -> None:
+    compare = commands.add_parser("compare", help="reports of several models side by side: a leaderboard")
+    compare.add_argument("sources", nargs="*", metavar="MODEL", help="folder, report.json or Hub id")
+    compare.add_argument(
+        "--list", dest="listed", type=Path, help="file with more of them, one a line; # begins a comment"
+    )
+    compare.add_argument("--output", type=_folder, help="folder for leaderboard.html, .md, .json and .png")
 
 
 def _add_verify(commands: argparse._SubParsersAction) -> None:

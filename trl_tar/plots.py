@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from .records import AttackRecord, ModelRecord
 from .report import Report
-from .statistics import CHANCE, Estimate, mean, over_adversaries
+from .statistics import CHANCE, Estimate, mean, over_adversaries, over_seeds
 
 
 if TYPE_CHECKING:
@@ -188,6 +188,56 @@ def plot_search(result: "SearchResult", chance: float | None = CHANCE) -> Figure
     _finish(axes)
     _legend(figure, axes, 2)
     return figure
+
+
+def plot_leaderboard(groups: Mapping[str, Mapping[str, Report]]) -> Figure:
+    """Harm of each model before attack and after the strongest one, and its undefended twin's, a panel for each group.
+
+    Args:
+        groups (`dict[str, dict[str, Report]]`):
+            Title → label → report, from top to bottom.
+    """
+    heights = [len(reports) + 1 for reports in groups.values()]
+    figure = Figure(figsize=(9, 1.6 + 0.36 * sum(heights) + 0.3 * len(groups)), layout="constrained")
+    panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (title, reports) in zip(panels, groups.items(), strict=True):
+        for place, report in enumerate(reports.values()):
+            _ranked(axes, place, report)
+        chance = next(iter(reports.values())).config["chance"]
+        if chance:
+            axes.axvline(chance, color="0.45", linewidth=0.9, linestyle=(0, (1, 2)), zorder=0, label="chance")
+        axes.set_yticks(range(len(reports)), [_shortened(label) for label in reports], fontsize="small")
+        axes.set_ylim(len(reports) - 0.5, -0.5)
+        axes.set_title(title, loc="left", fontsize="medium")
+        axes.set_xlim(-0.02, 1.02)
+        _finish(axes)
+    panels[-1].set_xlabel("harm")
+    named = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=4, frameon=False)
+    return figure
+
+
+def _ranked(axes: Axes, place: int, report: Report) -> None:
+    """One line of the leaderboard."""
+    points = {
+        "before attack": {"mean": report.before["harm"]},
+        "after the strongest attack": report.summary["worst_harm"],
+    }
+    if "twin" in report.references:
+        twin = [(a.seed, a.outcome["harm"]) for a in report.references["twin"].attacks if a.finished]
+        points["undefended twin, likewise"] = over_seeds(twin, max)
+    for (label, estimate), colour, marker in zip(points.items(), COLOURS, MARKERS, strict=False):
+        if estimate["mean"] is None:
+            continue
+        axes.plot(estimate["mean"], place, marker, color=colour, linestyle="none", markersize=6, label=label)
+        if estimate.get("low") is not None:
+            axes.plot([estimate["low"], estimate["high"]], [place, place], color=colour, linewidth=1.5)
+
+
+def _shortened(label: str, longest: int = 48) -> str:
+    """The label, without what cannot be printed, and not longer than the figure can bear."""
+    text = "".join(c if c.isprintable() else " " for c in label).replace("$", r"\$")
+    return text if len(text) <= longest else f"…{text[-longest:]}"
 
 
 def _trajectories(axes: Axes, reports: Attacked, metric: str, adversary: str | None) -> None:

@@ -49,6 +49,11 @@ def cell(text: object) -> str:
     return " ".join(escaped.split())
 
 
+def printable(text: str) -> str:
+    """Without what could move the cursor of a terminal, or change its colours."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 def gate_in_words(gate: Gate) -> dict[str, Any]:
     """A gate in words."""
     other = f"{_words(gate.name.removesuffix('_gain'))} above the base's"

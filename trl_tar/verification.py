@@ -80,7 +80,7 @@ def verify(
             Folder, or Hub id.
         attacks (`int`, *optional*, defaults to `3`):
             Attacks to make anew, each with its seed: the strongest by the report, and others at random; 0 for none, `None`
-            for all.
+            for all. Those that read the public base are left out.
         datasets, metrics, rewards (`dict`, *optional*):
             As in [`red_team`]. By default those of the task that the report names, which comes with this package.
         revision, token (`str`, *optional*):
@@ -97,7 +97,7 @@ def verify(
         if Path(model).is_dir():
             folder, there = Path(model), [file.name for file in Path(model).iterdir()]
         else:
-            folder, there = Path(place), _listed(str(model), revision, token)
+            folder, (revision, there) = Path(place), _commit(str(model), revision, token)  # nothing changes meanwhile
             _fetch(str(model), [FILE_NAME, *({"README.md"} & set(there))], folder, revision, token)
         content = read_content(folder / FILE_NAME)
         problems = [] if content.get("digest") == digest_of(content) else [EDITED]
@@ -110,10 +110,14 @@ def verify(
         problems += [*_about_the_attacks(report), *of_card, *_about_the_files(folder, report, there)]
         warnings += _about_the_environment(report)
         checked = [f"{len(report.files)} files", f"{len(report.attacks)} attacks of the report"]
+        if not Path(model).is_dir():
+            checked.append(f"commit {revision}")
         if not any(attack.finished for attack in report.attacks):
             problems.append("The report has no completed attack, so it shows nothing.")
         if problems or attacks == 0:
             return Verification(problems, warnings, [], checked)
+        if reading := _reading_the_base(report):
+            warnings.append(f"Attacks that read the public base are not made anew: {', '.join(sorted(reading))}.")
         settings = {"rewards": rewards, "num_workers": num_workers, "output_dir": output_dir}
         others, made = _again(folder, report, attacks, datasets, metrics, settings)
         problems = [*others, *(sentence for each in made if (sentence := _differs(each)))]
@@ -125,9 +129,12 @@ def verify(
         )
 
 
-def _listed(repository: str, revision: str | None, token: str | None) -> list[str]:
+def _commit(repository: str, revision: str | None, token: str | None) -> tuple[str, list[str]]:
+    """Hash of the commit that the revision is now, and its files."""
     with hub_errors(f"{repository!r}", token):
-        return HfApi(token=token).list_repo_files(repository, revision=revision)
+        found = HfApi(token=token).model_info(repository, revision=revision)
+    assert found.sha is not None and found.siblings is not None  # asked of one commit
+    return found.sha, [file.rfilename for file in found.siblings]
 
 
 def _fetch(repository: str, names: Sequence[str], folder: Path, revision: str | None, token: str | None) -> None:
@@ -302,12 +309,19 @@ def _again(
 
 def drawn(report: Report, count: int | None) -> list[AttackRecord]:
     """The strongest completed attack by the report, and others at random: a forger cannot know which; `None` for all."""
-    attacks = [attack for attack in report.attacks if attack.finished]
-    if count is None or count >= len(attacks):
+    passed_over = _reading_the_base(report)
+    attacks = [attack for attack in report.attacks if attack.finished and attack.adversary not in passed_over]
+    if not attacks or count is None or count >= len(attacks):
         return attacks
     strongest = max(attacks, key=lambda attack: attack.outcome["harm"] or 0.0)
     others = [attack for attack in attacks if attack is not strongest]
     return [strongest, *random.SystemRandom().sample(others, count - 1)]
+
+
+def _reading_the_base(report: Report) -> set[str]:
+    """Names of attacks that need more than the repository holds."""
+    described = [Adversary(**fields) for fields in report.config.get("adversaries", [])]
+    return {each.name for each in described if each.needs_base}
 
 
 def _differs(made: Mapping[str, Any]) -> str | None:
