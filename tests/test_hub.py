@@ -20,7 +20,7 @@ from trl_tar.red_teaming.fingerprints import weights_sha256
 from trl_tar.red_teaming.loading import load
 from trl_tar.red_teaming.runner import environment
 from trl_tar.report import build_report
-from trl_tar.verify import verify
+from trl_tar.verification import verify
 
 
 ROOT = Path(__file__).parents[1]

@@ -18,7 +18,7 @@ from trl_tar.questions import Questions
 from trl_tar.red_teaming import BenignTask, red_team
 from trl_tar.red_teaming.fingerprints import weights_sha256
 from trl_tar.report import Report
-from trl_tar.verify import verify
+from trl_tar.verification import verify
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from trl_tar.hub import bound, card_of, file_sha256, model_files, write_evidence
 from trl_tar.records import ModelRecord
 from trl_tar.report import MAX_BYTES, build_report, digest_of
 from trl_tar.testbed import KnowledgeWorld, knowledge_metrics, knowledge_model_path
-from trl_tar.verify import TOLERANCE, drawn, verify
+from trl_tar.verification import TOLERANCE, drawn, verify
 
 
 WORLD = KnowledgeWorld(0)

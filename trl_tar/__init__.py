@@ -5,12 +5,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .adversary import Adversary, sweep
+    from .hub import load_report, publish
+    from .leaderboard import compare
     from .random_mapping_config import RandomMappingConfig
     from .random_mapping_trainer import RandomMappingTrainer
     from .red_teaming import red_team
     from .report import Report
     from .tar_config import TARConfig
     from .tar_trainer import TARTrainer
+    from .verification import verify
 
 __version__ = "0.1.0"
 
@@ -24,6 +27,10 @@ _MODULES = {
     "RandomMappingTrainer": "random_mapping_trainer",
     "red_team": "red_teaming",
     "Report": "report",
+    "compare": "leaderboard",
+    "load_report": "hub",
+    "publish": "hub",
+    "verify": "verification",  # a module of the same name would take the function's place when it is imported
 }
 __all__ = [
     "Adversary",
@@ -32,8 +39,12 @@ __all__ = [
     "Report",
     "TARConfig",
     "TARTrainer",
+    "compare",
+    "load_report",
+    "publish",
     "red_team",
     "sweep",
+    "verify",
 ]
 
 

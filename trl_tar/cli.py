@@ -18,6 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_report(commands)
     _add_push(commands)
     _add_verify(commands)
+    _add_compare(commands)
     _add_evidence(commands)
     _add_evidence_suites(commands)
     _add_evidence_refusal(commands)
@@ -51,6 +52,10 @@ def main(arguments: list[str] | None = None) -> int:
             from .commands.verify import verify_command
 
             return verify_command(**args)
+        elif command == "compare":
+            from .commands.compare import compare_command
+
+            compare_command(**args)
         elif command == "evidence-suites":
             from .commands.suites import evidence_suites
 
@@ -133,6 +138,18 @@ def _add_verify(commands: argparse._SubParsersAction) -> None:
     verify.add_argument("--output", type=_folder, help="folder that keeps finished attacks")
     verify.add_argument("--workers", type=_at_least(1), default=1, help="attacks that run at the same time")
     verify.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
+
+
+def _add_compare(commands: argparse._SubParsersAction) -> None:
+    compare = commands.add_parser("compare", help="reports side by side: a table, and with --output a leaderboard page")
+    compare.add_argument("sources", nargs="*", metavar="SOURCE", help="folder, report file or Hub id")
+    compare.add_argument(
+        "--list", dest="listed", type=Path, metavar="FILE", help="text file of further sources, one a line"
+    )
+    compare.add_argument("--output", type=_folder, help="folder of leaderboard.html, .md, .json and .png")
+    compare.add_argument(
+        "--skip-unreadable", action="store_true", help="go on without reports that cannot be read, and name them"
+    )
 
 
 def _add_evidence(commands: argparse._SubParsersAction) -> None:

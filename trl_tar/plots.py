@@ -14,9 +14,11 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from .records import AttackRecord, ModelRecord
 from .report import Report
 from .statistics import CHANCE, Estimate, mean, over_adversaries
+from .wording import plain
 
 
 if TYPE_CHECKING:
+    from .leaderboard import Comparison
     from .red_teaming.search import SearchResult
 
 Attacked = Mapping[str, Report | ModelRecord]  # label → what has `before` and `attacks`
@@ -24,6 +26,7 @@ Attacked = Mapping[str, Report | ModelRecord]  # label → what has `before` and
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "x")
+LABEL_WIDTH = 38  # characters of a model's name; of a longer one the middle is left out
 # panel of the training figure → lines: (key of the log, label)
 TRAINING_PANELS = {
     "attacker's loss (nats)": [
@@ -188,6 +191,49 @@ def plot_search(result: "SearchResult", chance: float | None = CHANCE) -> Figure
     _finish(axes)
     _legend(figure, axes, 2)
     return figure
+
+
+def plot_leaderboard(comparison: "Comparison") -> Figure:
+    """Harm of each model before attack and under the strongest attack, with its 95 % t interval; of the twin, if any.
+
+    Args:
+        comparison ([`Comparison`]):
+            What [`compare`] returned; the first row is at the top.
+    """
+    rows = comparison.rows
+    figure = Figure(figsize=(8, 1.6 + 0.36 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    ranked = [comparison.ranked(row) for row in rows]
+    after = "worst after the common attacks" if comparison.only_some_in_common else "worst after attack"
+    for i, (row, estimate) in enumerate(zip(rows, ranked, strict=True)):
+        if estimate["low"] is not None:
+            axes.plot([estimate["low"], estimate["high"]], [i, i], color=COLOURS[1], linewidth=2, zorder=2)
+        if not row.attacked:
+            axes.annotate("not attacked", (0.99, i), ha="right", va="center", fontsize="small", color="0.35")
+        axes.plot([row.chance, row.chance], [i - 0.3, i + 0.3], color="0.45", linestyle=LINES[3], zorder=1)
+    for label, harms, style in [
+        ("before attack", [row.harm_before for row in rows], {"color": COLOURS[0], "markerfacecolor": "white"}),
+        ("undefended twin, worst", [row.twin_worst_harm["mean"] for row in rows], {"color": COLOURS[2], "marker": "^"}),
+        (after, [estimate["mean"] for estimate in ranked], {"color": COLOURS[1]}),
+    ]:
+        points = [(harm, i) for i, harm in enumerate(harms) if harm is not None]
+        if points:
+            x, y = zip(*points, strict=True)
+            axes.plot(
+                x, y, **{"marker": "o", "markersize": 7, "linestyle": "none", "label": label, "zorder": 3, **style}
+            )
+    axes.plot([], [], color="0.45", linestyle=LINES[3], label="chance")
+    axes.set_yticks(range(len(rows)), [_shortened(row.model) for row in rows], parse_math=False)
+    axes.set(xlim=(-0.02, 1.02), ylim=(len(rows) - 0.4, -0.6), xlabel="harm")
+    _finish(axes)
+    _legend(figure, axes, 4)
+    return figure
+
+
+def _shortened(name: str) -> str:
+    text = plain(name)
+    half = LABEL_WIDTH // 2
+    return text if len(text) <= LABEL_WIDTH else f"{text[: half - 1]}…{text[-half:]}"
 
 
 def _trajectories(axes: Axes, reports: Attacked, metric: str, adversary: str | None) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from ..verify import TOLERANCE, Verification, verify
+from ..verification import TOLERANCE, Verification, verify
 from ..wording import number
 from .demo import quiet
 from .red_team import data_and_metrics
