@@ -30,11 +30,15 @@ def attack_identities(report: Report) -> dict[str, str]:
 
     Two attacks are the same if they have the same kind and number of steps, on the same rows (by hash, whatever the data
     sets are called), of texts cut at the same length, judged by the same task against the same chance."""
-    config = report.config
-    measured = {name: config.get(name) for name in ("max_length", "bf16", "chance")} | {"task": report.task}
-    hashes = {(data["name"], data["objective"]): data["sha256"] for data in config.get("datasets", [])}
+    measured = {name: report.config.get(name) for name in ("max_length", "bf16", "chance")} | {"task": report.task}
+    return {name: json.dumps([settings, measured], sort_keys=True) for name, settings in _settings(report).items()}
+
+
+def _settings(report: Report) -> dict[str, str]:
+    """Name of each adversary that the report describes → its kind, steps and rows, as JSON."""
+    hashes = {(data["name"], data["objective"]): data["sha256"] for data in report.config.get("datasets", [])}
     return {
-        name: json.dumps([_with_hashes(_steps(adversary), hashes), measured], sort_keys=True)
+        name: json.dumps(_with_hashes(_steps(adversary), hashes), sort_keys=True)
         for name, adversary in _described(report).items()
     }
 
@@ -124,10 +128,9 @@ def _listed(names: frozenset[str]) -> str:
 
 
 def _suite(report: Report) -> frozenset[str]:
-    """Settings of all attacks, whatever they are called; of one that is not described its name."""
-    described = _described(report)
-    settings = {json.dumps(_steps(adversary), sort_keys=True) for adversary in described.values()}
-    return frozenset(settings | (adversary_names(report) - set(described)))
+    """Settings and rows of all attacks, whatever they are called; of one that is not described its name."""
+    settings = _settings(report)
+    return frozenset(set(settings.values()) | (adversary_names(report) - set(settings)))
 
 
 def adversary_names(report: Report) -> set[str]:

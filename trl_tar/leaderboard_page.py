@@ -1,6 +1,6 @@
 """A comparison of reports to read: Markdown, and a page of HTML in the manner of [`~trl_tar.report_page.report_page`]."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .wording import cell, interval, number, plain, render
@@ -21,13 +21,14 @@ class Cell:
             What is shown.
         value (`float`, *optional*):
             What a column is sorted by; `None` for a column of words, or for what was not measured.
-        detail (`str`, *optional*):
-            Second line.
+        interval (`str`), detail (`str`):
+            Further lines; empty for none.
     """
 
     text: str
     value: float | None = None
-    detail: str | None = None
+    interval: str = ""
+    detail: str = ""
 
 
 def leaderboard_markdown(comparison: "Comparison", title: str) -> str:
@@ -62,27 +63,32 @@ def labels(comparison: "Comparison") -> list[str]:
 
 def cells(comparison: "Comparison", row: "Row") -> dict[str, Cell]:
     """Label of each column → what stands in this row."""
-    finished = None if row.finished == row.wanted else f"{row.finished} of {row.wanted} completed"
-    error = "" if row.harm_before_error is None else f" ± {row.harm_before_error:.2f}"
-    common = {"worst harm, common attacks": _estimate(row.common_worst_harm)} if comparison.only_some_in_common else {}
+    finished = "" if row.finished == row.wanted else f"{row.finished} of {row.wanted} completed"
+    error = "" if row.harm_before_error is None else f"± {row.harm_before_error:.2f}"
+    common = {"worst harm, common attacks": _worst(row.common_worst_harm)} if comparison.only_some_in_common else {}
     return {
-        "harm before": Cell(number(row.harm_before) + error, row.harm_before),
+        "verdict": Cell(row.verdict),
+        "harm before": Cell(number(row.harm_before), row.harm_before, error),
         **common,
-        "worst harm after": _estimate(row.worst_harm),
+        "worst harm after": _worst(row.worst_harm),
         "mean harm after": _estimate(row.harm_after),
         "R, worst": _estimate(row.worst_recovery),
         "capability before": Cell(number(row.capability_before), row.capability_before),
         "capability after": _estimate(row.capability_after),
         "twin's worst harm": _estimate(row.twin_worst_harm),
         "twin − model": _estimate(row.twin_difference),
-        "attacks": Cell(f"{row.adversaries} × {len(row.seeds)}", float(row.wanted), finished),
-        "verdict": Cell(row.verdict),
+        "attacks": Cell(f"{row.adversaries} × {len(row.seeds)}", float(row.wanted), detail=finished),
     }
 
 
 def _estimate(estimate: dict[str, Any]) -> Cell:
-    adversary = estimate.get("adversary")
-    return Cell(interval(estimate), estimate["mean"], None if adversary is None else plain(adversary))
+    mean = number(estimate["mean"])
+    return Cell(mean, estimate["mean"], interval(estimate).removeprefix(mean).strip())
+
+
+def _worst(estimate: dict[str, Any]) -> Cell:
+    """With the name of the adversary."""
+    return replace(_estimate(estimate), detail=plain(estimate["adversary"] or ""))
 
 
 def _words(text: object) -> str:

@@ -208,8 +208,6 @@ def plot_leaderboard(comparison: "Comparison") -> Figure:
     for i, (row, estimate) in enumerate(zip(rows, ranked, strict=True)):
         if estimate["low"] is not None:
             axes.plot([estimate["low"], estimate["high"]], [i, i], color=COLOURS[1], linewidth=2, zorder=2)
-        if not row.attacked:
-            axes.annotate("not attacked", (0.99, i), ha="right", va="center", fontsize="small", color="0.35")
         axes.plot([row.chance, row.chance], [i - 0.3, i + 0.3], color="0.45", linestyle=LINES[3], zorder=1)
     for label, harms, style in [
         ("before attack", [row.harm_before for row in rows], {"color": COLOURS[0], "markerfacecolor": "white"}),
@@ -223,10 +221,11 @@ def plot_leaderboard(comparison: "Comparison") -> Figure:
                 x, y, **{"marker": "o", "markersize": 7, "linestyle": "none", "label": label, "zorder": 3, **style}
             )
     axes.plot([], [], color="0.45", linestyle=LINES[3], label="chance")
-    axes.set_yticks(range(len(rows)), [_shortened(row.model) for row in rows], parse_math=False)
+    names = [_shortened(row.model) + ("" if row.attacked else "\n(not attacked)") for row in rows]
+    axes.set_yticks(range(len(rows)), names, parse_math=False)
     axes.set(xlim=(-0.02, 1.02), ylim=(len(rows) - 0.4, -0.6), xlabel="harm")
     _finish(axes)
-    _legend(figure, axes, 4)
+    _legend(figure, axes, 2)
     return figure
 
 
