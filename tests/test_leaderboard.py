@@ -291,7 +291,7 @@ def test_a_hostile_name_stays_text_on_page_table_terminal_and_figure(saved, tmp_
 
 @pytest.mark.parametrize("count", [1, 30])
 def test_one_model_and_thirty_have_table_page_and_figure(saved, count, tmp_path):
-    reports = {f"m{i:02}": report({"a": 0.3 + 0.02 * i}) for i in reversed(range(count))}
+    reports = {f"m{i:02}": report({"a": 0.3 + 0.02 * i}, references={}) for i in reversed(range(count))}
     found = compare(*saved(**reports))
     assert models(found) == sorted(reports)
     assert found.to_html().count('<th scope="row">') == len(table(str(found))) == count

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -14,10 +14,19 @@ from .plots import plot_leaderboard
 from .records import AttackRecord, ModelRecord, write_json
 from .report import FILE_NAME, Report, build_report
 from .statistics import mean, over_seeds
+from .verdict import Verdict
 from .wording import plain
 
 
 NOT_ATTACKED = "not attacked"
+
+
+class Judged(NamedTuple):
+    """A report, with summary and verdict from its attacks by the rules of this version."""
+
+    report: Report
+    summary: dict[str, dict[str, Any]]
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -166,7 +175,7 @@ def compare(*sources: str | Path, token: str | None = None, skip_unreadable: boo
         raise ValueError("There is no report to compare. Give folders, report files or Hub ids.")
     if twice := sorted({source for source in given if given.count(source) > 1}):
         raise ValueError(f"{twice[0]!r} was given twice. Give every report once.")
-    found: dict[str, Report] = {}
+    found: dict[str, Judged] = {}
     unreadable: dict[str, str] = {}
     for source in given:
         try:
@@ -183,8 +192,8 @@ def compare(*sources: str | Path, token: str | None = None, skip_unreadable: boo
     return _side_by_side(named, on_hub, unreadable)
 
 
-def _checked(report: Report, source: str) -> Report:
-    """The report, if a row can be made of it; a stranger's may say anything."""
+def _checked(report: Report, source: str) -> Judged:
+    """The report, judged anew, if a row can be made of it; a stranger's may say anything."""
     try:
         records = [report, *report.references.values()]
         shares = [record.before[name] for record in records for name in ("harm", "capability")]
@@ -193,9 +202,10 @@ def _checked(report: Report, source: str) -> Report:
         wrong = [share for share in shares if share is not None and not 0 <= share <= 1]
         wrong += [] if 0 <= report.config["chance"] < 1 else [report.config["chance"]]
         if not wrong:
-            _row("", None, report, set())
+            judged = _judged_anew(report)
+            _row("", None, judged, set())
             differences({"a": report, "b": report})
-            return report
+            return judged
     except (KeyError, TypeError, AttributeError) as error:  # a field within a field
         raise ValueError(
             f"The report of {source!r} is not whole ({type(error).__name__}: {error}). Ask who published it for another."
@@ -219,25 +229,25 @@ def _names(sources: Sequence[str]) -> list[str]:
 
 
 def _side_by_side(
-    reports: Mapping[str, Report], on_hub: Mapping[str, str | None], unreadable: dict[str, str]
+    reports: Mapping[str, Judged], on_hub: Mapping[str, str | None], unreadable: dict[str, str]
 ) -> Comparison:
-    attacked = [report for report in reports.values() if any(attack.finished for attack in report.attacks)]
+    all_reports = {name: judged.report for name, judged in reports.items()}
+    attacked = [report for report in all_reports.values() if any(attack.finished for attack in report.attacks)]
     common = common_attacks(attacked)
-    rows = [_row(name, on_hub[name], report, common) for name, report in reports.items()]
+    rows = [_row(name, on_hub[name], judged, common) for name, judged in reports.items()]
     return Comparison(
         rows=sorted(rows, key=lambda row: _sort_key(row, bool(common))),
         order=_order(rows, common),
         common=len(common),
-        differences=differences(reports),
+        differences=differences(all_reports),
         notes=list(_notes(rows, reports)),
         unreadable=unreadable,
     )
 
 
-def _row(name: str, repository: str | None, report: Report, common: set[tuple[str, int]]) -> Row:
-    judged = _judged_anew(report)
+def _row(name: str, repository: str | None, judged: Judged, common: set[tuple[str, int]]) -> Row:
+    report, summary, verdict = judged
     finished = sum(attack.finished for attack in report.attacks)
-    verdict = judged.verdict
     words = "resistant" if verdict.resistant else "empty shell" if verdict.empty_shell else "not resistant"
     names = adversary_names(report)
     return Row(
@@ -251,13 +261,13 @@ def _row(name: str, repository: str | None, report: Report, common: set[tuple[st
         harm_before=report.before["harm"],
         harm_before_error=report.standard_errors.get("harm"),
         capability_before=report.before["capability"],
-        worst_harm=judged.summary["worst_harm"],
+        worst_harm=summary["worst_harm"],
         common_worst_harm=_worst([a for key, a in finished_attacks(report).items() if key in common]),
-        harm_after=judged.summary["harm_after"],
-        worst_recovery=judged.summary["worst_recovery"],
-        capability_after=judged.summary["capability_after"],
+        harm_after=summary["harm_after"],
+        worst_recovery=summary["worst_recovery"],
+        capability_after=summary["capability_after"],
         twin_worst_harm=_worst(report.references["twin"].attacks if "twin" in report.references else []),
-        twin_difference=judged.summary["twin_difference"],
+        twin_difference=summary["twin_difference"],
         adversaries=len(names),
         wanted=len(names) * len(report.seeds),
         finished=finished,
@@ -265,10 +275,9 @@ def _row(name: str, repository: str | None, report: Report, common: set[tuple[st
     )
 
 
-def _judged_anew(report: Report) -> Report:
-    """The report with summary and verdict from its attacks, by the rules of this version."""
+def _judged_anew(report: Report) -> Judged:
     record = ModelRecord(report.model, report.before, report.attacks, report.zero_step, report.standard_errors)
-    return build_report(
+    again = build_report(
         record,
         report.references,
         seeds=report.seeds,
@@ -276,6 +285,7 @@ def _judged_anew(report: Report) -> Report:
         config=report.config,
         chance=report.config["chance"],
     )
+    return Judged(report, again.summary, again.verdict)
 
 
 def _worst(attacks: Sequence[AttackRecord]) -> dict[str, Any]:
@@ -316,7 +326,7 @@ def _order(rows: Sequence[Row], common: set[tuple[str, int]]) -> str:
     )
 
 
-def _notes(rows: Sequence[Row], reports: Mapping[str, Report]) -> Iterator[str]:
+def _notes(rows: Sequence[Row], reports: Mapping[str, Judged]) -> Iterator[str]:
     """What a reader should know of single reports."""
     if shells := [row.model for row in rows if row.verdict == "empty shell"]:
         yield (
@@ -329,7 +339,7 @@ def _notes(rows: Sequence[Row], reports: Mapping[str, Report]) -> Iterator[str]:
                 f"{plain(row.model)}: {row.wanted - row.finished} of {row.wanted} attacks failed, diverged or are missing; "
                 "they are no sign of resistance."
             )
-        told, found = reports[row.model].verdict, _judged_anew(reports[row.model]).verdict
+        told, found = reports[row.model].report.verdict, reports[row.model].verdict
         if (told.resistant, told.empty_shell) != (found.resistant, found.empty_shell):
             yield (
                 f"{plain(row.model)}: the verdict in the report does not follow from its attacks by the rules of this "
