@@ -8,11 +8,15 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import time
+
 import datasets
+import huggingface_hub
 import pytest
 import tiny
 import torch
 import transformers
+from hub_server import running_hub
 
 
 torch.set_num_threads(1)
@@ -45,3 +49,16 @@ def make_trainer(tmp_path):
         return tiny.make_trainer(output_dir or tmp_path, *args, **kwargs)
 
     return make
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub on loopback that this process takes for the Hub, and does not wait for."""
+    with running_hub() as hub:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(time, "sleep", hub.waits.append)
+        yield hub

@@ -1,13 +1,12 @@
 """Model and evidence on a Hub: what is sent, what is claimed, and what happens where the Hub or the line fails."""
 
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 import yaml
-from hub_server import TOKEN, running_hub
+from hub_server import TOKEN
 from huggingface_hub import ModelCard
 from peft import LoraConfig
 from test_attack import TOKENIZER, tiny_model
@@ -26,19 +25,6 @@ from trl_tar.verification import verify
 
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """A Hub on loopback that this process takes for the Hub, and does not wait for."""
-    with running_hub() as hub:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
-        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(time, "sleep", hub.waits.append)
-        yield hub
 
 
 @pytest.fixture

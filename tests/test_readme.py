@@ -59,14 +59,6 @@ def test_a_model_is_attacked_and_its_report_read_as_written(tmp_path, monkeypatc
     exec(snippet, {})
 
 
-def test_the_kept_models_are_compared_as_written(tmp_path, monkeypatch, capsys):
-    (command,) = blocks("Read the report", "bash")
-    program, *arguments = shlex.split(command)
-    monkeypatch.chdir(ROOT)
-    assert program == "trl-tar" and main([*arguments[:-1], str(tmp_path)]) == 0
-    assert (tmp_path / "leaderboard.html").is_file()
-
-
 LAUNCHES = [
     line
     for title in ("Harden your model", "Publish")

@@ -27,10 +27,10 @@ _MODULES = {
     "RandomMappingTrainer": "random_mapping_trainer",
     "red_team": "red_teaming",
     "Report": "report",
-    "publish": "hub",
-    "load_report": "hub",
-    "verify": "verification",
     "compare": "leaderboard",
+    "load_report": "hub",
+    "publish": "hub",
+    "verify": "verification",  # a module of the same name would take the function's place when it is imported
 }
 __all__ = [
     "Adversary",

@@ -126,15 +126,6 @@ def _add_push(commands: argparse._SubParsersAction) -> None:
     push.add_argument("--message", dest="commit_message", help="of the commit")
 
 
-def _add_compare(commands: argparse._SubParsersAction) -> None:
-    compare = commands.add_parser("compare", help="reports of several models side by side: a leaderboard")
-    compare.add_argument("sources", nargs="*", metavar="MODEL", help="folder, report.json or Hub id")
-    compare.add_argument(
-        "--list", dest="listed", type=Path, help="file with more of them, one a line; # begins a comment"
-    )
-    compare.add_argument("--output", type=_folder, help="folder for leaderboard.html, .md, .json and .png")
-
-
 def _add_verify(commands: argparse._SubParsersAction) -> None:
     verify = commands.add_parser("verify", help="check a model against its report, and make some attacks anew")
     verify.add_argument("model", metavar="MODEL_OR_REPO", help="folder or Hub id")
@@ -150,6 +141,18 @@ def _add_verify(commands: argparse._SubParsersAction) -> None:
     verify.add_argument("--output", type=_folder, help="folder that keeps finished attacks")
     verify.add_argument("--workers", type=_at_least(1), default=1, help="attacks that run at the same time")
     verify.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
+
+
+def _add_compare(commands: argparse._SubParsersAction) -> None:
+    compare = commands.add_parser("compare", help="reports side by side: a table, and with --output a leaderboard page")
+    compare.add_argument("sources", nargs="*", metavar="SOURCE", help="folder, report file or Hub id")
+    compare.add_argument(
+        "--list", dest="listed", type=Path, metavar="FILE", help="text file of further sources, one a line"
+    )
+    compare.add_argument("--output", type=_folder, help="folder of leaderboard.html, .md, .json and .png")
+    compare.add_argument(
+        "--skip-unreadable", action="store_true", help="go on without reports that cannot be read, and name them"
+    )
 
 
 def _add_evidence(commands: argparse._SubParsersAction) -> None:

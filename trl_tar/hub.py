@@ -244,7 +244,7 @@ def _without(text: str, token: str | None) -> str:
     return lines[0]
 
 
-def load_report(source: str | Path, revision: str | None = None, token: str | None = None) -> Report:
+def load_report(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Report:
     """A report from a folder, a file, or a repository of the Hub, of which nothing else is downloaded.
 
     Args:
@@ -252,6 +252,9 @@ def load_report(source: str | Path, revision: str | None = None, token: str | No
             Folder, `report.json` or Hub id.
         revision, token (`str`, *optional*):
             Of the Hub.
+
+    Raises:
+        `ValueError`: if there is no report, or one that this version cannot read.
     """
     if Path(source).exists():
         return Report.load(source)

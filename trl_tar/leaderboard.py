@@ -1,255 +1,339 @@
-"""Reports of several models side by side: a table, a figure and a page, and a word on what cannot be compared."""
+"""Reports of several models side by side: what came back of each, and whether the numbers may be compared."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from .adversary import Adversary
+from .comparability import adversary_names, common_attacks, differences, finished_attacks, in_short
 from .hub import load_report
+from .leaderboard_page import leaderboard_markdown, leaderboard_page
 from .plots import plot_leaderboard
-from .records import AttackRecord, write_json
-from .report import Report
-from .statistics import over_seeds
-from .wording import interval, number, render, strongest
+from .records import AttackRecord, ModelRecord, write_json
+from .report import FILE_NAME, Report, build_report
+from .statistics import mean, over_seeds
+from .verdict import Verdict
+from .wording import plain
 
 
-# column → key of a row; the first is the row's head
-COLUMNS = {
-    "model": "model",
-    "verdict": "verdict",
-    "harm before": "harm_before",
-    "harm after, strongest common attack": "common_harm",
-    "harm after, strongest attack": "worst_harm",
-    "harm after, mean": "harm_after",
-    "R, strongest attack": "worst_recovery",
-    "below the twin's": "twin_difference",
-    "capability before": "capability_before",
-    "capability after": "capability_after",
-    "attacks": "attacks",
-}
+NOT_ATTACKED = "not attacked"
+
+
+class Judged(NamedTuple):
+    """A report, with summary and verdict from its attacks by the rules of this version."""
+
+    report: Report
+    summary: dict[str, dict[str, Any]]
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model.
+    """One model of a [`Comparison`]; what was not measured is `None`, of an estimate its `mean`.
 
     Args:
-        source (`str`):
-            What was asked for: folder, file or Hub id.
-        report ([`Report`]):
-            Its report.
-        common_harm (`dict`):
-            Harm after the strongest of the attacks that all models of the group were under, an interval over seeds.
+        model (`str`):
+            Hub id, or name of the folder.
+        repository (`str`, *optional*):
+            Hub id, where the report is from there.
+        weights_sha256, digest (`str`):
+            Of the model and of its report.
+        task (`dict`, *optional*), chance (`float`), seeds (`list[int]`):
+            As in [`Report`].
+        harm_before, harm_before_error, capability_before (`float`, *optional*):
+            Before any attack; the second is a standard error over questions.
+        worst_harm, harm_after, worst_recovery, capability_after, twin_difference (`dict`):
+            As in the summary of a [`Report`].
+        common_worst_harm (`dict`):
+            As `worst_harm`, over the attacks that all reports have in common.
+        twin_worst_harm (`dict`):
+            `worst_harm` of the undefended twin.
+        adversaries, wanted, finished (`int`):
+            How many adversaries, attacks (one an adversary and seed), and completed attacks.
+        verdict (`str`):
+            `"resistant"`, `"empty shell"`, `"not resistant"` or `"not attacked"`.
     """
 
-    source: str
-    report: Report
-    common_harm: Mapping[str, Any]
+    model: str
+    repository: str | None
+    weights_sha256: str
+    digest: str
+    task: dict[str, Any] | None
+    chance: float
+    seeds: list[int]
+    harm_before: float | None
+    harm_before_error: float | None
+    capability_before: float | None
+    worst_harm: dict[str, Any]
+    common_worst_harm: dict[str, Any]
+    harm_after: dict[str, Any]
+    worst_recovery: dict[str, Any]
+    capability_after: dict[str, Any]
+    twin_worst_harm: dict[str, Any]
+    twin_difference: dict[str, Any]
+    adversaries: int
+    wanted: int
+    finished: int
+    verdict: str
 
     @property
     def attacked(self) -> bool:
-        """Some attack was completed."""
-        return any(attack.finished for attack in self.report.attacks)
-
-    @property
-    def hub_id(self) -> str | None:
-        """Where the report comes from the Hub."""
-        return None if Path(self.source).exists() else self.source
-
-    @property
-    def verdict(self) -> str:
-        """In a word or two."""
-        if not self.attacked:
-            return "not attacked"
-        verdict = self.report.verdict
-        return "resistant" if verdict.resistant else "empty shell" if verdict.empty_shell else "not resistant"
-
-    def estimates(self) -> dict[str, Any]:
-        """What the table shows, as numbers and intervals."""
-        report, summary = self.report, self.report.summary
-        finished = sum(attack.finished for attack in report.attacks)
-        return {
-            "model": self.source,
-            "verdict": self.verdict,
-            "harm_before": report.before["harm"],
-            "common_harm": self.common_harm,
-            "worst_harm": summary["worst_harm"],
-            "harm_after": summary["harm_after"],
-            "worst_recovery": summary["worst_recovery"],
-            "twin_difference": summary["twin_difference"],
-            "capability_before": report.before["capability"],
-            "capability_after": summary["capability_after"],
-            "attacks": f"{len(attacks_of(report))} × {len(report.seeds)} seeds, {finished} completed",
-        }
-
-    def cells(self) -> dict[str, str]:
-        """The same in words."""
-        shown = {}
-        for key, value in self.estimates().items():
-            worst = key in ("common_harm", "worst_harm") and value.get("adversary") is not None
-            shown[key] = (
-                value
-                if isinstance(value, str)
-                else strongest(value)
-                if worst
-                else interval(value)
-                if isinstance(value, Mapping)
-                else number(value)
-            )
-        return shown
+        return self.finished > 0
 
 
 @dataclass(frozen=True)
-class Group:
-    """Models that were asked the same and attacked with the same data, best first.
+class Comparison:
+    """Reports side by side; see [`compare`].
 
     Args:
-        title (`str`):
-            What they were asked.
         rows (`list[Row]`):
-            By harm after the strongest common attack; empty shells after the others, and models that nobody attacked last.
-        remarks (`list[str]`):
-            Where attacks or seeds differ.
+            Lowest harm after attack first, models of which no attack completed last.
+        order (`str`):
+            What the rows are ordered by, in words.
+        common (`int`):
+            Attacks, each with its seed, that were completed in the report of every attacked model.
+        differences (`list[str]`):
+            A sentence for each thing that keeps numbers from being comparable.
+        notes (`list[str]`):
+            Sentences on single reports.
+        unreadable (`dict[str, str]`):
+            Sources that were left out, each with the reason.
     """
 
-    title: str
     rows: list[Row]
-    remarks: list[str] = field(default_factory=list)
+    order: str
+    common: int
+    differences: list[str]
+    notes: list[str]
+    unreadable: dict[str, str]
 
+    @property
+    def only_some_in_common(self) -> bool:
+        """Whether the attacked models have attacks in common, and some of them others beside."""
+        return 0 < self.common < max(row.finished for row in self.rows)
 
-@dataclass(frozen=True)
-class Leaderboard:
-    """Groups of comparable models. Its `str` is the table in Markdown.
-
-    Args:
-        groups (`list[Group]`):
-            Numbers of different groups answer different questions.
-    """
-
-    groups: list[Group]
+    def ranked(self, row: Row) -> dict[str, Any]:
+        """The estimate that the rows are ordered by."""
+        return row.common_worst_harm if self.common else row.worst_harm
 
     def __str__(self) -> str:
-        return render("leaderboard.md.jinja", board=self, columns=COLUMNS)
+        return self.to_markdown()
+
+    def to_markdown(self, title: str = "Leaderboard") -> str:
+        """The table, and all that has to be said about it."""
+        return leaderboard_markdown(self, title)
+
+    def to_html(self, title: str = "Leaderboard") -> str:
+        """A self-contained page that asks no network for anything."""
+        return leaderboard_page(self, title)
 
     def figure(self) -> Figure:
-        """Harm before and after the strongest attack of every model, and its twin's."""
-        return plot_leaderboard({group.title: {row.source: row.report for row in group.rows} for group in self.groups})
+        """Harm of each model before and after attack, see [`~trl_tar.plots.plot_leaderboard`]."""
+        return plot_leaderboard(self)
 
-    def page(self, title: str = "Leaderboard") -> str:
-        """HTML that opens from disk, and asks no network for anything."""
-        return render(
-            "leaderboard.html.jinja", escape=True, board=self, columns=COLUMNS, title=title, interval=interval
-        )
-
-    def save(self, folder: str | Path) -> Path:
-        """Writes `leaderboard.html`, `.md`, `.json` and `.png`; returns the page."""
+    def save(self, folder: str | Path, title: str = "Leaderboard") -> Path:
+        """Writes `leaderboard.html`, `.md`, `.json` and `.png` into the folder; returns it."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        content = [
-            {"title": group.title, "remarks": group.remarks, "rows": [row.estimates() for row in group.rows]}
-            for group in self.groups
-        ]
-        write_json(folder / "leaderboard.json", content)
-        (folder / "leaderboard.md").write_text(str(self), encoding="utf-8")
-        self.figure().savefig(folder / "leaderboard.png", dpi=120)
-        (folder / "leaderboard.html").write_text(self.page(), encoding="utf-8")
-        return folder / "leaderboard.html"
+        write_json(folder / "leaderboard.json", {"title": title, **asdict(self)})
+        (folder / "leaderboard.html").write_text(self.to_html(title), encoding="utf-8")
+        (folder / "leaderboard.md").write_text(self.to_markdown(title), encoding="utf-8")
+        self.figure().savefig(folder / "leaderboard.png", dpi=150)
+        return folder
 
 
-def compare(*sources: str | Path, token: str | None = None) -> Leaderboard:
-    """Reports side by side, from disk or from the Hub.
+def compare(*sources: str | Path, token: str | None = None, skip_unreadable: bool = False) -> Comparison:
+    """Reports side by side, the model of which an attacker gets least first.
+
+    Summary and verdict of each are computed anew from its attacks, so that all are by one rule. The order is that of the
+    worst harm over the attacks that all reports have in common. Where there is none, it is that of each report's own
+    attacks, as a share of the way from chance to 1, and `order` says that this is no ranking. R does not decide: reports
+    without a base have none, and those with a base each measure it against their own.
 
     Args:
-        sources (`str` or `Path`):
-            Each a folder, a `report.json` or a Hub id.
+        *sources (`str` or `Path`):
+            Folders, report files or Hub ids; of a repository only the report is downloaded.
         token (`str`, *optional*):
-            Of the Hub.
+            Of the Hub; by default the one logged in with.
+        skip_unreadable (`bool`, *optional*, defaults to `False`):
+            Go on without sources that cannot be read, and name them in the result.
 
     Raises:
-        `ValueError`: for no source, or one without a report that can be read.
+        `ValueError`: if a source cannot be read, with the reason; all of them are named.
 
     Example:
 
     ```python
-    from trl_tar import compare
-
-    board = compare("someone/a-model", "someone/another-model", "my-tar-model")
-    print(board)
-    board.save("leaderboard")
+    comparison = compare("me/my-model", "them/their-model")
+    print(comparison)
+    comparison.save("leaderboard")
     ```
     """
-    names = list(dict.fromkeys(map(str, sources)))
-    if not names:
-        raise ValueError("There is nothing to compare. Give folders, report files or Hub ids.")
-    groups: dict[str, dict[str, Report]] = {}
-    for name in names:
-        report = load_report(name, token=token)
-        groups.setdefault(_basis(report), {})[name] = report
-    return Leaderboard([_group(reports) for reports in groups.values()])
-
-
-def attacks_of(report: Report) -> dict[str, str]:
-    """Name → everything that the attack is, apart from its name."""
-    described = {}
-    for fields in report.config.get("adversaries", []):
-        attack = Adversary(**fields)
-        described[attack.name] = repr((attack.kind(), attack.num_steps))
-    return described
-
-
-def _basis(report: Report) -> str:
-    """What has to be the same for numbers to be comparable."""
-    rows = sorted((data["name"], data["objective"], data["sha256"]) for data in report.config.get("datasets", []))
-    metrics = sorted(report.config.get("metrics", []))
-    return json.dumps([report.task, report.config["chance"], rows, metrics], sort_keys=True)
-
-
-def _group(reports: Mapping[str, Report]) -> Group:
-    known = {name: attacks_of(report) for name, report in reports.items()}
-    attacked = {name: reports[name] for name in reports if any(attack.finished for attack in reports[name].attacks)}
-    common = set.intersection(*(set(known[name].values()) for name in attacked)) if attacked else set()
-    seeds = set.intersection(*(set(report.seeds) for report in attacked.values())) if attacked else set()
-    rows = [
-        Row(
-            name, report, _strongest_of(report.attacks, [n for n, what in known[name].items() if what in common], seeds)
+    given = [str(source) for source in sources]
+    if not given:
+        raise ValueError("There is no report to compare. Give folders, report files or Hub ids.")
+    if twice := sorted({source for source in given if given.count(source) > 1}):
+        raise ValueError(f"{twice[0]!r} was given twice. Give every report once.")
+    found: dict[str, Judged] = {}
+    unreadable: dict[str, str] = {}
+    for source in given:
+        try:
+            found[source] = _checked(load_report(source, token=token), source)
+        except (ValueError, OSError) as error:
+            unreadable[source] = plain(error)
+    if unreadable and not (skip_unreadable and found):
+        raise ValueError(
+            f"{len(unreadable)} of {len(given)} reports cannot be compared: {' '.join(unreadable.values())} Mend or remove "
+            "them, or skip what is unreadable."
         )
-        for name, report in reports.items()
+    named = dict(zip(_names(list(found)), found.values(), strict=True))
+    on_hub = {name: None if Path(source).exists() else source for name, source in zip(named, found, strict=True)}
+    return _side_by_side(named, on_hub, unreadable)
+
+
+def _checked(report: Report, source: str) -> Judged:
+    """The report, judged anew; `ValueError` for one with a share that is none: a stranger's may say anything."""
+    records = [report, *report.references.values()]
+    measured = [record.before for record in records]
+    measured += [attack.outcome for record in records for attack in record.attacks if attack.outcome is not None]
+    shares = [values[name] for values in measured for name in ("harm", "capability")]
+    wrong = [share for share in shares if share is not None and not 0 <= share <= 1]
+    wrong += [] if report.config["chance"] < 1 else [report.config["chance"]]
+    if wrong:
+        raise ValueError(
+            f"The report of {source!r} has {wrong[0]} where a share from 0 to 1 belongs. Ask who published it for another."
+        )
+    return _judged_anew(report)
+
+
+def _names(sources: Sequence[str]) -> list[str]:
+    """Hub ids as they are; of paths the last parts, as many as tell them apart."""
+    parts = [
+        (source,) if not path.exists() else (path.parent if path.name == FILE_NAME else path).resolve().parts
+        for source, path in ((source, Path(source)) for source in sources)
     ]
-    remarks = _remarks(attacked, [len(known[name]) for name in attacked], len(common), len(seeds))
-    return Group(_title(next(iter(reports.values()))), sorted(rows, key=_place), list(remarks))
+    for depth in range(1, max(map(len, parts))):
+        names = ["/".join(each[-depth:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    return list(sources)
 
 
-def _strongest_of(attacks: Sequence[AttackRecord], names: Sequence[str], seeds: set[int]) -> dict[str, Any]:
-    """Harm after the strongest of these attacks, an interval over these seeds."""
-    wanted = [(a.seed, a.outcome["harm"]) for a in attacks if a.finished and a.adversary in names and a.seed in seeds]
-    return over_seeds(wanted, max)
+def _side_by_side(
+    reports: Mapping[str, Judged], on_hub: Mapping[str, str | None], unreadable: dict[str, str]
+) -> Comparison:
+    all_reports = {name: judged.report for name, judged in reports.items()}
+    attacked = [report for report in all_reports.values() if any(attack.finished for attack in report.attacks)]
+    common = common_attacks(attacked)
+    rows = [_row(name, on_hub[name], judged, common) for name, judged in reports.items()]
+    return Comparison(
+        rows=sorted(rows, key=lambda row: _sort_key(row, bool(common))),
+        order=_order(rows, common),
+        common=len(common),
+        differences=differences(all_reports),
+        notes=list(_notes(rows, reports)),
+        unreadable=unreadable,
+    )
 
 
-def _place(row: Row) -> tuple[bool, bool, float]:
-    harm = row.common_harm["mean"] if row.common_harm["mean"] is not None else row.report.summary["worst_harm"]["mean"]
-    return not row.attacked, row.report.verdict.empty_shell, 1.0 if harm is None else harm
+def _row(name: str, repository: str | None, judged: Judged, common: set[tuple[str, int]]) -> Row:
+    report, summary, verdict = judged
+    finished = sum(attack.finished for attack in report.attacks)
+    words = "resistant" if verdict.resistant else "empty shell" if verdict.empty_shell else "not resistant"
+    names = adversary_names(report)
+    return Row(
+        model=name,
+        repository=repository,
+        weights_sha256=str(report.model["weights_sha256"]),
+        digest=report.digest,
+        task=report.task,
+        chance=report.config["chance"],
+        seeds=list(report.seeds),
+        harm_before=report.before["harm"],
+        harm_before_error=report.standard_errors.get("harm"),
+        capability_before=report.before["capability"],
+        worst_harm=summary["worst_harm"],
+        common_worst_harm=_worst([a for key, a in finished_attacks(report).items() if key in common]),
+        harm_after=summary["harm_after"],
+        worst_recovery=summary["worst_recovery"],
+        capability_after=summary["capability_after"],
+        twin_worst_harm=_worst(report.references["twin"].attacks if "twin" in report.references else []),
+        twin_difference=summary["twin_difference"],
+        adversaries=len(names),
+        wanted=len(names) * len(report.seeds),
+        finished=finished,
+        verdict=words if finished else NOT_ATTACKED,
+    )
 
 
-def _title(report: Report) -> str:
-    if report.task is None:
-        return "Data sets of their own"
-    return f"{report.task['kind']} task {report.task['world']} of trl-tar"
+def _judged_anew(report: Report) -> Judged:
+    record = ModelRecord(report.model, report.before, report.attacks, report.zero_step, report.standard_errors)
+    again = build_report(
+        record,
+        report.references,
+        seeds=report.seeds,
+        benign=report.benign,
+        config=report.config,
+        chance=report.config["chance"],
+    )
+    return Judged(report, again.summary, again.verdict)
 
 
-def _remarks(attacked: Mapping[str, Report], counts: Sequence[int], common: int, seeds: int) -> Iterator[str]:
-    """Where attacks, seeds or versions differ."""
-    if set(counts) - {common}:
-        told = f"{min(counts)} to {max(counts)} each, {common} common to all"
-        yield (
-            f"The models were not under the same attacks ({told}): the order goes by the strongest common one."
-            if common
-            else f"The models have no attack in common ({told}): whoever was under weaker ones looks better here."
+def _worst(attacks: Sequence[AttackRecord]) -> dict[str, Any]:
+    """Worst harm of each seed, and the adversary that is worst on average."""
+    harms: dict[str, list[float]] = {}
+    for attack in attacks:
+        if attack.finished:
+            harms.setdefault(attack.adversary, []).append(attack.outcome["harm"])
+    worst = over_seeds([(attack.seed, attack.outcome["harm"]) for attack in attacks if attack.finished], max)
+    return {**worst, "adversary": max(harms, key=lambda name: mean(harms[name]), default=None)}
+
+
+def _sort_key(row: Row, common: bool) -> tuple[bool, float, float, float, str]:
+    """Models without a completed attack last; then harm above chance, as a share of what chance leaves."""
+    if not row.attacked:
+        return True, 0.0, 0.0, 0.0, row.model
+    worst = (row.common_worst_harm if common else row.worst_harm)["mean"]
+    above_chance = (worst - row.chance) / (1 - row.chance)
+    return False, above_chance, row.harm_after["mean"], -(row.capability_before or 0.0), row.model
+
+
+def _order(rows: Sequence[Row], common: set[tuple[str, int]]) -> str:
+    attacked = [row for row in rows if row.attacked]
+    if not attacked:
+        return "No report has a completed attack: nothing is known of what comes back."
+    if len(attacked) == 1:
+        return "One report has completed attacks: there is nothing to compare it with."
+    if not common:
+        return (
+            "These numbers are no ranking: the reports have no attack in common. The order is that of each one's own worst "
+            "harm, as a share of the way from chance to 1."
         )
-    if any(len(report.seeds) != seeds for report in attacked.values()):
-        yield f"The attacks have different seeds: common attacks are compared on the {seeds} that all have."
-    if len({str(sorted(report.environment.items())) for report in attacked.values()}) > 1:
-        yield "The numbers come from different versions or devices, which can move them in the last digits."
+    if all(row.finished == len(common) for row in attacked):
+        return f"All were put through the same {len(common)} attacks. Lowest worst harm after attack first."
+    return (
+        f"Lowest worst harm first, over the {len(common)} attacks (each with its seed) that all attacked models have in "
+        "common; what else a model was put through does not count for its place."
+    )
+
+
+def _notes(rows: Sequence[Row], reports: Mapping[str, Judged]) -> Iterator[str]:
+    """What a reader should know of single reports."""
+    if shells := [row.model for row in rows if row.verdict == "empty shell"]:
+        yield (
+            f"Low harm of an empty shell is no resistance ({in_short(shells)}): too much of what should have been kept is "
+            "lost."
+        )
+    for row in rows:
+        if row.finished < row.wanted:
+            yield (
+                f"{plain(row.model)}: {row.wanted - row.finished} of {row.wanted} attacks failed, diverged or are missing; "
+                "they are no sign of resistance."
+            )
+        told, found = reports[row.model].report.verdict, reports[row.model].verdict
+        if (told.resistant, told.empty_shell) != (found.resistant, found.empty_shell):
+            yield (
+                f"{plain(row.model)}: the verdict in the report does not follow from its attacks by the rules of this "
+                "version. The one shown does."
+            )

@@ -13,10 +13,12 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from .records import AttackRecord, ModelRecord
 from .report import Report
-from .statistics import CHANCE, Estimate, mean, over_adversaries, over_seeds
+from .statistics import CHANCE, Estimate, mean, over_adversaries
+from .wording import plain
 
 
 if TYPE_CHECKING:
+    from .leaderboard import Comparison
     from .red_teaming.search import SearchResult
 
 Attacked = Mapping[str, Report | ModelRecord]  # label → what has `before` and `attacks`
@@ -24,6 +26,7 @@ Attacked = Mapping[str, Report | ModelRecord]  # label → what has `before` and
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "x")
+LABEL_WIDTH = 38  # characters of a model's name; of a longer one the middle is left out
 # panel of the training figure → lines: (key of the log, label)
 TRAINING_PANELS = {
     "attacker's loss (nats)": [
@@ -190,54 +193,46 @@ def plot_search(result: "SearchResult", chance: float | None = CHANCE) -> Figure
     return figure
 
 
-def plot_leaderboard(groups: Mapping[str, Mapping[str, Report]]) -> Figure:
-    """Harm of each model before attack and after the strongest one, and its undefended twin's, a panel for each group.
+def plot_leaderboard(comparison: "Comparison") -> Figure:
+    """Harm of each model before attack and under the strongest attack, with its 95 % t interval; of the twin, if any.
 
     Args:
-        groups (`dict[str, dict[str, Report]]`):
-            Title → label → report, from top to bottom.
+        comparison ([`Comparison`]):
+            What [`compare`] returned; the first row is at the top.
     """
-    heights = [len(reports) + 1 for reports in groups.values()]
-    figure = Figure(figsize=(9, 1.6 + 0.36 * sum(heights) + 0.3 * len(groups)), layout="constrained")
-    panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    for axes, (title, reports) in zip(panels, groups.items(), strict=True):
-        for place, report in enumerate(reports.values()):
-            _ranked(axes, place, report)
-        chance = next(iter(reports.values())).config["chance"]
-        if chance:
-            axes.axvline(chance, color="0.45", linewidth=0.9, linestyle=(0, (1, 2)), zorder=0, label="chance")
-        axes.set_yticks(range(len(reports)), [_shortened(label) for label in reports], fontsize="small")
-        axes.set_ylim(len(reports) - 0.5, -0.5)
-        axes.set_title(title, loc="left", fontsize="medium")
-        axes.set_xlim(-0.02, 1.02)
-        _finish(axes)
-    panels[-1].set_xlabel("harm")
-    named = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=4, frameon=False)
+    rows = comparison.rows
+    figure = Figure(figsize=(8, 1.6 + 0.36 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    ranked = [comparison.ranked(row) for row in rows]
+    after = "worst after the common attacks" if comparison.only_some_in_common else "worst after attack"
+    for i, (row, estimate) in enumerate(zip(rows, ranked, strict=True)):
+        if estimate["low"] is not None:
+            axes.plot([estimate["low"], estimate["high"]], [i, i], color=COLOURS[1], linewidth=2, zorder=2)
+        axes.plot([row.chance, row.chance], [i - 0.3, i + 0.3], color="0.45", linestyle=LINES[3], zorder=1)
+    for label, harms, style in [
+        ("before attack", [row.harm_before for row in rows], {"color": COLOURS[0], "markerfacecolor": "white"}),
+        ("undefended twin, worst", [row.twin_worst_harm["mean"] for row in rows], {"color": COLOURS[2], "marker": "^"}),
+        (after, [estimate["mean"] for estimate in ranked], {"color": COLOURS[1]}),
+    ]:
+        points = [(harm, i) for i, harm in enumerate(harms) if harm is not None]
+        if points:
+            x, y = zip(*points, strict=True)
+            axes.plot(
+                x, y, **{"marker": "o", "markersize": 7, "linestyle": "none", "label": label, "zorder": 3, **style}
+            )
+    axes.plot([], [], color="0.45", linestyle=LINES[3], label="chance")
+    names = [_shortened(row.model) + ("" if row.attacked else "\n(not attacked)") for row in rows]
+    axes.set_yticks(range(len(rows)), names, parse_math=False)
+    axes.set(xlim=(-0.02, 1.02), ylim=(len(rows) - 0.4, -0.6), xlabel="harm")
+    _finish(axes)
+    _legend(figure, axes, 2)
     return figure
 
 
-def _ranked(axes: Axes, place: int, report: Report) -> None:
-    """One line of the leaderboard."""
-    points = {
-        "before attack": {"mean": report.before["harm"]},
-        "after the strongest attack": report.summary["worst_harm"],
-    }
-    if "twin" in report.references:
-        twin = [(a.seed, a.outcome["harm"]) for a in report.references["twin"].attacks if a.finished]
-        points["undefended twin, likewise"] = over_seeds(twin, max)
-    for (label, estimate), colour, marker in zip(points.items(), COLOURS, MARKERS, strict=False):
-        if estimate["mean"] is None:
-            continue
-        axes.plot(estimate["mean"], place, marker, color=colour, linestyle="none", markersize=6, label=label)
-        if estimate.get("low") is not None:
-            axes.plot([estimate["low"], estimate["high"]], [place, place], color=colour, linewidth=1.5)
-
-
-def _shortened(label: str, longest: int = 48) -> str:
-    """The label, without what cannot be printed, and not longer than the figure can bear."""
-    text = "".join(c if c.isprintable() else " " for c in label).replace("$", r"\$")
-    return text if len(text) <= longest else f"…{text[-longest:]}"
+def _shortened(name: str) -> str:
+    text = plain(name)
+    half = LABEL_WIDTH // 2
+    return text if len(text) <= LABEL_WIDTH else f"{text[: half - 1]}…{text[-half:]}"
 
 
 def _trajectories(axes: Axes, reports: Attacked, metric: str, adversary: str | None) -> None:

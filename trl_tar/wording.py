@@ -1,5 +1,6 @@
 """A report in words: what card, page and summary say alike."""
 
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,15 +44,16 @@ def render(template: str, *, escape: bool = False, **values: Any) -> str:
     return environment.get_template(template).render(**values)
 
 
+def plain(text: object) -> str:
+    """Text on one line: of control and invisible characters, which terminals obey and readers miss, a space is left."""
+    visible = (" " if unicodedata.category(each).startswith("C") else each for each in str(text))
+    return " ".join("".join(visible).split())
+
+
 def cell(text: object) -> str:
     """Text that stays within its cell of a Markdown table, and is no HTML."""
-    escaped = str(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-    return " ".join(escaped.split())
-
-
-def printable(text: str) -> str:
-    """Without what could move the cursor of a terminal, or change its colours."""
-    return "".join(character if character.isprintable() else " " for character in text)
+    escaped = plain(text).replace("&", "&amp;").replace("<", "&lt;").replace("\\", "&#92;")
+    return escaped.replace("|", "\\|")
 
 
 def gate_in_words(gate: Gate) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..verification import TOLERANCE, Verification, verify
-from ..wording import number, printable
+from ..wording import number, plain
 from .demo import quiet
 from .red_team import data_and_metrics
 
@@ -55,11 +55,11 @@ def _tell(found: Verification, model: str) -> None:
             f"{name} {number(reported.get(name))} reported, {number(again.get(name))} found"
             for name in ("harm", "capability")
         )
-        console.print(f"  {escape(printable(what))}: {values}", highlight=False, soft_wrap=True)
+        console.print(f"  {escape(plain(what))}: {values}", highlight=False, soft_wrap=True)
     for sentence in found.warnings:
-        console.print(f"[yellow]note[/] {escape(printable(sentence))}", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]note[/] {escape(plain(sentence))}", highlight=False, soft_wrap=True)
     for sentence in found.problems:
-        console.print(f"[red]wrong[/] {escape(printable(sentence))}", highlight=False, soft_wrap=True)
+        console.print(f"[red]wrong[/] {escape(plain(sentence))}", highlight=False, soft_wrap=True)
     if found.verified:
         looked_at = ", ".join(found.checked)
         console.print(
