@@ -19,6 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_push(commands)
     _add_verify(commands)
     _add_compare(commands)
+    _add_bench(commands)
     _add_evidence(commands)
     _add_evidence_suites(commands)
     _add_evidence_refusal(commands)
@@ -58,6 +59,10 @@ def main(arguments: list[str] | None = None) -> int:
             from .commands.compare import compare_command
 
             compare_command(**args)
+        elif command == "bench":
+            from .commands.bench import bench
+
+            bench(**args)
         elif command == "evidence-suites":
             from .commands.suites import evidence_suites
 
@@ -153,6 +158,21 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     compare.add_argument(
         "--skip-unreadable", action="store_true", help="go on without reports that cannot be read, and name them"
     )
+
+
+def _add_bench(commands: argparse._SubParsersAction) -> None:
+    bench = commands.add_parser("bench", help="time and memory of an outer step, beside the bare loop's")
+    bench.add_argument(
+        "model", nargs="?", default="world", help="world (0.2 M parameters), smollm2, a folder or a Hub id"
+    )
+    bench.add_argument("--steps", type=_at_least(1), default=20, help="pairs of steps that are counted")
+    bench.add_argument("--batch-size", type=_at_least(1), default=4, help="rows of each batch")
+    bench.add_argument("--length", type=_at_least(2), default=64, help="tokens of each row")
+    bench.add_argument("--attack-steps", dest="num_steps", type=_at_least(1), default=8, help="steps of each attack")
+    bench.add_argument("--interval", type=_at_least(1), default=4, help="attack steps from one judgement to the next")
+    bench.add_argument("--adversaries", type=_at_least(1), default=1, help="attacks in each outer step")
+    bench.add_argument("--lora-r", type=_at_least(1), help="rank of a LoRA adversary; all parameters by default")
+    bench.add_argument("--output", type=Path, help="file for the numbers, as JSON")
 
 
 def _add_evidence(commands: argparse._SubParsersAction) -> None:

@@ -202,6 +202,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         check_tamper_resistance_rows(self._tamper_resistance_rows, args)
         if pairs:
             self._cache_reference_log_probs()
+        self._snapshot_room: list[torch.Tensor] = []
         self._retain_counts: torch.Tensor | None = None
         self._retain_sums = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
 
@@ -210,11 +211,11 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         retain_loss = super().training_step(model, inputs, num_items_in_batch)  # .grad = λ_retain ∇L_retain(θ)
         if not self.accelerator.sync_gradients:  # more micro-batches of this step to come
             return retain_loss
-        g_tr = [torch.zeros_like(p) for p in self._outer_parameters]
+        g_tr: list[torch.Tensor] = []
         for index, adversary in enumerate(self.sample_adversaries()):  # attack ~ A_train
             x_tr = self.sample_tamper_resistance_batch(index)  # x_TR ~ D_TR, one for the whole attack
             with (
-                restored(self.model, adversary, self._attack_seed(index)) as attacked,
+                restored(self.model, adversary, self._attack_seed(index), self._snapshot_room) as attacked,
                 self._recorded(attacked, adversary),
             ):
                 for step in self.attack_steps(attacked, adversary, index):  # θ back on exit, always
@@ -268,8 +269,12 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         if not nn.utils.get_total_norm(gradient).isfinite():
             raise AttackDiverged(f"gradient of the tamper-resistance loss after step {step}")
         attacked.tamper_resistance_losses.append(loss)
+        weight = args.tamper_resistance_weight * weight / args.adversaries_per_step
+        if not g_tr:
+            g_tr.extend(g.mul_(weight) for g in gradient)
+            return
         for total, g in zip(g_tr, gradient, strict=True):
-            total.add_(g, alpha=args.tamper_resistance_weight * weight / args.adversaries_per_step)
+            total.add_(g, alpha=weight)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """λ_retain [L_LM(θ) + λ_rep · L_rep(θ)] (Eq. 2), this micro-batch's part of the mean over the global batch."""
@@ -338,7 +343,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         """`.grad` += g_TR, and both norms and their cosine into the log."""
         pairs = [
             (p.grad if p.grad is not None else torch.zeros_like(p), g)
-            for p, g in zip(self._outer_parameters, g_tr, strict=True)
+            for p, g in zip(self._outer_parameters, g_tr or map(torch.zeros_like, self._outer_parameters), strict=True)
         ]
         retain, tamper = (nn.utils.get_total_norm(gradients).double() for gradients in zip(*pairs, strict=True))
         product = torch.stack([torch.dot(r.flatten(), g.flatten()).double() for r, g in pairs]).sum()

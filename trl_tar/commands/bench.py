@@ -1,0 +1,30 @@
+"""`trl-tar bench`: what an outer step costs beside its arithmetic."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from ..bench import Cost, measure
+from ..records import write_json
+from .demo import quiet
+
+
+GIGABYTE = 1e9
+
+
+def bench(model: str, steps: int, output: Path | None, **cost: int | None) -> None:
+    """Prints time and memory as multiples of the bare loop's; writes all of it as JSON where a file is given."""
+    quiet()
+    found = measure(model, Cost(**cost), steps)
+    ratio, seconds, peak = found["ratio"], found["seconds"], found["peak_memory"]
+    interval = "" if ratio["low"] is None else f" [{ratio['low']:.3f}, {ratio['high']:.3f}]"
+    Console().print(
+        f"{found['num_parameters'] / 1e6:.1f} M parameters, {found['passes']} passes of {found['cost']['batch_size']} × "
+        f"{found['cost']['length']} tokens an outer step\n"
+        f"time: {seconds['trainer']:.3f} s, {ratio['median']:.3f}{interval} times the bare loop's (median of {ratio['n']} pairs)\n"
+        f"peak memory: {peak['trainer'] / GIGABYTE:.2f} GB, {peak['ratio']:.2f} times the bare loop's",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if output is not None:
+        write_json(output, found)
