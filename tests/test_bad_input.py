@@ -1,10 +1,12 @@
 """Every input that cannot be trained with is refused by one clear sentence, before anything is trained."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import tiny
 import torch
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
 
@@ -192,7 +194,6 @@ REFUSED = {
     "no interval": ({"tamper_resistance_interval": 0}, ["tamper_resistance_interval=0", "at least 1"]),
     "no adversaries a step": ({"adversaries_per_step": 0}, ["adversaries_per_step=0", "at least 1"]),
     "empty micro-batches": ({"tamper_resistance_micro_batch_size": 0}, ["micro_batch_size=0", "at least 1"]),
-    "fsdp": ({"fsdp": True}, ["fsdp", "DDP"]),
     "re-entrant checkpointing": (
         {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}},
         ["use_reentrant", "False"],
@@ -284,16 +285,21 @@ def test_several_gpus_in_one_process_are_refused(make_trainer, monkeypatch):
     one_sentence(error)
 
 
-@pytest.mark.parametrize("sharded", ["is_fsdp_enabled", "is_deepspeed_enabled"])
-def test_sharding_by_the_launcher_is_refused(make_trainer, monkeypatch, sharded):
+@pytest.mark.parametrize(
+    ("launcher", "message"),
+    [("is_deepspeed_enabled", "DeepSpeed.*Use FSDP2 or DDP"), ("is_fsdp_enabled", "FSDP 1.*Set fsdp_version: 2")],
+)
+def test_launchers_that_would_spoil_the_attack_are_refused(make_trainer, monkeypatch, launcher, message):
     create = TARTrainer.create_accelerator_and_postprocess
 
     def launched(self):
         create(self)
-        setattr(self, sharded, True)
+        setattr(self, launcher, True)
+        first = SimpleNamespace(fsdp_version=1)
+        monkeypatch.setitem(AcceleratorState._shared_state, "fsdp_plugin", first)
 
     monkeypatch.setattr(TARTrainer, "create_accelerator_and_postprocess", launched)
-    with pytest.raises(ValueError, match="Use DDP") as error:
+    with pytest.raises(ValueError, match=message) as error:
         make_trainer()
     one_sentence(error)
 

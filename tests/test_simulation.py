@@ -380,7 +380,7 @@ def test_adversary_without_a_token_to_predict_is_one_sentence():
 def test_swapped_in_values_go_back_by_reference():
     model = plain()
     pointers = [p.data_ptr() for p in model.parameters()]
-    with swapped_in([(p, torch.zeros_like(p)) for p in model.parameters()]):
+    with swapped_in(model, [(p, torch.zeros_like(p)) for p in model.parameters()]):
         assert all(not p.any() for p in model.parameters())
         assert not torch.is_grad_enabled()
     assert pointers == [p.data_ptr() for p in model.parameters()]

@@ -11,9 +11,11 @@ import torch
 STATE_FILE = "tar_state.json"
 
 
-def save_anchor(checkpoint: str, weights: Iterable[torch.Tensor]) -> None:
-    """Notes the hash of θ_G0 in the checkpoint."""
-    (Path(checkpoint) / STATE_FILE).write_text(json.dumps({"reference_sha256": _hash(weights)}))
+def save_anchor(checkpoint: str, weights: Iterable[torch.Tensor], write: bool = True) -> None:
+    """Notes the hash of θ_G0 in the checkpoint; every device of sharded weights hashes, and one writes."""
+    sha256 = _hash(weights)
+    if write:
+        (Path(checkpoint) / STATE_FILE).write_text(json.dumps({"reference_sha256": sha256}))
 
 
 def check_anchor(checkpoint: str, weights: Iterable[torch.Tensor]) -> None:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor
+
+from .sharding import like, reshard, saved_whole, whole
 
 
 TRAINING_WEIGHTS_FILE = "schedule_free_y.safetensors"
@@ -17,6 +20,8 @@ class AveragedWeightsMixin:
     In transformers, only evaluation leaves the training point y, so a save or the end of training would keep y. The
     step from x back to y rounds, so checkpoints hold y beside x: resuming is then bitwise the run without a stop.
     """
+
+    _in_checkpoint = False
 
     def _schedule_free(self) -> torch.optim.Optimizer | None:
         optimizer = self.optimizer and getattr(self.optimizer, "optimizer", self.optimizer)
@@ -32,6 +37,7 @@ class AveragedWeightsMixin:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         training_point = [p.detach().clone() for p in parameters]
         optimizer.eval()
+        reshard(self.model)
         try:
             yield training_point
         finally:
@@ -42,7 +48,8 @@ class AveragedWeightsMixin:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         with torch.no_grad():
             for p, y in zip(parameters, training_point, strict=True):
-                p.copy_(y)
+                p.copy_(y if isinstance(y, DTensor) else like(y, p))
+        reshard(self.model)
         for group in optimizer.param_groups:
             group["train_mode"] = True
 
@@ -66,22 +73,30 @@ class AveragedWeightsMixin:
             return super().evaluation_loop(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        with self.averaged():
+        with self.averaged(), contextlib.nullcontext() if self._in_checkpoint else saved_whole(self.accelerator):
             super().save_model(output_dir, _internal_call)
 
     def _save_checkpoint(self, model, trial) -> None:
         with self.averaged() as training_point:
-            self._training_point = training_point
-            super()._save_checkpoint(model, trial)
-            self._training_point = []
+            self._training_point, self._in_checkpoint = training_point, True
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._training_point, self._in_checkpoint = [], False
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if self._training_point and self.args.should_save:
-            tensors = {str(i): y.cpu().contiguous() for i, y in enumerate(self._training_point)}
+        tensors = {str(i): whole(y).cpu().contiguous() for i, y in enumerate(self._training_point)}
+        if tensors and self.args.should_save:
             save_file(tensors, Path(output_dir) / TRAINING_WEIGHTS_FILE)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        optimizer = self._schedule_free()
+        if checkpoint is not None and optimizer is not None:
+            for (
+                group
+            ) in optimizer.param_groups:  # torch makes the state of a sharded optimizer by a step, to fill it then
+                group["train_mode"] = True
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None or self._schedule_free() is None:
             return

@@ -30,10 +30,14 @@ def check_weights(model: PreTrainedModel | PeftModel) -> None:
 def check_launch(trainer: Trainer) -> None:
     """Raises `ValueError` where `accelerate launch` shards parameters or rows, past the fields of the configuration."""
     name, accelerator = type(trainer).__name__, trainer.accelerator
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+    if trainer.is_deepspeed_enabled:
         raise ValueError(
-            f"{name} was launched with {accelerator.distributed_type.value}: sharded parameters are not supported yet. "
-            "Use DDP."
+            f"{name} was launched with DeepSpeed, whose backward pass steps the optimizer. Use FSDP2 or DDP."
+        )
+    if trainer.is_fsdp_enabled and accelerator.state.fsdp_plugin.fsdp_version != 2:
+        raise ValueError(
+            f"{name} was launched with FSDP {accelerator.state.fsdp_plugin.fsdp_version}, which flattens parameters. Set "
+            "fsdp_version: 2."
         )
     if accelerator.parallelism_config is not None:
         raise ValueError(f"{name} got a `parallelism_config`, which shards rows. Use data parallelism alone.")

@@ -16,14 +16,17 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, Trainer, get_scheduler
 
 from .adversary import Adversary
 from .adversary_checks import RESTARTS
+from .sharding import is_sharded, reshard
 
 
 Batch = dict[str, torch.Tensor]
 LossFunction = Callable[[nn.Module, Batch], tuple[torch.Tensor, torch.Tensor]]
+FILLER = "filler"  # key of a batch that counts for nothing: under FSDP2 all devices make the same number of passes
 ATTACK_ADAPTER = "attack"  # beside the adapter that is being trained, where there is one
 
 
@@ -58,7 +61,7 @@ class Attacked:
     @contextlib.contextmanager
     def original(self) -> Iterator[nn.Module]:
         """The model as it was before the attack; for forward passes without gradient."""
-        with swapped_in(self.snapshot), contextlib.ExitStack() as stack:
+        with swapped_in(self.model, self.snapshot), contextlib.ExitStack() as stack:
             if self.adapter is not None:
                 stack.enter_context(_without_adapter(self.model, self.adapter))
             yield self.model
@@ -100,6 +103,7 @@ def restored(
             with torch.no_grad():
                 for tensor, value in snapshot:
                     tensor.copy_(value)
+            reshard(model)
             for p, grad, requires_grad in state:
                 p.grad = grad
                 p.requires_grad_(requires_grad)
@@ -217,17 +221,34 @@ def _without_adapter(model: PeftModel, adapter: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def swapped_in(values: list[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[None]:
-    """Other values for some tensors, by reference and without a copy; for forward passes without gradient."""
-    current = [tensor.data for tensor, _ in values]
-    for tensor, value in values:
-        tensor.data = value
-    try:
-        with torch.no_grad():
+def swapped_in(model: nn.Module, values: list[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[None]:
+    """Other values for some tensors of the model; for forward passes without gradient.
+
+    By reference and without a copy, unless FSDP2 shards the model: it reads from memory of its own."""
+    if not is_sharded(model):
+        current = [tensor.data for tensor, _ in values]
+        for tensor, value in values:
+            tensor.data = value
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for (tensor, _), data in zip(values, current, strict=True):
+                tensor.data = data
+        return
+    with torch.no_grad():
+        current = [tensor.detach().clone() for tensor, _ in values]
+        try:
+            _set(model, values)
             yield
-    finally:
-        for (tensor, _), data in zip(values, current, strict=True):
-            tensor.data = data
+        finally:
+            _set(model, [(tensor, value) for (tensor, _), value in zip(values, current, strict=True)])
+
+
+def _set(model: nn.Module, values: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    for tensor, value in values:
+        tensor.copy_(value)
+    reshard(model)
 
 
 def attack_steps(
@@ -337,20 +358,33 @@ def mean_gradient(
     sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss, count
     for batch in micro_batches:
         loss, count = loss_function(model, batch)
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        if FILLER in batch:
+            loss, count = loss * 0, count * 0
+        gradients = _gradients(model, loss, parameters)
         sums += torch.stack([loss.detach().double(), count.double()])
         totals = [
             gradient if total is None else total if gradient is None else total.add_(gradient)
             for total, gradient in zip(totals, gradients, strict=True)
         ]
     gradient = [torch.zeros_like(p) if t is None else t for p, t in zip(parameters, totals, strict=True)]
-    all_reduce([*gradient, sums])
+    all_reduce([*(g for g in gradient if not isinstance(g, DTensor)), sums])
     total_loss, total_count = sums.tolist()
     if total_count == 0:
         raise ValueError("A batch has no token to predict. Check that no row of the data set is cut to its prompt.")
     for g in gradient:
         g.div_(total_count)
     return total_loss / total_count, gradient
+
+
+def _gradients(model: nn.Module, loss: torch.Tensor, parameters: list[nn.Parameter]) -> list[torch.Tensor | None]:
+    """Of this device's loss; of sharded parameters that of the sum over all devices."""
+    if not isinstance(parameters[0], DTensor):
+        return list(torch.autograd.grad(loss, parameters, allow_unused=True))
+    loss.backward()  # FSDP2 knows no torch.autograd.grad, and gives the mean over devices
+    gradients = [None if p.grad is None else p.grad.mul_(dist.get_world_size()) for p in parameters]
+    for p in model.parameters():
+        p.grad = None
+    return gradients
 
 
 def next_token_logits(model: nn.Module, batch: Batch) -> torch.Tensor:

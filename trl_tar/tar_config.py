@@ -23,7 +23,7 @@ REFUSED_FIELDS = {
     "activation_offloading": (False, "it patches the forward pass that the attack also uses"),
     "use_liger_kernel": (False, "it replaces the logits that the losses need"),
     "fp16": (False, "its loss scaling would scale the attack; use bf16=True"),
-    "deepspeed": (None, "its backward pass steps the optimizer in the middle of an attack; use DDP"),
+    "deepspeed": (None, "its backward pass steps the optimizer in the middle of an attack; use FSDP2 or DDP"),
     "torch_compile": (False, "the compiled graph does not see weights that are edited in place"),
     "router_aux_loss_coef": (None, "the retain loss is that of the paper"),
 }
@@ -148,10 +148,6 @@ def check_refused_fields(args: SFTConfig) -> None:
         raise ValueError(
             f"{type(args).__name__} has activation_checkpointing_kwargs={{'use_reentrant': True}}, which gives no "
             "gradient to the attack. Set use_reentrant to False."
-        )
-    if args.fsdp:
-        raise ValueError(
-            f"{type(args).__name__} has fsdp={args.fsdp!r}: sharded parameters are not supported yet. Use DDP."
         )
     optim = OptimizerNames(args.optim).value
     if "schedule_free" in optim and (

@@ -46,7 +46,9 @@ from .losses import (
     sequence_log_probs,
 )
 from .model_checks import check_adapters, check_launch, check_weights
+from .sharding import inner_product, is_sharded, like, total_norm, whole
 from .simulation import (
+    FILLER,
     AttackDiverged,
     Attacked,
     Batch,
@@ -183,6 +185,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         if ref_model is not None:
             check_reference(ref_model, self.model)
             ref_model.to(self.accelerator.device).eval()
+        self._outer_names = [name for name, p in self.model.named_parameters() if p.requires_grad]
         self._outer_parameters = [p for p in self.model.parameters() if p.requires_grad]
         self._reference = [(p, p.detach().clone()) for p in self._outer_parameters]  # θ_G0
         self._collators = {
@@ -203,6 +206,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         if pairs:
             self._cache_reference_log_probs()
         self._snapshot_room: list[torch.Tensor] = []
+        self._sharded = False
         self._retain_counts: torch.Tensor | None = None
         self._retain_sums = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
 
@@ -266,7 +270,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
             bounded = max(loss, -math.log(attacked.model.config.vocab_size))
             if bounded > loss:  # clamped: no gradient
                 loss, weight = bounded, 0.0
-        if not nn.utils.get_total_norm(gradient).isfinite():
+        if not total_norm(gradient).isfinite():
             raise AttackDiverged(f"gradient of the tamper-resistance loss after step {step}")
         attacked.tamper_resistance_losses.append(loss)
         weight = args.tamper_resistance_weight * weight / args.adversaries_per_step
@@ -300,6 +304,17 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         loss = args.retain_weight * loss * devices
         return (loss, outputs) if return_outputs else loss
 
+    def _prepare_for_training(self, *args, **kwargs):
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        if is_sharded(self.model) and not self._sharded:
+            self._sharded = True  # FSDP2 has put new parameters in the place of those that the constructor saw
+            parameters = dict(self.model.named_parameters())
+            self._outer_parameters = [parameters[name] for name in self._outer_names]
+            self._reference = [
+                (p, like(value, p)) for p, (_, value) in zip(self._outer_parameters, self._reference, strict=True)
+            ]
+        return prepared
+
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Counts what the retain means divide by, over all micro-batches and devices of this outer step."""
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -317,7 +332,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         if self.ref_model is not None:
             with torch.no_grad(), self.accelerator.autocast():
                 return self.ref_model(**arguments).hidden_states
-        with swapped_in(self._reference), in_eval_mode(self.model):
+        with swapped_in(self.model, self._reference), in_eval_mode(self.model):
             return self.model(**arguments).hidden_states
 
     def _adversary_loss(self, adversary: Adversary, attacked: Attacked) -> LossFunction:
@@ -345,8 +360,9 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
             (p.grad if p.grad is not None else torch.zeros_like(p), g)
             for p, g in zip(self._outer_parameters, g_tr or map(torch.zeros_like, self._outer_parameters), strict=True)
         ]
-        retain, tamper = (nn.utils.get_total_norm(gradients).double() for gradients in zip(*pairs, strict=True))
-        product = torch.stack([torch.dot(r.flatten(), g.flatten()).double() for r, g in pairs]).sum()
+        retained, resisted = map(list, zip(*pairs, strict=True))
+        retain, tamper = total_norm(retained).double(), total_norm(resisted).double()
+        product = inner_product(retained, resisted)
         for p, (r, g) in zip(self._outer_parameters, pairs, strict=True):
             p.grad = r.add_(g)
         all_reduce([self._retain_sums])
@@ -387,14 +403,19 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
     def _collated(self, rows: list[dict], objective: str, micro_batch_size: int | None) -> list[Batch]:
         """This device's share of the rows, padded and on the device, in micro-batches."""
         accelerator = self.accelerator
-        shares = device_share(rows, accelerator.process_index, accelerator.num_processes, micro_batch_size)
+        rank, devices = accelerator.process_index, accelerator.num_processes
+        shares = list(device_share(rows, rank, devices, micro_batch_size))
+        longest = len(list(device_share(rows, 0, devices, micro_batch_size))) if self._sharded else 0
+        filler = [rows[:1]] * (longest - len(shares))
         batches = []
-        for share in shares:
+        for share in [*shares, *filler]:
             batch = self._collators[objective](share)
             if "reference_log_probs" in share[0]:
                 pairs = torch.tensor([row["reference_log_probs"] for row in share], dtype=self._reference[0][1].dtype)
                 batch["reference_log_probs"] = pairs.T.flatten()  # (B, 2) → (2B,), the chosen ones first
             batches.append({name: value.to(accelerator.device) for name, value in batch.items()})
+        for batch in batches[len(shares) :]:
+            batch[FILLER] = torch.ones(())
         return batches
 
     def _cache_reference_log_probs(self) -> None:
@@ -410,10 +431,10 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if self.args.should_save:  # here, so that `trainer_state.json` is the last file of a complete checkpoint
-            save_anchor(output_dir, [value for _, value in self._reference])
+        # here, so that `trainer_state.json` is the last file of a complete checkpoint
+        save_anchor(output_dir, (whole(value) for _, value in self._reference), self.args.should_save)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            check_anchor(checkpoint, [value for _, value in self._reference])
+            check_anchor(checkpoint, (whole(value) for _, value in self._reference))

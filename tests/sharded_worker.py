@@ -1,0 +1,134 @@
+"""Trains cases with FSDP2 on CPU ranks, under torchrun; accelerate makes DDP of FSDP on a CPU, so its state is told otherwise."""
+
+import os
+import sys
+from pathlib import Path
+
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import datasets
+import tiny
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+from datasets import Dataset
+from safetensors.torch import save_file
+from transformers import TrainerCallback
+
+from trl_tar import Adversary, RandomMappingConfig, RandomMappingTrainer
+from trl_tar.sharding import is_sharded, whole
+
+
+ATTACK = {**tiny.ATTACK, "batch_size": 5}  # of two devices, one has three rows and the other two
+CASES = {
+    "full": {"adversaries": [Adversary("full", "forget", **ATTACK)]},
+    "lora": {"adversaries": [Adversary("lora", "forget", lora_r=2, **ATTACK)]},
+    "few-rows": {
+        "adversaries": [Adversary("full", "forget", **{**ATTACK, "batch_size": 1})],
+        "tamper_resistance_batch_size": 1,
+    },
+    "micro-batches": {
+        "adversaries": [Adversary("full", "forget", micro_batch_size=2, max_grad_norm=0.1, **ATTACK)],
+        "tamper_resistance_micro_batch_size": 1,
+    },
+    "dpo": {
+        "adversaries": [Adversary("dpo-lora", "pairs", objective="dpo", lora_r=2, **ATTACK)],
+        "tamper_resistance_loss": "dpo",
+    },
+    "accumulated": {"adversaries": [Adversary("full", "forget", **ATTACK)], "gradient_accumulation_steps": 2},
+    "accumulated-lora": {
+        "adversaries": [Adversary("lora", "forget", lora_r=2, **ATTACK)],
+        "gradient_accumulation_steps": 2,
+    },
+    "random-mapping": {},
+    "schedule-free": {"adversaries": [Adversary("full", "forget", **ATTACK)], "optim": "schedule_free_adamw"},
+}
+RETAIN = Dataset.from_list(tiny.tokenised_language(tiny.prompt_completion(24, "retain")))
+FSDP = {
+    "fsdp": True,
+    "fsdp_config": {
+        "version": 2,
+        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "transformer_layer_cls_to_wrap": ["GPT2Block"],
+        "state_dict_type": "SHARDED_STATE_DICT",
+    },
+}
+
+
+def shard_on_cpu() -> None:
+    """Accelerate keeps FSDP for accelerators: on CPU ranks it is set here as it would be there."""
+    made = AcceleratorState.__init__
+
+    def told(self, *args, fsdp_plugin=None, **kwargs):
+        made(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+            PartialState._shared_state["distributed_type"] = DistributedType.FSDP  # what every later one is made from
+
+    AcceleratorState.__init__ = told
+
+
+def random_mapping_trainer(output: Path, world_size: int, **settings) -> RandomMappingTrainer:
+    taken = ("max_steps", "learning_rate", "optim", "use_cpu", "bf16", "report_to", "save_strategy", "logging_steps")
+    rows = {"per_device_train_batch_size": 8 // world_size, "forget_batch_size": 8 // world_size}
+    own = {name: tiny.SETTINGS[name] for name in taken}
+    return RandomMappingTrainer(
+        tiny.gpt2(),
+        RandomMappingConfig(str(output), train_sampling_strategy="sequential", **{**own, **rows, **settings}),
+        train_dataset=RETAIN,
+        forget_dataset=Dataset.from_list(tiny.tokenised()["forget"]),
+        processing_class=tiny.tokenizer(),
+    )
+
+
+def trainer_for(case: str, output: Path, world_size: int, **settings):
+    settings = {**CASES[case], **(FSDP if world_size > 1 else {}), **settings}
+    if case == "random-mapping":
+        return random_mapping_trainer(output / f"run-{case}", world_size, **settings)
+    rows = 8 // settings.get("gradient_accumulation_steps", 1)
+    return tiny.make_trainer(
+        output / f"run-{case}",
+        tiny.gpt2(),
+        data={"retain": RETAIN},
+        per_device_train_batch_size=rows // world_size,
+        **settings,
+    )
+
+
+class Killed(TrainerCallback):
+    """Ends every process once the second checkpoint is whole."""
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            torch.distributed.barrier()
+            os._exit(9)
+
+
+def train(case: str, output: Path, world_size: int, job: str) -> None:
+    """Writes weights, log, and the model that the trainer saves.
+
+    `job` is `"train"`; or `"kill"`, to be stopped in the middle; or `"resume"`, from there."""
+    checkpoints = {"save_strategy": "steps", "save_steps": 1} if job != "train" else {}
+    trainer = trainer_for(case, output, world_size, **checkpoints)
+    if job == "kill":
+        trainer.add_callback(Killed())
+    trainer.train(resume_from_checkpoint=str(output / f"run-{case}" / "checkpoint-2") if job == "resume" else None)
+    assert is_sharded(trainer.model) == (world_size > 1)
+    weights = {name: whole(p.detach()).contiguous().clone() for name, p in trainer.model.named_parameters()}
+    log = {n: torch.tensor(v) for n, v in trainer.state.log_history[0].items() if "loss" in n or "norm" in n}
+    trainer.save_model(output / f"{case}-{world_size}-{job}")
+    if trainer.is_world_process_zero():
+        save_file(weights, output / f"{case}-{world_size}-{job}.safetensors")
+        save_file(log, output / f"{case}-{world_size}-{job}-log.safetensors")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    datasets.disable_progress_bars()
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size > 1:
+        shard_on_cpu()
+    for case in sys.argv[3:]:
+        train(case, Path(sys.argv[1]), world_size, sys.argv[2])
