@@ -1,44 +1,24 @@
 """Two processes on the same global batch of unequal rows give the weights of one process."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import distributed_worker
 import pytest
 import tiny
 import torch
-from filelock import FileLock
+from launched import launch, made_once
 from safetensors.torch import load_file
-
-
-TESTS = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Folder with the weights of all cases, by one process and by two."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return train_all(tmp_path_factory.mktemp("distributed"))
-    shared = tmp_path_factory.getbasetemp().parent  # of all workers
-    with FileLock(shared / "distributed.lock"):
-        output = shared / "distributed"
-        return output if (output / "done").exists() else train_all(output)
+    return made_once(tmp_path_factory, "distributed", train_all)
 
 
-def train_all(output: Path) -> Path:
-    output.mkdir(exist_ok=True)
+def train_all(output):
     for case in distributed_worker.CASES:
         distributed_worker.train(case, output, 1)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    worker = [str(TESTS / "distributed_worker.py"), str(output), *distributed_worker.CASES]
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launch, *worker], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = launch(2, "distributed_worker.py", str(output), *distributed_worker.CASES)
     assert done.returncode == 0, done.stderr[-4000:]
-    (output / "done").touch()
-    return output
 
 
 @pytest.mark.parametrize("case", distributed_worker.CASES)

@@ -93,6 +93,14 @@ def test_only_what_belongs_to_a_model_is_sent(hub, model):
     assert set(hub.repositories["someone/a-model"].files) == {*names, "tokenizer.json", "tokenizer_config.json"}
 
 
+def test_a_model_takes_the_place_of_an_adapter(hub, model):
+    (model / "adapter_config.json").write_text("{}")
+    publish(model, "someone/a-model", token=TOKEN)
+    (model / "adapter_config.json").unlink()
+    publish(model, "someone/a-model", token=TOKEN)
+    assert "adapter_config.json" not in hub.repositories["someone/a-model"].files
+
+
 def test_private_is_not_claimed_of_a_repository_that_is_public(hub, model):
     publish(model, "someone/a-model", token=TOKEN)
     with pytest.raises(ValueError, match="is there already, and public. Make it private in its settings"):

@@ -1,61 +1,35 @@
 """FSDP2 on two and on four processes gives the weights of one process, and a run goes on with another number of them."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import sharded_worker
 import tiny
 import torch
-from filelock import FileLock
+from launched import launch, made_once
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 
-TESTS = Path(__file__).parent
+WORKER = "sharded_worker.py"
 RESUMED = ("full", "schedule-free")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Folder with the weights of all cases, by one process, by two and by four."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return train_all(tmp_path_factory.mktemp("sharded"))
-    shared = tmp_path_factory.getbasetemp().parent  # of all workers
-    with FileLock(shared / "sharded.lock"):
-        output = shared / "sharded"
-        return output if (output / "done").exists() else train_all(output)
+    return made_once(tmp_path_factory, "sharded", train_all)
 
 
-def train_all(output: Path) -> Path:
-    output.mkdir(exist_ok=True)
+def train_all(output):
     for case in sharded_worker.CASES:
         sharded_worker.train(case, output, 1, "train")
     for processes in (2, 4):
-        done = launch(processes, output, "train", *sharded_worker.CASES)
+        done = launch(processes, WORKER, str(output), "train", *sharded_worker.CASES)
         assert done.returncode == 0, done.stderr[-4000:]
     for case in RESUMED:
-        assert launch(2, output, "kill", case).returncode != 0
+        assert launch(2, WORKER, str(output), "kill", case).returncode != 0
         assert not (output / f"{case}-2-kill.safetensors").exists()
-        done = launch(4, output, "resume", case)
+        done = launch(4, WORKER, str(output), "resume", case)
         assert done.returncode == 0, done.stderr[-4000:]
-    (output / "done").touch()
-    return output
-
-
-def launch(processes: int, output: Path, job: str, *cases: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--standalone"]
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.run(
-        [*command, str(TESTS / "sharded_worker.py"), str(output), job, *cases],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 def start() -> dict[str, torch.Tensor]:

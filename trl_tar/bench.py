@@ -212,7 +212,7 @@ def measure(model: str, cost: Cost, steps: int = 20) -> dict[str, Any]:
     peaks = {name: _in_own_process(_peak, name, model, cost) for name in ("trainer", "bare_loop")}
     return {
         "model": model,
-        "num_parameters": _loaded(model)[0].num_parameters(),
+        "num_parameters": load_model(model)[0].num_parameters(),
         "cost": asdict(cost),
         "passes": cost.passes,
         "ratio": median_interval([trainer / bare for trainer, bare in times]),
@@ -225,14 +225,15 @@ def measure(model: str, cost: Cost, steps: int = 20) -> dict[str, Any]:
     }
 
 
-def _loaded(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a name of `MODELS`, a folder or a Hub id, in float32, on the GPU where there is one."""
     path = str(MODELS[model]()) if model in MODELS else model
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return AutoModelForCausalLM.from_pretrained(path, dtype="float32").to(device), AutoTokenizer.from_pretrained(path)
 
 
 def _times(model: str, cost: Cost, steps: int) -> list[tuple[float, float]]:
-    loaded, tokenizer = _loaded(model)
+    loaded, tokenizer = load_model(model)
     alternating = _Alternating(BareLoop(deepcopy(loaded), cost))
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_for(loaded, tokenizer, cost, steps + WARM_UP, Path(folder))
@@ -251,7 +252,7 @@ def _peak(name: str, model: str, cost: Cost, steps: int = 2) -> int:
     torch.set_num_threads(1)
     logging.disable_progress_bar()
     disable_progress_bars()
-    loaded, tokenizer = _loaded(model)
+    loaded, tokenizer = load_model(model)
     if name == "bare_loop":
         bare = BareLoop(loaded, cost)
         for _ in range(steps):

@@ -211,7 +211,7 @@ def publish(
             revision=revision,
             commit_message=message,
             allow_patterns=[*files, *evidence],
-            delete_patterns=[*EVIDENCE, WEIGHTS],  # of an earlier push, about other weights
+            delete_patterns=[*EVIDENCE, *MODEL_FILES],  # what an earlier push left: of another model, or about it
         )
     return commit.commit_url
 

@@ -23,10 +23,10 @@ from .data import (
     tokenizer_of,
 )
 from .evidence_card import EvidenceCardMixin
+from .gradients import all_reduce
 from .losses import IGNORED, language_modeling_loss, random_mapping_loss
 from .model_checks import check_launch, check_weights
 from .random_mapping_config import RandomMappingConfig
-from .simulation import all_reduce
 from .tar_config import check_refused_arguments
 from .tar_trainer import TARTrainer
 

@@ -77,8 +77,8 @@ class Report:
         training (`dict`, *optional*):
             How the model came about: `phases`, each with `name`, `settings` and, of TAR, `adversaries` (A_train).
         task (`dict`, *optional*):
-            Where data sets and metrics of the attacks come from, for [`verify`]: fields of
-            [`~trl_tar.described_task.DescribedTask`].
+            Where data sets and metrics of the attacks come from, for [`verify`]: `kind` and `world` of
+            [`~trl_tar.testbed.tasks.built_in_task`].
         files (`dict[str, dict]`):
             `size` (bytes) and `sha256` of each file of the published model.
         schema_version (`int`):

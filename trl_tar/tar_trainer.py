@@ -36,6 +36,7 @@ from .data import (
     tokenizer_of,
 )
 from .evidence_card import EvidenceCardMixin
+from .gradients import FILLER, Batch, LossFunction, all_reduce, mean_gradient
 from .losses import (
     IGNORED,
     TAMPER_RESISTANCE_LOSSES,
@@ -48,15 +49,10 @@ from .losses import (
 from .model_checks import check_adapters, check_launch, check_weights
 from .sharding import inner_product, is_sharded, like, total_norm, whole
 from .simulation import (
-    FILLER,
     AttackDiverged,
     Attacked,
-    Batch,
-    LossFunction,
-    all_reduce,
     attack_steps,
     in_eval_mode,
-    mean_gradient,
     next_token_logits,
     restored,
     swapped_in,

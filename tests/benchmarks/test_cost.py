@@ -1,6 +1,6 @@
 """What an outer step costs: passes are counted exactly, time and memory compared with the bare loop's.
 
-trl-tar bench smollm2 --output tests/benchmarks/results/smollm2.json
+trl-tar bench smollm2 --steps 8 --output tests/benchmarks/results/smollm2.json
 trl-tar bench world --output tests/benchmarks/results/world.json
 """
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from trl_tar.bench import Cost, _loaded, measure, median_interval, trainer_for
+from trl_tar.bench import Cost, load_model, measure, median_interval, trainer_for
 
 
 RESULTS = Path(__file__).parent / "results"
@@ -47,7 +47,7 @@ class Passes:
     ids=lambda cost: f"K={cost.num_steps}-S={cost.adversaries}-r={cost.lora_r}",
 )
 def test_an_outer_step_makes_the_passes_of_its_arithmetic_and_no_other(tmp_path, cost):
-    model, tokenizer = _loaded("world")
+    model, tokenizer = load_model("world")
     passes = Passes(model)
     trainer_for(model, tokenizer, cost, 2, tmp_path).train()
     assert passes.with_gradient == passes.backward == 2 * cost.passes
