@@ -5,6 +5,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import torch
 import yaml
 from hub_server import TOKEN
 from huggingface_hub import ModelCard
@@ -222,6 +223,12 @@ def test_a_trainer_pushes_with_a_report_and_says_so_where_there_is_none(hub, mak
         assert TOKEN not in str(phase) and phase["settings"]["tamper_resistance_weight"] == 2.0
         trainer.create_model_card()
         assert "Not attacked" not in (folder / "README.md").read_text()
+        trainer.save_model()
+        assert "Not attacked" not in (folder / "README.md").read_text()
+        with torch.no_grad():
+            next(trainer.model.parameters()).mul_(2)
+        trainer.save_model()
+        assert "**Not attacked.**" in (folder / "README.md").read_text() and (folder / "report.json").is_file()
     with pytest.raises(ValueError, match="push_to_hub has blocking=False"):
         trainer.push_to_hub(blocking=False)
 

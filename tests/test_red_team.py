@@ -1,5 +1,6 @@
 """The red team: every attack of every model in the report, nothing done twice, nothing bad accepted."""
 
+import re
 from dataclasses import asdict, dataclass, replace
 
 import pytest
@@ -308,6 +309,12 @@ def test_an_adapter_is_attacked_as_the_model_that_it_makes(raw, tmp_path):
     assert bound(by_adapter, tmp_path / "adapter").files.keys() >= {"adapter_model.safetensors", "adapter_config.json"}
     write_evidence(by_adapter, tmp_path / "adapter", "An adapter", "For a test.")
     assert verify(tmp_path / "adapter", 0).verified
+    given = {"datasets": {"forget": raw["forget"]}, "metrics": METRICS}
+    assert verify(tmp_path / "adapter", 1, **given).verified
+    tiny_model(5).save_pretrained(tmp_path / "base")  # the same name, and other weights
+    problems = verify(tmp_path / "adapter", 1, **given).problems
+    assert re.fullmatch(r"The adapter's base has weights \w+… here, .*: 'base' is not the base that was attacked\.", problems[0])
+    tiny_model().save_pretrained(tmp_path / "base")
     quantised = [Adversary("qlora", "forget", lora_r=2, quantization="nf4", **SHORT)]
     with pytest.raises(
         ValueError, match="Adversary 'qlora' quantises whole weights, and .* is an adapter. Merge it first"

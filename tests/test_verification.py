@@ -278,6 +278,21 @@ def test_a_report_that_names_other_weights_is_told(copy):
     assert "The report is of another model" in verify(copy, 1).problems[0]
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda c: [each.update(num_steps=10**9) for each in c["config"]["adversaries"]], "num_steps 1000000000, more than"),
+        (lambda c: [each.update(batch_size=10**9) for each in c["config"]["adversaries"]], "batch_size 1000000000, more"),
+        (lambda c: c["config"].update(max_length=2**50), "max_length 1125899906842624, more than the 1048576"),
+        (lambda c: c["task"].update(world="9" * 5000), "There is no world"),
+    ],
+)
+def test_a_report_cannot_ask_for_attacks_without_end(copy, change, sentence):
+    rewrite(copy, change)
+    with pytest.raises(ValueError, match=sentence):
+        verify(copy, 1)
+
+
 def described(file: Path) -> dict:
     return {"size": file.stat().st_size, "sha256": file_sha256(file)}
 

@@ -32,6 +32,17 @@ class EvidenceCardMixin:
             card = unattacked_card(model_name or folder.name, self._description())
             (folder / "README.md").write_text(card, encoding="utf-8")
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the model; a card beside it that is about other weights gives way to one that says "not attacked"."""
+        from .hub import belongs
+        from .model_card import unattacked_card
+
+        super().save_model(output_dir, _internal_call)
+        folder = Path(output_dir or self.args.output_dir)
+        if self.is_world_process_zero() and (folder / "README.md").is_file() and belongs(folder) is False:
+            card = unattacked_card(folder.name, self._description())
+            (folder / "README.md").write_text(card, encoding="utf-8")
+
     def push_to_hub(
         self,
         commit_message: str | None = None,

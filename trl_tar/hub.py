@@ -98,6 +98,19 @@ def bound(report: Report, folder: Path) -> Report:
     return replace(report, files=files)
 
 
+def belongs(folder: Path) -> bool | None:
+    """Whether the report in the folder is about the model beside it; `None` without a report that is bound to one."""
+    if not (folder / FILE_NAME).is_file():
+        return None
+    try:
+        files = Report.load(folder).files
+    except ValueError:  # of a newer version, or damaged
+        return False
+    if not files:
+        return None
+    return {file.name: file_sha256(file) for file in model_files(folder)} == {n: f["sha256"] for n, f in files.items()}
+
+
 def write_evidence(
     report: Report,
     folder: Path,

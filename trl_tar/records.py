@@ -64,7 +64,7 @@ class ModelRecord:
 
     Args:
         model (`dict`):
-            `id`, `weights_sha256` and `num_parameters`.
+            `id`, `weights_sha256` and `num_parameters`; of an adapter also `base_model`, with its `id` and `weights_sha256`.
         before (`dict[str, float]`):
             Every metric before any attack.
         attacks (`list[AttackRecord]`):

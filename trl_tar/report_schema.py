@@ -69,6 +69,14 @@ class Attack(TypedDict):
     best: Point | None
 
 
+class Base(TypedDict):
+    """What an adapter was merged into."""
+
+    __pydantic_config__ = STRICT
+    id: Text
+    weights_sha256: Text
+
+
 class Model(TypedDict):
     """What a record is of."""
 
@@ -76,6 +84,7 @@ class Model(TypedDict):
     id: Text
     weights_sha256: Text
     num_parameters: Count
+    base_model: NotRequired[Base]
 
 
 class Record(TypedDict):

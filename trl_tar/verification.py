@@ -31,6 +31,15 @@ READ = {".safetensors", ".json", ".jinja"}  # the last one is text, which transf
 DECIDE = ("torch", "transformers", "trl", "peft", "device")  # of the environment, what numbers can depend on
 LOADABLE = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".msgpack", ".h5"}
 LARGEST = 2**40  # bytes of a file of weights
+# of one attack that is made anew: a report may ask for anything
+MOST = {
+    "num_steps": 10**5,
+    "batch_size": 4096,
+    "num_generations": 1024,
+    "max_completion_length": 2**16,
+    "num_virtual_tokens": 4096,
+    "lora_r": 4096,
+}
 SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -267,8 +276,9 @@ def _again(
     if {"adversaries", "datasets", "max_length", "bf16"} - set(report.config):
         raise ValueError("The report's config does not say what its attacks read. Use attacks=0.")
     chosen = drawn(report, attacks)
-    by_seed = {seed: [a for a in chosen if a.seed == seed] for seed in sorted({a.seed for a in chosen})}
     described = {each["name"]: Adversary(**each) for each in report.config["adversaries"]}
+    check_demands(report, [described[record.adversary] for record in chosen])
+    by_seed = {seed: [a for a in chosen if a.seed == seed] for seed in sorted({a.seed for a in chosen})}
     reported_rows = {(each["name"], each["objective"]): each["sha256"] for each in report.config["datasets"]}
     problems, made = [], []
     for seed, records in by_seed.items():
@@ -297,14 +307,42 @@ def _again(
         ]
         if others:
             problems.append(f"The data set {others[0]!r} has other rows here than in the report.")
-        if "config.json" in report.files and again.model["weights_sha256"] != report.model["weights_sha256"]:
-            problems.append("The report is of another model: the weights that it names are not those that were loaded.")
+        problems += _about_the_weights(report, again)
         made.append({"adversary": None, "seed": None, "reported": report.before, "found": again.before})
         made += [
             {"adversary": old.adversary, "seed": seed, "reported": old.after, "found": new.after or {}}
             for old, new in zip(records, again.attacks, strict=True)
         ]
     return problems, made
+
+
+def check_demands(report: Report, adversaries: Sequence[Adversary]) -> None:
+    """Raises `ValueError` for attacks that no honest report asks for, and that would never end or take all memory."""
+    demands = [("max_length", report.config["max_length"], 2**20)]
+    for adversary in adversaries:
+        demands += [(name, getattr(each, name) or 0, most) for each in adversary.sequence for name, most in MOST.items()]
+    for name, value, most in demands:
+        if value > most:
+            raise ValueError(
+                f"The report asks for an attack with {name} {value}, more than the {most} that is made anew. Use attacks=0."
+            )
+
+
+def _about_the_weights(report: Report, again: Report) -> Iterator[str]:
+    """What was loaded against what the report names."""
+    if "config.json" in report.files:
+        if again.model["weights_sha256"] != report.model["weights_sha256"]:
+            yield "The report is of another model: the weights that it names are not those that were loaded."
+        return
+    # an adapter is merged before it is hashed, and products round differently from machine to machine: its base is exact
+    named, loaded = report.model.get("base_model"), again.model["base_model"]
+    if named is None:
+        yield "The report does not say which base the adapter belongs to. Attack it again with this version."
+    elif named["weights_sha256"] != loaded["weights_sha256"]:
+        yield (
+            f"The adapter's base has weights {loaded['weights_sha256'][:12]}… here, and the report says "
+            f"{named['weights_sha256'][:12]}…: {loaded['id']!r} is not the base that was attacked."
+        )
 
 
 def drawn(report: Report, count: int | None) -> list[AttackRecord]:

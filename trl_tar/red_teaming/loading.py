@@ -1,14 +1,33 @@
 """Models, built anew from their files for each attack."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
-from peft import AutoPeftModelForCausalLM
+from peft import AutoPeftModelForCausalLM, PeftConfig
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
 from ..data import whole_model
+from .fingerprints import weights_sha256
+
+
+def base_weights(model: str) -> dict[str, str] | None:
+    """Name and hash of the base that an adapter is merged into by [`load`]; `None` for a whole model."""
+    if whole_model(model) == model:
+        return None
+    adapter = PeftConfig.from_pretrained(model)
+    name = adapter.base_model_name_or_path
+    base = AutoModelForCausalLM.from_pretrained(name, revision=adapter.revision, dtype=torch.float32)
+    return {"id": shown_name(name), "weights_sha256": weights_sha256(base)}
+
+
+def shown_name(name: str) -> str:
+    """A Hub id as it is; of a folder its last part: where it lay on this machine tells a reader nothing."""
+    is_folder = bool(name) and (Path(name).is_absolute() or Path(name).is_dir())  # a model built in memory has no name
+    return Path(os.path.abspath(name)).name if is_folder else name
 
 
 def load(model: str, quantization: str | None = None) -> PreTrainedModel:

@@ -1,6 +1,5 @@
 """The red team: every adversary and seed against a model and its references."""
 
-import os
 import platform
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -34,7 +33,7 @@ from .checks import (
 )
 from .fingerprints import config_sha256, rows_sha256, weights_sha256
 from .jobs import PACKAGES, Job, Settings, run_jobs
-from .loading import load
+from .loading import base_weights, load, shown_name
 from .rows import tokenised_datasets
 
 
@@ -270,10 +269,14 @@ class Target:
             path, name = str(folder), model.config._name_or_path
         else:
             path = name = str(model)
-        if name and (Path(name).is_absolute() or Path(name).is_dir()):  # one built in memory has no name
-            name = Path(os.path.abspath(name)).name  # where it lay on this machine tells a reader nothing
         loaded = load(path)
-        information = {"id": name, "weights_sha256": weights_sha256(loaded), "num_parameters": loaded.num_parameters()}
+        information = {
+            "id": shown_name(name),
+            "weights_sha256": weights_sha256(loaded),
+            "num_parameters": loaded.num_parameters(),
+        }
+        if (base := base_weights(path)) is not None:
+            information["base_model"] = base
         return cls(path, information, config_sha256(loaded), tuple(module_names(loaded)))
 
     def job(self) -> Job:

@@ -145,7 +145,7 @@ def _known_facts(
 
 
 def _seed(world: str, *names: str) -> int:
-    if not str(world).isdigit():
+    if not (str(world).isdecimal() and str(world).isascii() and len(str(world)) < 10):
         raise ValueError(
             f"There is no world {world!r}. Give the seed of one{', or ' if names else ''}{', '.join(names)}."
         )
