@@ -84,20 +84,20 @@ def simulated(model, adversary: Adversary, raw, seed: int) -> dict[str, torch.Te
     pad = TOKENIZER.pad_token_id
     collate = DataCollatorForLanguageModeling(pad) if adversary.objective == "sft" else PreferenceCollator(pad, 32)
     drawn = draw_batches(adversary, {name: len(data) for name, data in rows.items()}, seed)
-    batches = ([collate([rows[name][i] for name, i in batch])] for batch in drawn)
+    batches = [[collate([rows[name][i] for name, i in batch])] for batch in drawn]
 
     def logits(model, batch):
         return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
 
+    def loss(model, batch):
+        if adversary.objective == "sft":
+            return language_modeling_loss(logits(model, batch), batch["labels"])
+        return dpo_loss(sequence_log_probs(logits(model, batch), batch["labels"]), batch["reference"], adversary.beta)
+
+    for (batch,) in batches if adversary.objective == "dpo" else []:
+        with torch.no_grad():
+            batch["reference"] = sequence_log_probs(logits(model.eval(), batch), batch["labels"])
     with restored(model, adversary, seed) as attacked:
-
-        def loss(model, batch):
-            if adversary.objective == "sft":
-                return language_modeling_loss(logits(model, batch), batch["labels"])
-            with attacked.original() as original:
-                reference = sequence_log_probs(logits(original, batch), batch["labels"])
-            return dpo_loss(sequence_log_probs(logits(model, batch), batch["labels"]), reference, adversary.beta)
-
         for _ in attack_steps(attacked, adversary, batches, loss, interval=adversary.num_steps):
             if adversary.lora_r is not None:
                 attacked.model.merge_adapter()

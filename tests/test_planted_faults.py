@@ -143,7 +143,7 @@ def accumulation_ignored(m):
 
 
 def judged_before_the_step(m):
-    def early(original, attacked, adversary, batches, loss_function, interval):
+    def early(original, attacked, adversary, batches, loss_function, interval, in_backward):
         steps = original(attacked, adversary, batches, loss_function, 1)
         for k in range(adversary.num_steps):
             if (k + 1) % interval == 0:
@@ -154,7 +154,7 @@ def judged_before_the_step(m):
 
 
 def judged_at_the_end_only(m):
-    def late(original, attacked, adversary, batches, loss_function, interval):
+    def late(original, attacked, adversary, batches, loss_function, interval, in_backward):
         return original(attacked, adversary, batches, loss_function, adversary.num_steps)
 
     wrapped(m, tar_trainer, "attack_steps", late)
@@ -194,7 +194,7 @@ def mean_of_adversary_micro_batches(m):
     def averaged(original, model, parameters, micro_batches, loss_function):
         parts = [original(model, parameters, [batch], loss_function) for batch in micro_batches]
         gradients = [sum(gs) / len(parts) for gs in zip(*(g for _, g in parts), strict=True)]
-        return sum(loss for loss, _ in parts) / len(parts), gradients
+        return sum(sums for sums, _ in parts), gradients
 
     wrapped(m, simulation, "mean_gradient", averaged)
 
@@ -240,7 +240,7 @@ def not_divided_by_the_number_of_adversaries(m):
 
 
 def tamper_resistance_gradient_dropped(m):
-    m.setattr(TARTrainer, "_add_to_outer_gradient", lambda self, g_tr: None)
+    m.setattr(TARTrainer, "_set_outer_gradient", lambda self, g_retain, g_tr: None)
 
 
 ACCUMULATED = {"accumulation": 2}

@@ -313,7 +313,9 @@ def test_an_adapter_is_attacked_as_the_model_that_it_makes(raw, tmp_path):
     assert verify(tmp_path / "adapter", 1, **given).verified
     tiny_model(5).save_pretrained(tmp_path / "base")  # the same name, and other weights
     problems = verify(tmp_path / "adapter", 1, **given).problems
-    assert re.fullmatch(r"The adapter's base has weights \w+… here, .*: 'base' is not the base that was attacked\.", problems[0])
+    assert re.fullmatch(
+        r"The adapter's base has weights \w+… here, .*: 'base' is not the base that was attacked\.", problems[0]
+    )
     tiny_model().save_pretrained(tmp_path / "base")
     quantised = [Adversary("qlora", "forget", lora_r=2, quantization="nf4", **SHORT)]
     with pytest.raises(

@@ -163,22 +163,6 @@ def test_who_attacks_all_parameters_attacks_the_merged_model():
     assert len(opened) == len(list(merged.parameters()))
 
 
-@pytest.mark.parametrize("make_model", [plain, peft_model])
-@pytest.mark.parametrize("adversary", [FULL, LORA], ids=lambda a: a.name)
-def test_original_is_the_model_before_the_attack(make_model, adversary):
-    model = make_model()
-    batch = COLLATE(ROWS[:2])
-    start = next_token_logits(model, batch)
-    with restored(model, adversary, seed=0) as attacked:
-        for _ in attack_steps(attacked, adversary, batches(4), loss_function, 2):
-            during = next_token_logits(attacked.model, batch)
-            flags = [p.requires_grad for p in attacked.model.parameters()]
-            with attacked.original() as original:
-                assert torch.equal(next_token_logits(original, batch), start)
-            assert torch.equal(next_token_logits(attacked.model, batch), during)
-            assert flags == [p.requires_grad for p in attacked.model.parameters()]
-
-
 def test_same_seed_gives_the_same_adapter_and_another_seed_another():
     model = plain()
 
@@ -341,7 +325,7 @@ def test_an_attack_whose_gradient_alone_is_not_finite_has_diverged():
 
 
 def test_infinite_gradient_of_an_attack_is_counted_and_leaves_finite_weights(make_trainer, monkeypatch):
-    monkeypatch.setattr(TARTrainer, "_adversary_loss", lambda self, adversary, attacked: infinite_gradient)
+    monkeypatch.setattr(TARTrainer, "_adversary_loss", lambda self, adversary: infinite_gradient)
     trainer = make_trainer(max_steps=2, tamper_resistance_interval=1)
     trainer.train()
     log = trainer.state.log_history[0]

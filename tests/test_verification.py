@@ -281,8 +281,14 @@ def test_a_report_that_names_other_weights_is_told(copy):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda c: [each.update(num_steps=10**9) for each in c["config"]["adversaries"]], "num_steps 1000000000, more than"),
-        (lambda c: [each.update(batch_size=10**9) for each in c["config"]["adversaries"]], "batch_size 1000000000, more"),
+        (
+            lambda c: [each.update(num_steps=10**9) for each in c["config"]["adversaries"]],
+            "num_steps 1000000000, more than",
+        ),
+        (
+            lambda c: [each.update(batch_size=10**9) for each in c["config"]["adversaries"]],
+            "batch_size 1000000000, more",
+        ),
         (lambda c: c["config"].update(max_length=2**50), "max_length 1125899906842624, more than the 1048576"),
         (lambda c: c["task"].update(world="9" * 5000), "There is no world"),
     ],

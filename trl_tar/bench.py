@@ -122,9 +122,11 @@ def next_token_loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
 
 
 def trainer_for(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cost: Cost, steps: int, folder: Path
-) -> Any:
-    """A trainer whose outer step has the same arithmetic: rows of random tokens, all of one length."""
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cost: Cost, steps: int, folder: Path, **settings: Any
+) -> TARTrainer:
+    """A trainer whose outer step has the same arithmetic: rows of random tokens, all of one length.
+
+    `settings` are further ones of its [`TARConfig`]."""
     generator = torch.Generator().manual_seed(1)
 
     def rows(count: int) -> Dataset:
@@ -132,6 +134,7 @@ def trainer_for(
         return Dataset.from_dict({"input_ids": ids.tolist(), "labels": ids.tolist()})
 
     count = max(64, cost.batch_size * 4)
+    defaults: dict[str, Any] = {"optim": "adamw_torch_fused", "bf16": False}  # as the bare loop's
     args = TARConfig(
         str(folder),
         max_steps=steps,
@@ -141,14 +144,13 @@ def trainer_for(
         adversaries_per_step=cost.adversaries,
         representation_loss="l2_squared",
         max_length=cost.length,
-        optim="adamw_torch_fused",  # as the bare loop's
         learning_rate=1e-5,
-        bf16=False,
         use_cpu=not torch.cuda.is_available(),
         save_strategy="no",
         report_to="none",
         logging_steps=10,
         disable_tqdm=True,
+        **{**defaults, **settings},
     )
     adversary = Adversary(
         "bench", "bench", learning_rate=1e-6, num_steps=cost.num_steps, batch_size=cost.batch_size, lora_r=cost.lora_r

@@ -18,10 +18,11 @@ FILLER = "filler"  # key of a batch that counts for nothing: under FSDP2 all dev
 
 def mean_gradient(
     model: nn.Module, parameters: list[nn.Parameter], micro_batches: list[Batch], loss_function: LossFunction
-) -> tuple[float, list[torch.Tensor]]:
-    """Mean loss over the global batch and its gradient, all-reduced and weighted by the count of every device.
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Gradient of the mean loss over the global batch, all-reduced and weighted by the count of every device.
 
-    Uses `torch.autograd.grad` on the unwrapped model, so neither `.grad` nor the hooks of DDP see it.
+    Uses `torch.autograd.grad` on the unwrapped model, so neither `.grad` nor the hooks of DDP see it. Nothing waits for the
+    device: the loss comes as the pair of its sum and count, for [`means`].
     """
     device = parameters[0].device
     totals: list[torch.Tensor | None] = [None] * len(parameters)
@@ -38,12 +39,51 @@ def mean_gradient(
         ]
     gradient = [torch.zeros_like(p) if t is None else t for p, t in zip(parameters, totals, strict=True)]
     all_reduce([*(g for g in gradient if not isinstance(g, DTensor)), sums])
-    total_loss, total_count = sums.tolist()
-    if total_count == 0:
-        raise ValueError("A batch has no token to predict. Check that no row of the data set is cut to its prompt.")
     for g in gradient:
-        g.div_(total_count)
-    return total_loss / total_count, gradient
+        g.div_(sums[1])
+    return sums, gradient
+
+
+def consumed_gradient(
+    parameters: list[nn.Parameter],
+    micro_batches: list[Batch],
+    model: nn.Module,
+    loss_function: LossFunction,
+    consume: Callable[[nn.Parameter, torch.Tensor], None],
+) -> torch.Tensor:
+    """The gradient of [`mean_gradient`] for one micro-batch on one device, each part given away as soon as it is known.
+
+    `consume` may change the parameter: no pass reads it any more. One that the loss does not depend on has a gradient of 0.
+
+    Returns:
+        `torch.Tensor` of shape `(2,)`: sum of the loss, and count.
+    """
+    (batch,) = micro_batches
+    loss, count = loss_function(model, batch)
+    left = dict.fromkeys(parameters)
+
+    def known(p: nn.Parameter) -> None:
+        gradient, p.grad = p.grad, None
+        del left[p]
+        consume(p, gradient.div_(count))
+
+    hooks = [p.register_post_accumulate_grad_hook(known) for p in parameters]
+    try:
+        torch.autograd.backward(loss, inputs=parameters)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for p in left:
+        consume(p, torch.zeros_like(p))
+    return torch.stack([loss.detach().double(), count.double()])
+
+
+def means(sums: list[torch.Tensor]) -> list[float]:
+    """Losses of pairs of sum and count; `ValueError` where one counts nothing. Waits for the device."""
+    pairs = torch.stack(sums).tolist()
+    if not all(count for _, count in pairs):
+        raise ValueError("A batch has no token to predict. Check that no row of the data set is cut to its prompt.")
+    return [total / count for total, count in pairs]
 
 
 def _gradients(model: nn.Module, loss: torch.Tensor, parameters: list[nn.Parameter]) -> list[torch.Tensor | None]:

@@ -5,12 +5,14 @@ can form the global mean: Σ sums / Σ counts.
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 
 
 IGNORED = -100
+CHUNK = 2**24  # logits; more of them are not turned into probabilities all at once
 
 
 def language_modeling_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,8 +39,43 @@ def max_entropy_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.
     only positions that predict a label count, so neither padding nor a masked prompt does.
     """
     wanted = labels[:, 1:] != IGNORED
+    if logits.numel() > CHUNK:
+        return _NegativeEntropy.apply(logits, F.pad(wanted, (0, 1))), wanted.sum()
     log_p = F.log_softmax(logits[:, :-1][wanted], dim=-1)  # (N, V)
     return (log_p.exp() * log_p).sum(), wanted.sum()
+
+
+class _NegativeEntropy(torch.autograd.Function):
+    """Σ p log p over the wanted positions, a few of them at a time: beside the logits and their gradient, no tensor of
+    their size."""
+
+    @staticmethod
+    def forward(ctx, logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(logits, wanted)
+        total = logits.new_zeros(())
+        for some, mask in _chunks(logits, wanted):
+            log_p = F.log_softmax(some, dim=-1)
+            total += (log_p.exp() * log_p).sum(-1).masked_fill(~mask, 0).sum()
+        return total
+
+    @staticmethod
+    def backward(ctx, of_total: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits, wanted = ctx.saved_tensors
+        gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
+        for (some, mask), (part, _) in zip(_chunks(logits, wanted), _chunks(gradient, wanted), strict=True):
+            log_p = F.log_softmax(some, dim=-1)
+            p = log_p.exp()
+            # ∂ Σ p log p / ∂ z_j = p_j (log p_j − Σ p log p)
+            part.copy_(log_p.sub_((p * log_p).sum(-1, keepdim=True)).mul_(p).mul_(of_total))
+            part.masked_fill_(~mask[:, None], 0)
+        return gradient, None
+
+
+def _chunks(logits: torch.Tensor, wanted: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Rows of positions with at most `CHUNK` / 8 logits together, and which of them are wanted."""
+    positions = max(1, CHUNK // 8 // logits.shape[-1])
+    for row, mask in zip(logits, wanted, strict=True):
+        yield from zip(row.split(positions), mask.split(positions), strict=True)
 
 
 def negative_cross_entropy_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,7 +126,7 @@ def dpo_loss(
     """
     chosen, rejected = (log_probs - reference_log_probs).chunk(2)
     losses = -F.logsigmoid(beta * (chosen - rejected))
-    return losses.sum(), torch.tensor(len(losses), device=losses.device)
+    return losses.sum(), torch.full((), len(losses), device=losses.device)
 
 
 def representation_loss(

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, Trainer
 
 from .adversary import Adversary
 from .simulation import lora_config, restored
+from .tar_config import TARConfig
 
 
 def check_weights(model: PreTrainedModel | PeftModel) -> None:
@@ -41,6 +42,34 @@ def check_launch(trainer: Trainer) -> None:
         )
     if accelerator.parallelism_config is not None:
         raise ValueError(f"{name} got a `parallelism_config`, which shards rows. Use data parallelism alone.")
+
+
+def check_memory_modes(args: TARConfig, adversaries: Iterable[Adversary], sharded: bool) -> None:
+    """Raises `ValueError` where `offload` or `optimizer_in_backward` cannot do what they say."""
+    if args.offload and sharded:
+        raise ValueError(
+            "TARConfig has offload=True, and FSDP2 shards the model: its optimizer state stays in the shards. Leave offload "
+            "out, or launch without FSDP."
+        )
+    if not args.optimizer_in_backward:
+        return
+    if args.world_size > 1:
+        raise ValueError(
+            f"TARConfig has optimizer_in_backward=True on {args.world_size} devices, whose gradients are summed when they are "
+            "complete. Leave it out, or use one device."
+        )
+    for adversary in adversaries:
+        for name, allowed in (("micro_batch_size", None), ("max_grad_norm", 0.0)):
+            if getattr(adversary, name) != allowed:
+                raise ValueError(
+                    f"Adversary {adversary.name!r} has {name}={getattr(adversary, name)}, which needs its whole gradient. "
+                    f"Leave it out, or optimizer_in_backward."
+                )
+        if adversary.optimizer == "schedule_free_adamw":
+            raise ValueError(
+                f"Adversary {adversary.name!r} has optimizer='schedule_free_adamw', which steps all parameters at once. Use "
+                "another one, or leave optimizer_in_backward out."
+            )
 
 
 def module_names(model: PreTrainedModel | PeftModel) -> list[str]:

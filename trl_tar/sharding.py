@@ -32,6 +32,11 @@ def like(value: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
     return distribute_tensor(value, tensor.device_mesh, tensor.placements)
 
 
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """This device's part of a tensor, in the same memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor with all its shards; every device has to ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -56,13 +61,13 @@ def total_norm(tensors: list[torch.Tensor]) -> torch.Tensor:
     return whole(nn.utils.get_total_norm(tensors))
 
 
-def inner_product(first: list[torch.Tensor], second: list[torch.Tensor]) -> torch.Tensor:
-    """Of two lists of tensors with the same shapes and shards, float64."""
-    total = torch.stack([torch.dot(_flat(a), _flat(b)).double() for a, b in zip(first, second, strict=True)]).sum()
-    if any(isinstance(tensor, DTensor) for tensor in first):
+def inner_product(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Of two tensors with the same shape and shards: this device's part, float64."""
+    return torch.dot(local(first).flatten(), local(second).flatten()).double()
+
+
+def all_parts(total: torch.Tensor, tensors: list[torch.Tensor]) -> torch.Tensor:
+    """The sum of what each device has of it, where it is of sharded tensors."""
+    if any(isinstance(tensor, DTensor) for tensor in tensors):
         dist.all_reduce(total)
     return total
-
-
-def _flat(tensor: torch.Tensor) -> torch.Tensor:
-    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).flatten()

@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import schedulefree
 import torch
@@ -15,8 +16,9 @@ from transformers import PreTrainedModel, Trainer, get_scheduler
 
 from .adversary import Adversary
 from .adversary_checks import RESTARTS
-from .gradients import Batch, LossFunction, mean_gradient
-from .sharding import is_sharded, reshard
+from .gradients import Batch, LossFunction, consumed_gradient, mean_gradient, means
+from .offload import host_like
+from .sharding import is_sharded, local, reshard
 
 
 ATTACK_ADAPTER = "attack"  # beside the adapter that is being trained, where there is one
@@ -36,7 +38,7 @@ class Attacked:
         parameters (`list[nn.Parameter]`):
             What the adversary trains.
         snapshot (`list[tuple[torch.Tensor, torch.Tensor]]`):
-            Each parameter and buffer, and its value before the attack.
+            Each parameter and buffer, and its value before the attack (of a sharded one, this device's part).
         losses (`list[float]`):
             The adversary's loss before each step, in nats.
         tamper_resistance_losses (`list[float]`):
@@ -46,22 +48,17 @@ class Attacked:
     model: nn.Module
     parameters: list[nn.Parameter]
     snapshot: list[tuple[torch.Tensor, torch.Tensor]]
-    adapter: str | None = None
     losses: list[float] = field(default_factory=list)
     tamper_resistance_losses: list[float] = field(default_factory=list)
-
-    @contextlib.contextmanager
-    def original(self) -> Iterator[nn.Module]:
-        """The model as it was before the attack; for forward passes without gradient."""
-        with swapped_in(self.model, self.snapshot), contextlib.ExitStack() as stack:
-            if self.adapter is not None:
-                stack.enter_context(_without_adapter(self.model, self.adapter))
-            yield self.model
 
 
 @contextlib.contextmanager
 def restored(
-    model: nn.Module, adversary: Adversary, seed: int, room: list[torch.Tensor] | None = None
+    model: nn.Module,
+    adversary: Adversary,
+    seed: int,
+    room: list[torch.Tensor] | None = None,
+    offload: bool = False,
 ) -> Iterator[Attacked]:
     """Opens `model` to an attack; on exit, also by an exception, everything is bitwise as it was.
 
@@ -77,8 +74,10 @@ def restored(
             Seed of the adapter's initialisation and of dropout during the attack.
         room (`list[torch.Tensor]`, *optional*):
             Memory for the snapshot, kept from attack to attack of the same model; filled where it is empty.
+        offload (`bool`, *optional*, defaults to `False`):
+            Keep the snapshot on the host.
     """
-    snapshot = _taken([*model.parameters(), *model.buffers()], [] if room is None else room)
+    snapshot = _taken([*model.parameters(), *model.buffers()], [] if room is None else room, offload)
     state = [(p, p.grad, p.requires_grad) for p in model.parameters()]
     mode = {module: module.training for module in model.modules()}
     devices = [next(model.parameters()).device] if next(model.parameters()).is_cuda else []
@@ -94,7 +93,7 @@ def restored(
         finally:
             with torch.no_grad():
                 for tensor, value in snapshot:
-                    tensor.copy_(value)
+                    local(tensor).copy_(value, non_blocking=True)
             reshard(model)
             for p, grad, requires_grad in state:
                 p.grad = grad
@@ -103,14 +102,15 @@ def restored(
                 module.training = training
 
 
-def _taken(tensors: list[torch.Tensor], room: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _taken(
+    tensors: list[torch.Tensor], room: list[torch.Tensor], offload: bool
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Each tensor with a copy of its value. Fresh memory for it would cost more than the copying."""
     if not room:
-        room.extend(t.detach().clone() for t in tensors)
-    else:
-        with torch.no_grad():
-            for t, value in zip(tensors, room, strict=True):
-                value.copy_(t)
+        room.extend(host_like(t) if offload else torch.empty_like(local(t)) for t in tensors)
+    with torch.no_grad():
+        for t, value in zip(tensors, room, strict=True):
+            value.copy_(local(t))
     return list(zip(tensors, room, strict=True))
 
 
@@ -136,7 +136,7 @@ def _opened(model: nn.Module, adversary: Adversary, snapshot: list) -> Iterator[
             parameters = [p for name, p in model.named_parameters() if marker in name]
             for p in (*outer, *parameters):
                 p.requires_grad_(True)
-            yield Attacked(model, parameters, snapshot, adapter=ATTACK_ADAPTER)
+            yield Attacked(model, parameters, snapshot)
         finally:
             model.base_model.set_adapter(active)
             model.delete_adapter(ATTACK_ADAPTER)
@@ -151,7 +151,7 @@ def _opened(model: nn.Module, adversary: Adversary, snapshot: list) -> Iterator[
         parameters = [p for p in attacked.parameters() if p.requires_grad]
         for p in outer:
             p.requires_grad_(True)
-        yield Attacked(attacked, parameters, snapshot, adapter="default")
+        yield Attacked(attacked, parameters, snapshot)
     finally:
         attacked.unload()
 
@@ -195,32 +195,14 @@ def lora_config(adversary: Adversary) -> LoraConfig:
 
 
 @contextlib.contextmanager
-def _without_adapter(model: PeftModel, adapter: str) -> Iterator[None]:
-    active = model.active_adapters
-    others = [name for name in active if name != adapter]
-    if not others:
-        with model.disable_adapter():
-            yield
-        return
-    flags = [(p, p.requires_grad) for p in model.parameters()]
-    model.base_model.set_adapter(others)
-    try:
-        yield
-    finally:
-        model.base_model.set_adapter(active)
-        for p, requires_grad in flags:
-            p.requires_grad_(requires_grad)
-
-
-@contextlib.contextmanager
 def swapped_in(model: nn.Module, values: list[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[None]:
     """Other values for some tensors of the model; for forward passes without gradient.
 
-    By reference and without a copy, unless FSDP2 shards the model: it reads from memory of its own."""
+    By reference, without a copy of what is on the model's device, unless FSDP2 shards the model: it reads from memory of its own."""
     if not is_sharded(model):
         current = [tensor.data for tensor, _ in values]
         for tensor, value in values:
-            tensor.data = value
+            tensor.data = value.to(tensor.device, non_blocking=True)
         try:
             with torch.no_grad():
                 yield
@@ -249,10 +231,12 @@ def attack_steps(
     batches: Iterable[list[Batch]],
     loss_function: LossFunction,
     interval: int = 1,
+    in_backward: bool = False,
 ) -> Iterator[int]:
     """Runs the attack, and stops to be judged after every `interval`-th step.
 
-    A Schedule-Free attacker is at its averaged point x while it is judged and steps at y.
+    A Schedule-Free attacker is at its averaged point x while it is judged and steps at y. Losses are read where the attack
+    stops: between two stops nothing waits for the device.
 
     Args:
         attacked ([`Attacked`]):
@@ -265,6 +249,9 @@ def attack_steps(
             Model and micro-batch → (summed loss, count).
         interval (`int`, *optional*, defaults to `1`):
             Steps between two judgements.
+        in_backward (`bool`, *optional*, defaults to `False`):
+            Step each parameter as soon as its gradient is known, and keep no gradient. For one micro-batch a step on one
+            device, without clipping, and optimizers that look at one parameter at a time.
 
     Yields:
         `int`: k, counted from 0, with the weights at θ_{k+1}; −1 once, at θ itself, for an attack of no steps.
@@ -286,25 +273,61 @@ def attack_steps(
     schedule_free = isinstance(optimizer, schedulefree.AdamWScheduleFree)
     if schedule_free:
         optimizer.train()
+    step_one = StepOne(optimizer) if in_backward else None
+    pending: list[torch.Tensor] = []
     for step, micro_batches in enumerate(batches):
-        loss, gradients = mean_gradient(attacked.model, attacked.parameters, micro_batches, loss_function)
-        for p, gradient in zip(attacked.parameters, gradients, strict=True):
-            p.grad = gradient
-        if not math.isfinite(loss):  # a gradient that is not finite shows here as well, in the step after it
-            raise AttackDiverged(f"loss {loss} at step {step}")
-        if adversary.max_grad_norm:
-            nn.utils.clip_grad_norm_(attacked.parameters, adversary.max_grad_norm)
-        attacked.losses.append(loss)
+        if step_one is not None:
+            sums = consumed_gradient(attacked.parameters, micro_batches, attacked.model, loss_function, step_one)
+        else:
+            sums, gradients = mean_gradient(attacked.model, attacked.parameters, micro_batches, loss_function)
+            for p in reversed(attacked.parameters):  # pops: no gradient outlives the step
+                p.grad = gradients.pop()
+            if adversary.max_grad_norm:
+                nn.utils.clip_grad_norm_(attacked.parameters, adversary.max_grad_norm)
+        pending.append(sums)
         optimizer.step()
         scheduler.step()
         for p in attacked.parameters:
             p.grad = None
-        if (step + 1) % interval == 0:
+        judged = (step + 1) % interval == 0
+        if judged or step + 1 == adversary.num_steps:
+            _read_losses(attacked, pending)
+        if judged:
             if schedule_free:
                 optimizer.eval()
             yield step
             if schedule_free:
                 optimizer.train()
+
+
+def _read_losses(attacked: Attacked, pending: list[torch.Tensor]) -> None:
+    """Moves the losses of the last steps into the record; a gradient that is not finite shows in the loss after it."""
+    for loss in means(pending):
+        if not math.isfinite(loss):
+            raise AttackDiverged(f"loss {loss} at step {len(attacked.losses)}")
+        attacked.losses.append(loss)
+    pending.clear()
+
+
+class StepOne:
+    """Steps one parameter at a time, as the optimizer would step them all.
+
+    Args:
+        optimizer (`torch.optim.Optimizer`):
+            Holds the groups and their learning rates, and never a state.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer):
+        self._groups = {p: group for group in optimizer.param_groups for p in group["params"]}
+        kind: Any = type(optimizer)
+        self._own = {p: kind([{**group, "params": [p]}]) for p, group in self._groups.items()}
+
+    def __call__(self, parameter: nn.Parameter, gradient: torch.Tensor) -> None:
+        own = self._own[parameter]
+        own.param_groups[0]["lr"] = self._groups[parameter]["lr"]
+        parameter.grad = gradient
+        own.step()
+        parameter.grad = None
 
 
 def optimizer_class_and_arguments(adversary: Adversary) -> tuple[type[torch.optim.Optimizer], dict]:

@@ -70,6 +70,12 @@ class TARConfig(SFTConfig):
             Rate of the exponential weights.
         beta (`float`, *optional*, defaults to `0.1`):
             β of the DPO loss.
+        offload (`bool`, *optional*, defaults to `False`):
+            Keep on the host what an attack does not read: the snapshot, the retain gradient, θ_G0 and the state of the outer
+            optimizer. A GPU then holds 20 bytes per parameter under a full-parameter attack in float32, of 40.
+        optimizer_in_backward (`bool`, *optional*, defaults to `False`):
+            Step each parameter of the attack, and add its gradient of L_TR, as soon as the backward pass knows it: 16 bytes per
+            parameter with `offload`, 9 under a LoRA attack. One device, and no micro-batches.
 
     > [!NOTE]
     > These parameters have default values different from [`~trl.SFTConfig`]:
@@ -110,6 +116,14 @@ class TARConfig(SFTConfig):
     inner_weighting_rate: float = field(default=1 / 16, metadata={"help": "Rate of the exponential weights."})
     beta: float = field(default=0.1, metadata={"help": "Beta of the DPO tamper-resistance loss."})
 
+    offload: bool = field(
+        default=False,
+        metadata={"help": "Keep on the host what an attack does not read. Less device memory, more copies."},
+    )
+    optimizer_in_backward: bool = field(
+        default=False, metadata={"help": "Step the attack's parameters during its backward passes. Less device memory."}
+    )
+
     optim: str = field(default="schedule_free_adamw", metadata={"help": "Outer optimizer."})
     lr_scheduler_type: str = field(default="constant", metadata={"help": "Outer learning-rate schedule."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Clipping of the outer gradient; 0 is none."})
@@ -136,6 +150,19 @@ class TARConfig(SFTConfig):
             raise ValueError(f"TARConfig has beta={self.beta}. Use a finite number above 0.")
         sizes = ("tamper_resistance_interval", "tamper_resistance_batch_size", "adversaries_per_step")
         check_sizes(self, (*sizes, "tamper_resistance_micro_batch_size"))
+        needs_whole = {
+            "tamper_resistance_loss": ("negative_cross_entropy", "which is clamped by its mean"),
+            "tamper_resistance_micro_batch_size": (
+                self.tamper_resistance_micro_batch_size,
+                "and adds up micro-batches",
+            ),
+        }
+        for name, (value, reason) in needs_whole.items():
+            if self.optimizer_in_backward and value is not None and getattr(self, name) == value:
+                raise ValueError(
+                    f"TARConfig has optimizer_in_backward=True with {name}={value!r}, {reason}: that needs the whole gradient. "
+                    "Leave one of the two out."
+                )
 
 
 def check_refused_fields(args: SFTConfig) -> None:

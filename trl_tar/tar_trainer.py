@@ -1,5 +1,6 @@
 """Tamper-resistant training, phase 2 (https://huggingface.co/papers/2408.00761)."""
 
+import itertools
 import math
 import random
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,7 +37,7 @@ from .data import (
     tokenizer_of,
 )
 from .evidence_card import EvidenceCardMixin
-from .gradients import FILLER, Batch, LossFunction, all_reduce, mean_gradient
+from .gradients import FILLER, Batch, LossFunction, all_reduce, consumed_gradient, mean_gradient, means
 from .losses import (
     IGNORED,
     TAMPER_RESISTANCE_LOSSES,
@@ -46,8 +47,9 @@ from .losses import (
     representation_loss,
     sequence_log_probs,
 )
-from .model_checks import check_adapters, check_launch, check_weights
-from .sharding import inner_product, is_sharded, like, total_norm, whole
+from .model_checks import check_adapters, check_launch, check_memory_modes, check_weights
+from .offload import StateOnHost, host_like, to_host
+from .sharding import all_parts, inner_product, is_sharded, like, total_norm, whole
 from .simulation import (
     AttackDiverged,
     Attacked,
@@ -175,6 +177,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         check_weights(self.model)
         check_adapters(self.model, self.adversaries)
         check_launch(self)
+        check_memory_modes(args, self.adversaries, self.is_fsdp_enabled)
         check_retain_rows(self)
 
         self.ref_model = ref_model
@@ -183,7 +186,8 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
             ref_model.to(self.accelerator.device).eval()
         self._outer_names = [name for name, p in self.model.named_parameters() if p.requires_grad]
         self._outer_parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self._reference = [(p, p.detach().clone()) for p in self._outer_parameters]  # θ_G0
+        copied = to_host if args.offload else torch.clone
+        self._reference = [(p, copied(p.detach())) for p in self._outer_parameters]  # θ_G0
         self._collators = {
             "sft": DataCollatorForLanguageModeling(processing_class.pad_token_id),
             "dpo": PreferenceCollator(processing_class.pad_token_id, args.max_length, args.truncation_mode),
@@ -202,6 +206,9 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         if pairs:
             self._cache_reference_log_probs()
         self._snapshot_room: list[torch.Tensor] = []
+        self._gradient_room: list[torch.Tensor] = []
+        self._state_on_host: StateOnHost | None = None
+        self._retain_norm = torch.zeros(())
         self._sharded = False
         self._retain_counts: torch.Tensor | None = None
         self._retain_sums = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
@@ -211,16 +218,19 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         retain_loss = super().training_step(model, inputs, num_items_in_batch)  # .grad = λ_retain ∇L_retain(θ)
         if not self.accelerator.sync_gradients:  # more micro-batches of this step to come
             return retain_loss
-        g_tr: list[torch.Tensor] = []
+        self._g_retain, self._g_tr = g_retain, g_tr = self._taken_gradient(), []
         for index, adversary in enumerate(self.sample_adversaries()):  # attack ~ A_train
             x_tr = self.sample_tamper_resistance_batch(index)  # x_TR ~ D_TR, one for the whole attack
             with (
-                restored(self.model, adversary, self._attack_seed(index), self._snapshot_room) as attacked,
+                restored(
+                    self.model, adversary, self._attack_seed(index), self._snapshot_room, self.args.offload
+                ) as attacked,
                 self._recorded(attacked, adversary),
             ):
                 for step in self.attack_steps(attacked, adversary, index):  # θ back on exit, always
                     self.add_tamper_resistance_gradient(g_tr, attacked, adversary, x_tr, step)
-        self._add_to_outer_gradient(g_tr)
+        self._set_outer_gradient(g_retain, g_tr)
+        self._g_retain, self._g_tr = [], []
         return retain_loss
 
     def sample_adversaries(self) -> list[Adversary]:
@@ -246,15 +256,22 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
             )
             for rows in drawn
         )
-        loss_function = self._adversary_loss(adversary, attacked)
-        return attack_steps(attacked, adversary, batches, loss_function, self.args.tamper_resistance_interval)
+        if adversary.objective == "dpo":  # its reference is θ, which the model still is
+            batches = self._with_reference(attacked.model, list(batches))
+        return attack_steps(
+            attacked,
+            adversary,
+            batches,
+            self._adversary_loss(adversary),
+            self.args.tamper_resistance_interval,
+            self.args.optimizer_in_backward,
+        )
 
     def add_tamper_resistance_gradient(
         self, g_tr: list[torch.Tensor], attacked: Attacked, adversary: Adversary, x_tr: list[Batch], step: int
     ) -> None:
         """g_TR += λ_TR / S · w_k ∇L_TR(θ_{k+1}), straight through the attack (first-order MAML)."""
         args = self.args
-        loss, gradient = mean_gradient(attacked.model, self._outer_parameters, x_tr, self._tamper_resistance_loss)
         weight = inner_weight(
             step,
             adversary.num_steps,
@@ -262,6 +279,14 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
             args.inner_weighting,
             args.inner_weighting_rate,
         )
+        weight = args.tamper_resistance_weight * weight / args.adversaries_per_step
+        if not g_tr:
+            g_tr.extend(map(torch.zeros_like, self._outer_parameters))
+        if args.optimizer_in_backward:
+            attacked.tamper_resistance_losses.append(self._add_in_backward(g_tr, attacked.model, x_tr, weight, step))
+            return
+        sums, gradient = mean_gradient(attacked.model, self._outer_parameters, x_tr, self._tamper_resistance_loss)
+        (loss,) = means([sums])
         if args.tamper_resistance_loss == "negative_cross_entropy":
             bounded = max(loss, -math.log(attacked.model.config.vocab_size))
             if bounded > loss:  # clamped: no gradient
@@ -269,12 +294,24 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         if not total_norm(gradient).isfinite():
             raise AttackDiverged(f"gradient of the tamper-resistance loss after step {step}")
         attacked.tamper_resistance_losses.append(loss)
-        weight = args.tamper_resistance_weight * weight / args.adversaries_per_step
-        if not g_tr:
-            g_tr.extend(g.mul_(weight) for g in gradient)
-            return
         for total, g in zip(g_tr, gradient, strict=True):
             total.add_(g, alpha=weight)
+
+    def _add_in_backward(
+        self, g_tr: list[torch.Tensor], model: nn.Module, x_tr: list[Batch], weight: float, step: int
+    ) -> float:
+        """The same with no gradient beside g_TR, which is lost where one is not finite."""
+        totals = dict(zip(self._outer_parameters, g_tr, strict=True))
+
+        def add(p: nn.Parameter, gradient: torch.Tensor) -> None:
+            totals[p].add_(gradient, alpha=weight)
+
+        sums = consumed_gradient(self._outer_parameters, x_tr, model, self._tamper_resistance_loss, add)
+        if not total_norm(g_tr).isfinite():
+            for total in g_tr:
+                total.zero_()
+            raise AttackDiverged(f"gradient of the tamper-resistance loss after step {step}")
+        return means([sums])[0]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """λ_retain [L_LM(θ) + λ_rep · L_rep(θ)] (Eq. 2), this micro-batch's part of the mean over the global batch."""
@@ -331,17 +368,23 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         with swapped_in(self.model, self._reference), in_eval_mode(self.model):
             return self.model(**arguments).hidden_states
 
-    def _adversary_loss(self, adversary: Adversary, attacked: Attacked) -> LossFunction:
+    def _adversary_loss(self, adversary: Adversary) -> LossFunction:
         def sft(model: nn.Module, batch: Batch):
             return language_modeling_loss(next_token_logits(model, batch), batch["labels"])
 
         def dpo(model: nn.Module, batch: Batch):
-            with attacked.original() as original, in_eval_mode(original):
-                reference = sequence_log_probs(next_token_logits(original, batch), batch["labels"])
             log_probs = sequence_log_probs(next_token_logits(model, batch), batch["labels"])
-            return dpo_loss(log_probs, reference, adversary.beta)
+            return dpo_loss(log_probs, batch["reference_log_probs"], adversary.beta)
 
         return {"sft": sft, "dpo": dpo}[adversary.objective]
+
+    def _with_reference(self, model: nn.Module, batches: list[list[Batch]]) -> list[list[Batch]]:
+        """Batches of pairs with the log-probabilities that the model gives them now."""
+        # accelerate patches autocast into the forward pass only when training starts
+        with torch.no_grad(), in_eval_mode(model), self.accelerator.autocast():
+            for batch in itertools.chain(*batches):
+                batch["reference_log_probs"] = sequence_log_probs(next_token_logits(model, batch), batch["labels"])
+        return batches
 
     def _tamper_resistance_loss(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         logits = next_token_logits(model, batch)
@@ -350,22 +393,33 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
             return dpo_loss(log_probs, batch["reference_log_probs"], self.args.beta)
         return TAMPER_RESISTANCE_LOSSES[self.args.tamper_resistance_loss](logits, batch["labels"])
 
-    def _add_to_outer_gradient(self, g_tr: list[torch.Tensor]) -> None:
-        """`.grad` += g_TR, and both norms and their cosine into the log."""
-        pairs = [
-            (p.grad if p.grad is not None else torch.zeros_like(p), g)
-            for p, g in zip(self._outer_parameters, g_tr or map(torch.zeros_like, self._outer_parameters), strict=True)
-        ]
-        retained, resisted = map(list, zip(*pairs, strict=True))
-        retain, tamper = total_norm(retained).double(), total_norm(resisted).double()
-        product = inner_product(retained, resisted)
-        for p, (r, g) in zip(self._outer_parameters, pairs, strict=True):
-            p.grad = r.add_(g)
+    def _taken_gradient(self) -> list[torch.Tensor]:
+        """The retain gradient, taken from `.grad`; with `offload` to the host."""
+        taken = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._outer_parameters]
+        self._retain_norm = total_norm(taken).double()
+        if self.args.offload:
+            if not self._gradient_room:
+                self._gradient_room = list(map(host_like, taken))
+            taken = [room.copy_(g) for room, g in zip(self._gradient_room, taken, strict=True)]
+        for p in self._outer_parameters:
+            p.grad = None
+        return taken
+
+    def _set_outer_gradient(self, g_retain: list[torch.Tensor], g_tr: list[torch.Tensor]) -> None:
+        """`.grad` = their sum, and both norms and their cosine into the log."""
+        g_tr = g_tr or list(map(torch.zeros_like, self._outer_parameters))
+        retain, tamper = self._retain_norm, total_norm(g_tr).double()
+        products = []
+        for p, r, g in zip(self._outer_parameters, g_retain, g_tr, strict=True):
+            r = r.to(g.device, non_blocking=True)
+            products.append(inner_product(r, g))
+            p.grad = g.add_(r)
+        product = all_parts(torch.stack(products).sum(), g_tr)
         all_reduce([self._retain_sums])
-        means = self._retain_sums / self._retain_counts
-        self._record("retain_loss/lm", means[0].item())
+        losses = self._retain_sums / self._retain_counts
+        self._record("retain_loss/lm", losses[0].item())
         if self.args.representation_weight > 0:
-            self._record("retain_loss/representation", means[1].item())
+            self._record("retain_loss/representation", losses[1].item())
         self._record("grad_norm/retain", retain.item())
         self._record("grad_norm/tamper_resistance", tamper.item())
         if retain > 0 and tamper > 0:
@@ -416,21 +470,27 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
 
     def _cache_reference_log_probs(self) -> None:
         rows, size = self._tamper_resistance_rows, self.args.tamper_resistance_micro_batch_size or 8
-        # accelerate patches autocast into the forward pass only when training starts
-        with torch.no_grad(), in_eval_mode(self.model), self.accelerator.autocast():
-            for start in range(0, len(rows), size):
-                some = rows[start : start + size]
-                batch = {k: v.to(self.accelerator.device) for k, v in self._collators["dpo"](some).items()}
-                log_probs = sequence_log_probs(next_token_logits(self.model, batch), batch["labels"])
-                for row, *pair in zip(some, *log_probs.view(2, -1).tolist(), strict=True):
-                    row["reference_log_probs"] = pair
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            batch = {k: v.to(self.accelerator.device) for k, v in self._collators["dpo"](some).items()}
+            self._with_reference(self.model, [[batch]])
+            for row, *pair in zip(some, *batch["reference_log_probs"].view(2, -1).tolist(), strict=True):
+                row["reference_log_probs"] = pair
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         # here, so that `trainer_state.json` is the last file of a complete checkpoint
         save_anchor(output_dir, (whole(value) for _, value in self._reference), self.args.should_save)
 
+    def create_optimizer(self, *args, **kwargs):
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if self.args.offload and self._state_on_host is None:
+            self._state_on_host = StateOnHost(optimizer)
+        return optimizer
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
+        if self._state_on_host is not None:
+            self._state_on_host.park()
         if checkpoint is not None:
             check_anchor(checkpoint, (whole(value) for _, value in self._reference))

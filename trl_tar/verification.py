@@ -320,7 +320,9 @@ def check_demands(report: Report, adversaries: Sequence[Adversary]) -> None:
     """Raises `ValueError` for attacks that no honest report asks for, and that would never end or take all memory."""
     demands = [("max_length", report.config["max_length"], 2**20)]
     for adversary in adversaries:
-        demands += [(name, getattr(each, name) or 0, most) for each in adversary.sequence for name, most in MOST.items()]
+        demands += [
+            (name, getattr(each, name) or 0, most) for each in adversary.sequence for name, most in MOST.items()
+        ]
     for name, value, most in demands:
         if value > most:
             raise ValueError(

@@ -1,0 +1,301 @@
+"""Whether TAR fits a device, and how long it takes, from a model's configuration alone.
+
+The passes and optimizer steps of an outer step are made with tensors that have shapes and no content, and their storages
+counted; what lies around them is added up. So the model of memory has no constant that was fitted.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate.utils import convert_outputs_to_fp32
+from peft import get_peft_model
+from torch import nn
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, PretrainedConfig, Trainer
+
+from .adversary import Adversary
+from .bench import Cost
+from .gradients import Batch, LossFunction, consumed_gradient, mean_gradient
+from .ledger import Ledger
+from .losses import CHUNK, language_modeling_loss, max_entropy_loss
+from .simulation import create_optimizer, lora_config, next_token_logits
+from .tar_config import TARConfig
+
+
+RESERVED = 0.05  # of the device's memory, for the context of CUDA and what its allocator cannot use
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How memory is saved.
+
+    Args:
+        lora_r (`int`, *optional*):
+            Rank of a LoRA attack; all parameters by default.
+        offload, optimizer_in_backward, activation_checkpointing, bf16 (`bool`, *optional*):
+            As in [`TARConfig`].
+        devices (`int`, *optional*, defaults to `1`):
+            Devices that FSDP2 shards parameters, gradients and optimizers over.
+    """
+
+    lora_r: int | None = None
+    offload: bool = False
+    optimizer_in_backward: bool = False
+    activation_checkpointing: bool = False
+    bf16: bool = True
+    devices: int = 1
+
+    def __str__(self) -> str:
+        words = [
+            "all parameters" if self.lora_r is None else f"LoRA, rank {self.lora_r}",
+            "offload" * self.offload,
+            "optimizer in backward" * self.optimizer_in_backward,
+            "activation checkpointing" * self.activation_checkpointing,
+            f"FSDP2 on {self.devices}" * (self.devices > 1),
+        ]
+        return ", ".join(word for word in words if word)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one mode takes.
+
+    Args:
+        mode ([`Mode`]):
+            The mode.
+        moment (`str`):
+            Of the outer step, when a device holds most.
+        device, host (`dict[str, int]`):
+            Kind → bytes, on each device at that moment, and on the host.
+        flops (`float`):
+            Of an outer step, over all devices.
+    """
+
+    mode: Mode
+    moment: str
+    device: dict[str, int]
+    host: dict[str, int]
+    flops: float
+
+    @property
+    def device_bytes(self) -> int:
+        return sum(self.device.values())
+
+    @property
+    def host_bytes(self) -> int:
+        return sum(self.host.values())
+
+    def fits(self, device_memory: float) -> bool:
+        """Whether a device of so many bytes holds it, with 5 % left."""
+        return self.device_bytes <= (1 - RESERVED) * device_memory
+
+    def hours(self, steps: int, mfu: float, device_flops: float) -> float:
+        """Of so many outer steps at that share of a device's floating-point operations per second."""
+        return steps * self.flops / (mfu * device_flops * self.mode.devices) / 3600
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """Bytes that a pass adds to the state at most, of them those of its gradient, and its floating-point operations."""
+
+    peak: int
+    gradient: int
+    flops: int
+
+
+def plan(config: PretrainedConfig, cost: Cost, mode: Mode, optim: str = "schedule_free_adamw") -> Plan:
+    """Memory and floating-point operations of an outer step.
+
+    Args:
+        config ([`~transformers.PretrainedConfig`]):
+            Of the model; no weights are loaded.
+        cost ([`Cost`]):
+            Size of a step; its rows are shared by the devices.
+        mode ([`Mode`]):
+            How memory is saved.
+        optim (`str`, *optional*, defaults to `"schedule_free_adamw"`):
+            Outer optimizer, as in [`TARConfig`].
+    """
+    rows = math.ceil(cost.batch_size / mode.devices)
+    made = _measured(config.to_json_string(), type(config), rows, cost.length, replace(mode, offload=False, devices=1), optim)
+    sizes, passes = made
+    share = mode.devices
+    parameters = sizes["parameters"]
+    waiting = {  # what an attack does not read
+        "snapshot": sizes["snapshot"] // share,
+        "reference": parameters // share,
+        "outer optimizer": sizes["outer optimizer"] // share,
+    }
+    during_attack = {"retain gradient": parameters // share}
+    kept, hosted = ({}, {**waiting, **during_attack}) if mode.offload else (waiting, {})
+    weights = {"weights": sizes["snapshot"] // share}
+    attack = {
+        **({} if mode.offload else during_attack),
+        "L_TR's gradient": parameters // share,
+        "attack's optimizer": sizes["attack's optimizer"] // share,
+        **({"adapter": sizes["adapter"] // share} if sizes["adapter"] else {}),
+    }
+    back = {"reference, back on the device": parameters // share} if mode.offload else {}
+    fetched = {"outer optimizer": sizes["outer optimizer"] // share} if mode.offload else {}
+    unsharded = {"layers, unsharded": 2 * sizes["layers"]} if share > 1 else {}
+
+    def passing(name: str) -> dict[str, int]:
+        each = passes[name]
+        gradient = each.gradient // share
+        return {**unsharded, "gradient": gradient, "activations": max(0, each.peak - each.gradient)}
+
+    moments = {
+        "retain pass": {**weights, **kept, **back, **passing("retain")},
+        "step of the attack": {**weights, **kept, **attack, **passing("attack")},
+        "judgement": {**weights, **kept, **attack, **passing("judgement")},
+        "outer step": {**weights, **kept, **fetched, **passing("outer step")},
+    }
+    moment, device = max(moments.items(), key=lambda item: sum(item[1].values()))
+    judgements = cost.num_steps // cost.interval
+    per_attack = cost.num_steps * passes["attack"].flops + judgements * passes["judgement"].flops
+    flops = passes["retain"].flops + cost.adversaries * per_attack
+    return Plan(mode, moment, device, hosted, float(flops * cost.batch_size / rows))
+
+
+@cache
+def _measured(
+    config: str, config_class: type, rows: int, length: int, mode: Mode, optim: str
+) -> tuple[dict[str, int], dict[str, _Pass]]:
+    """Bytes of each kind of state, and the passes, on one device with all its state."""
+    fields = json.loads(config)
+    with FakeTensorMode():
+        whole, _ = _empty(config_class.from_dict(fields), None, mode)
+        attacked, adapter = _empty(config_class.from_dict(fields), mode.lora_r, mode)
+        ids = torch.zeros(rows, length, dtype=torch.long)
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+        outer = list(whole.parameters())
+        inner = adapter or list(attacked.parameters())
+        base = [p for p in attacked.parameters() if all(p is not a for a in adapter)]
+
+        def likelihood(model: nn.Module, batch: Batch):
+            return language_modeling_loss(next_token_logits(model, batch), batch["labels"])
+
+        passes = {"retain": _counted(whole, lambda: _retain(whole, outer, batch))}
+        for name, loss, parameters in (("attack", likelihood, inner), ("judgement", _entropy, base)):
+            passes[name] = _counted(attacked, _gradient(attacked, parameters, batch, loss, mode))
+        stepped, outer_state = _stepped(_outer_optimizer(optim, outer), outer)
+        passes["outer step"] = stepped
+        adversary = Adversary("plan", "plan", lora_r=mode.lora_r)
+        _, inner_state = _stepped(create_optimizer(attacked, inner, adversary), inner)
+        sizes = {
+            "parameters": sum(p.nbytes for p in outer),
+            "snapshot": sum(t.nbytes for t in (*outer, *whole.buffers())),
+            "outer optimizer": outer_state,
+            "attack's optimizer": inner_state,
+            "adapter": sum(p.nbytes for p in adapter),
+            "layers": _largest_layers(whole),
+        }
+    return sizes, passes
+
+
+def _empty(config: PretrainedConfig, lora_r: int | None, mode: Mode) -> tuple[nn.Module, list[nn.Parameter]]:
+    """A model whose tensors have no content, and the parameters of its LoRA adapter."""
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        if lora_r is not None:
+            model = get_peft_model(model, lora_config(Adversary("plan", "plan", lora_r=lora_r)), low_cpu_mem_usage=True)
+    made: dict[nn.Parameter, nn.Parameter] = {}  # tied ones stay tied
+    for module in model.modules():
+        for name, p in module._parameters.items():
+            if p is not None:
+                module._parameters[name] = made.setdefault(p, nn.Parameter(torch.empty(p.shape, dtype=p.dtype)))
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+    if mode.activation_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if mode.bf16:  # as accelerate does it
+        model.forward = convert_outputs_to_fp32(torch.autocast("cpu", torch.bfloat16)(model.forward))
+    return model.train(), [p for name, p in model.named_parameters() if "lora_" in name]
+
+
+def _counted(model: nn.Module, run: Callable[[], Iterable[torch.Tensor]]) -> _Pass:
+    """Runs a pass that returns its gradient."""
+    with (
+        FlopCounterMode(display=False) as flops,
+        Ledger([*model.parameters(), *model.buffers()]) as ledger,
+    ):
+        before = ledger.live
+        gradient = run()
+        held = sum(g.nbytes for g in gradient)
+    return _Pass(ledger.peak - before, held, flops.get_total_flops())
+
+
+def _retain(model: nn.Module, parameters: list[nn.Parameter], batch: Batch) -> list[torch.Tensor]:
+    """The reference's forward pass, and the retain gradient (Eq. 2, https://huggingface.co/papers/2408.00761)."""
+    arguments = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    arguments |= {"output_hidden_states": True, "use_cache": False}
+
+    def loss() -> torch.Tensor:
+        with torch.no_grad():
+            reference = model(**arguments).hidden_states
+        outputs = model(**arguments)
+        total, count = language_modeling_loss(outputs.logits, batch["labels"])
+        distances = [(h - r).norm(dim=-1).mean() for h, r in zip(outputs.hidden_states, reference, strict=True)]
+        return total / count + sum(distances)
+
+    return list(torch.autograd.grad(loss(), parameters, allow_unused=True))
+
+
+def _entropy(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """[`max_entropy_loss`] where no position is masked: how many are cannot be known without content."""
+    logits = next_token_logits(model, batch)
+    if logits.numel() > CHUNK:
+        return max_entropy_loss(logits, batch["labels"])
+    log_p = F.log_softmax(logits[:, :-1].flatten(0, 1).clone(), dim=-1)
+    return (log_p.exp() * log_p).sum(), torch.full((), len(log_p))
+
+
+def _gradient(
+    model: nn.Module, parameters: list[nn.Parameter], batch: Batch, loss: LossFunction, mode: Mode
+) -> Callable[[], list[torch.Tensor]]:
+    def whole() -> list[torch.Tensor]:
+        return mean_gradient(model, parameters, [batch], loss)[1]
+
+    def consumed() -> list[torch.Tensor]:
+        consumed_gradient(parameters, [batch], model, loss, lambda p, gradient: None)
+        return []
+
+    return consumed if mode.optimizer_in_backward else whole
+
+
+def _outer_optimizer(optim: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    optimizer_class, arguments = Trainer.get_optimizer_cls_and_kwargs(TARConfig("plan", optim=optim, bf16=False, use_cpu=True))
+    optimizer = optimizer_class(parameters, **arguments)
+    if hasattr(optimizer, "train"):  # Schedule-Free
+        optimizer.train()
+    return optimizer
+
+
+def _stepped(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> tuple[_Pass, int]:
+    """What a step adds to parameters and state, its gradient included, and the bytes of the state."""
+    for p in parameters:
+        p.grad = torch.empty_like(p)
+    optimizer.step()  # makes the state
+    held = [v for state in optimizer.state.values() for v in state.values() if torch.is_tensor(v)]
+    gradient = sum(p.grad.nbytes for p in parameters)
+    with Ledger([*parameters, *held, *(p.grad for p in parameters)]) as ledger:
+        before = ledger.live
+        optimizer.step()
+    for p in parameters:
+        p.grad = None
+    return _Pass(ledger.peak - before + gradient, gradient, 0), sum(v.nbytes for v in held)
+
+
+def _largest_layers(model: nn.Module) -> int:
+    """Bytes that FSDP2 gathers at once: what is in no decoder layer, and the largest layer."""
+    layers = max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len)
+    sizes = [sum(p.nbytes for p in layer.parameters()) for layer in layers]
+    return sum(p.nbytes for p in model.parameters()) - sum(sizes) + max(sizes)
