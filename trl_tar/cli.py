@@ -19,6 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_push(commands)
     _add_verify(commands)
     _add_compare(commands)
+    _add_plan(commands)
     _add_bench(commands)
     _add_evidence(commands)
     _add_evidence_suites(commands)
@@ -59,6 +60,12 @@ def main(arguments: list[str] | None = None) -> int:
             from .commands.compare import compare_command
 
             compare_command(**args)
+        elif command == "plan":
+            from .bench import Cost
+            from .commands.plan import plan_command
+
+            sizes = ("batch_size", "length", "num_steps", "interval", "adversaries")
+            plan_command(cost=Cost(**{name: args.pop(name) for name in sizes}), **args)
         elif command == "bench":
             from .commands.bench import bench
 
@@ -160,6 +167,26 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     )
 
 
+def _add_plan(commands: argparse._SubParsersAction) -> None:
+    plan = commands.add_parser("plan", help="whether TAR fits a device, with which options, and the hours it takes")
+    plan.add_argument("model", help="folder, config.json or Hub id; no weights are loaded")
+    plan.add_argument("--device-memory", type=_bytes, default="80GB", help="of each device, such as 80GB or 24GiB")
+    plan.add_argument("--devices", type=_at_least(1), default=1, help="devices there are")
+    plan.add_argument("--seq-len", dest="length", type=_at_least(2), default=256, help="tokens of each row")
+    plan.add_argument("--batch-size", type=_at_least(1), default=8, help="rows of each batch, over all devices")
+    plan.add_argument("--attack-steps", dest="num_steps", type=_at_least(1), default=64, help="steps of each attack")
+    plan.add_argument("--interval", type=_at_least(1), default=4, help="attack steps from one judgement to the next")
+    plan.add_argument("--adversaries", type=_at_least(1), default=1, help="attacks in each outer step")
+    plan.add_argument("--lora-r", type=_at_least(1), default=16, help="rank of the LoRA attack that is looked at too")
+    plan.add_argument("--no-bf16", dest="bf16", action="store_false", help="without bfloat16 autocast")
+    plan.add_argument("--steps", type=_at_least(1), default=750, help="outer steps")
+    plan.add_argument("--mfu", type=_share, default=0.4, help="share of the device's FLOP/s that is reached")
+    plan.add_argument(
+        "--device-flops", type=_positive, default=989e12, help="FLOP/s of a device; an H100's in bfloat16"
+    )
+    plan.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
+
+
 def _add_bench(commands: argparse._SubParsersAction) -> None:
     bench = commands.add_parser("bench", help="time and memory of an outer step, beside the bare loop's")
     bench.add_argument(
@@ -210,6 +237,31 @@ def _at_least(low: int):
         return int(text)
 
     return number
+
+
+def _bytes(text: str) -> float:
+    from .commands.plan import bytes_of
+
+    try:
+        return bytes_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def _share(text: str) -> float:
+    if _positive(text) > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and up to 1")
+    return float(text)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """What an attack does not read waits on the host while it runs, so that a device holds 20 bytes per parameter at most."""
 
-from typing import Any
-
 import torch
 
 from .sharding import local
@@ -21,34 +19,54 @@ def to_host(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class StateOnHost:
-    """Keeps the state of an optimizer on the host but for the time of its step.
+    """Keeps the state of an optimizer on the host, and steps one parameter at a time, whose state is fetched for that.
 
-    Moved by hooks on its step: what `load_state_dict` is given, it would cast to the device of the parameters.
+    The rooms are not left to `load_state_dict`, which casts what it is given to the device of the parameters.
 
     Args:
         optimizer ([`~torch.optim.Optimizer`]):
-            Any whose state is found by parameter and name.
+            One whose state is found by parameter and name, and that steps each parameter alone.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer):
         self.optimizer = optimizer
         self._rooms: dict[tuple[torch.Tensor, str], torch.Tensor] = {}
-        optimizer.register_step_pre_hook(self._fetch)
-        optimizer.register_step_post_hook(self.park)
+        self._step_all = optimizer.step
+        optimizer.step = self.step
 
-    def park(self, *_: Any) -> None:
-        """Moves the state to the host."""
-        for p, state in self.optimizer.state.items():
-            for name, value in state.items():
-                if torch.is_tensor(value) and value.numel() > 1:  # counters stay where the optimizer wants them
-                    room = self._rooms.get((p, name))
-                    if room is None:
-                        room = self._rooms[p, name] = host_like(value)
-                    if room is not value:
-                        state[name] = room.copy_(value)
+    def step(self, closure: None = None) -> None:
+        """One step of all parameters."""
+        groups = self.optimizer.param_groups
+        try:
+            for group in groups:
+                after = group
+                for p in group["params"]:
+                    after = {**group, "params": [p]}  # with the counters of before for each
+                    self.optimizer.param_groups = [after]
+                    self._fetch(p)
+                    self._step_all()
+                    self._park(p)
+                group.update({name: value for name, value in after.items() if name != "params"})
+        finally:
+            self.optimizer.param_groups = groups
 
-    def _fetch(self, *_: Any) -> None:
-        for (p, name), room in self._rooms.items():
-            if self.optimizer.state[p].get(name) is room:  # not so where a state was loaded since
-                value = torch.empty_like(room, device=p.device)
-                self.optimizer.state[p][name] = value.copy_(room, non_blocking=True)
+    def park(self) -> None:
+        """Moves the state to the host, for one that was loaded."""
+        for p in self.optimizer.state:
+            self._park(p)
+
+    def _park(self, p: torch.Tensor) -> None:
+        state = self.optimizer.state[p]
+        for name, value in state.items():
+            if torch.is_tensor(value) and value.numel() > 1:  # counters stay where the optimizer wants them
+                room = self._rooms.get((p, name))
+                if room is None:
+                    room = self._rooms[p, name] = host_like(value)
+                if room is not value:
+                    state[name] = room.copy_(value)
+
+    def _fetch(self, p: torch.Tensor) -> None:
+        state = self.optimizer.state[p]
+        for name, value in state.items():
+            if value is self._rooms.get((p, name)):  # not so where a state was loaded since
+                state[name] = torch.empty_like(value, device=p.device).copy_(value, non_blocking=True)

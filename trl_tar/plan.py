@@ -6,7 +6,7 @@ counted; what lies around them is added up. So the model of memory has no consta
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -25,6 +25,7 @@ from .bench import Cost
 from .gradients import Batch, LossFunction, consumed_gradient, mean_gradient
 from .ledger import Ledger
 from .losses import CHUNK, language_modeling_loss, max_entropy_loss
+from .offload import StateOnHost
 from .simulation import create_optimizer, lora_config, next_token_logits
 from .tar_config import TARConfig
 
@@ -124,7 +125,9 @@ def plan(config: PretrainedConfig, cost: Cost, mode: Mode, optim: str = "schedul
             Outer optimizer, as in [`TARConfig`].
     """
     rows = math.ceil(cost.batch_size / mode.devices)
-    made = _measured(config.to_json_string(), type(config), rows, cost.length, replace(mode, offload=False, devices=1), optim)
+    made = _measured(
+        config.to_json_string(), type(config), rows, cost.length, replace(mode, offload=False, devices=1), optim
+    )
     sizes, passes = made
     share = mode.devices
     parameters = sizes["parameters"]
@@ -142,8 +145,7 @@ def plan(config: PretrainedConfig, cost: Cost, mode: Mode, optim: str = "schedul
         "attack's optimizer": sizes["attack's optimizer"] // share,
         **({"adapter": sizes["adapter"] // share} if sizes["adapter"] else {}),
     }
-    back = {"reference, back on the device": parameters // share} if mode.offload else {}
-    fetched = {"outer optimizer": sizes["outer optimizer"] // share} if mode.offload else {}
+    back = {"reference": parameters // share} if mode.offload else {}
     unsharded = {"layers, unsharded": 2 * sizes["layers"]} if share > 1 else {}
 
     def passing(name: str) -> dict[str, int]:
@@ -152,15 +154,16 @@ def plan(config: PretrainedConfig, cost: Cost, mode: Mode, optim: str = "schedul
         return {**unsharded, "gradient": gradient, "activations": max(0, each.peak - each.gradient)}
 
     moments = {
-        "retain pass": {**weights, **kept, **back, **passing("retain")},
-        "step of the attack": {**weights, **kept, **attack, **passing("attack")},
+        "reference's pass": {**weights, **kept, **back, **passing("reference")},
+        "retain pass": {**weights, **kept, **passing("retain")},
+        "attack's pass": {**weights, **kept, **attack, **passing("attack")},
         "judgement": {**weights, **kept, **attack, **passing("judgement")},
-        "outer step": {**weights, **kept, **fetched, **passing("outer step")},
+        "outer step": {**weights, **kept, **passing("outer step, offloaded" if mode.offload else "outer step")},
     }
     moment, device = max(moments.items(), key=lambda item: sum(item[1].values()))
     judgements = cost.num_steps // cost.interval
     per_attack = cost.num_steps * passes["attack"].flops + judgements * passes["judgement"].flops
-    flops = passes["retain"].flops + cost.adversaries * per_attack
+    flops = passes["reference"].flops + passes["retain"].flops + cost.adversaries * per_attack
     return Plan(mode, moment, device, hosted, float(flops * cost.batch_size / rows))
 
 
@@ -182,11 +185,15 @@ def _measured(
         def likelihood(model: nn.Module, batch: Batch):
             return language_modeling_loss(next_token_logits(model, batch), batch["labels"])
 
-        passes = {"retain": _counted(whole, lambda: _retain(whole, outer, batch))}
+        reference = [torch.empty(0)]
+        passes = {"reference": _counted(whole, lambda: _hidden_states(whole, batch, reference))}
+        passes["retain"] = _counted(whole, lambda: _retain(whole, outer, batch, reference), reference)
         for name, loss, parameters in (("attack", likelihood, inner), ("judgement", _entropy, base)):
             passes[name] = _counted(attacked, _gradient(attacked, parameters, batch, loss, mode))
-        stepped, outer_state = _stepped(_outer_optimizer(optim, outer), outer)
-        passes["outer step"] = stepped
+        passes["outer step"], outer_state = _stepped(_outer_optimizer(optim, outer), outer)
+        offloaded = _outer_optimizer(optim, outer)
+        StateOnHost(offloaded)
+        passes["outer step, offloaded"], _ = _stepped(offloaded, outer)
         adversary = Adversary("plan", "plan", lora_r=mode.lora_r)
         _, inner_state = _stepped(create_optimizer(attacked, inner, adversary), inner)
         sizes = {
@@ -221,32 +228,44 @@ def _empty(config: PretrainedConfig, lora_r: int | None, mode: Mode) -> tuple[nn
     return model.train(), [p for name, p in model.named_parameters() if "lora_" in name]
 
 
-def _counted(model: nn.Module, run: Callable[[], Iterable[torch.Tensor]]) -> _Pass:
-    """Runs a pass that returns its gradient."""
-    with (
-        FlopCounterMode(display=False) as flops,
-        Ledger([*model.parameters(), *model.buffers()]) as ledger,
-    ):
-        before = ledger.live
+def _counted(
+    model: nn.Module, run: Callable[[], Iterable[torch.Tensor]], held_before: Sequence[torch.Tensor] = ()
+) -> _Pass:
+    """Runs a pass that returns its gradient. What was held before it counts as its activations, beside the model."""
+    known = Ledger([*model.parameters(), *model.buffers(), *held_before])
+    before = known.live - sum(t.nbytes for t in held_before)
+    with FlopCounterMode(display=False) as flops, known as ledger:
         gradient = run()
         held = sum(g.nbytes for g in gradient)
     return _Pass(ledger.peak - before, held, flops.get_total_flops())
 
 
-def _retain(model: nn.Module, parameters: list[nn.Parameter], batch: Batch) -> list[torch.Tensor]:
-    """The reference's forward pass, and the retain gradient (Eq. 2, https://huggingface.co/papers/2408.00761)."""
+def _hidden_states(model: nn.Module, batch: Batch, kept: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The forward pass of the anchor's reference, which keeps its hidden states."""
+    with torch.no_grad():
+        kept[:] = _outputs(model, batch).hidden_states
+    return []
+
+
+def _outputs(model: nn.Module, batch: Batch) -> Any:
     arguments = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-    arguments |= {"output_hidden_states": True, "use_cache": False}
+    return model(**arguments, output_hidden_states=True, use_cache=False)
+
+
+def _retain(
+    model: nn.Module, parameters: list[nn.Parameter], batch: Batch, reference: list[torch.Tensor]
+) -> list[torch.Tensor]:
+    """The retain gradient (Eq. 2, https://huggingface.co/papers/2408.00761), where no position is masked."""
 
     def loss() -> torch.Tensor:
-        with torch.no_grad():
-            reference = model(**arguments).hidden_states
-        outputs = model(**arguments)
+        outputs = _outputs(model, batch)
         total, count = language_modeling_loss(outputs.logits, batch["labels"])
         distances = [(h - r).norm(dim=-1).mean() for h, r in zip(outputs.hidden_states, reference, strict=True)]
+        reference.clear()
         return total / count + sum(distances)
 
-    return list(torch.autograd.grad(loss(), parameters, allow_unused=True))
+    gradient = torch.autograd.grad(loss(), parameters, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradient, strict=True)]
 
 
 def _entropy(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -272,7 +291,9 @@ def _gradient(
 
 
 def _outer_optimizer(optim: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    optimizer_class, arguments = Trainer.get_optimizer_cls_and_kwargs(TARConfig("plan", optim=optim, bf16=False, use_cpu=True))
+    optimizer_class, arguments = Trainer.get_optimizer_cls_and_kwargs(
+        TARConfig("plan", optim=optim, bf16=False, use_cpu=True)
+    )
     optimizer = optimizer_class(parameters, **arguments)
     if hasattr(optimizer, "train"):  # Schedule-Free
         optimizer.train()
@@ -286,7 +307,7 @@ def _stepped(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -
     optimizer.step()  # makes the state
     held = [v for state in optimizer.state.values() for v in state.values() if torch.is_tensor(v)]
     gradient = sum(p.grad.nbytes for p in parameters)
-    with Ledger([*parameters, *held, *(p.grad for p in parameters)]) as ledger:
+    with Ledger([*parameters, *held, *[p.grad for p in parameters if p.grad is not None]]) as ledger:
         before = ledger.live
         optimizer.step()
     for p in parameters:

@@ -1,0 +1,161 @@
+"""`trl-tar plan`: whether TAR fits, with which options, and how long it takes."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from transformers import AutoConfig, PretrainedConfig
+
+from ..bench import Cost
+from ..plan import Mode, Plan, plan
+from .demo import quiet
+
+
+UNITS = {"MB": 1e6, "GB": 1e9, "TB": 1e12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+MOST_DEVICES = 4096
+
+
+def plan_command(
+    model: str,
+    device_memory: float,
+    devices: int,
+    cost: Cost,
+    lora_r: int,
+    bf16: bool,
+    steps: int,
+    mfu: float,
+    device_flops: float,
+    as_json: bool = False,
+) -> list[Plan]:
+    """Prints what each mode takes, and which are the first that fit.
+
+    Args:
+        model (`str`):
+            Folder, `config.json` or Hub id.
+        device_memory (`float`):
+            Bytes of a device.
+        devices (`int`):
+            Devices there are.
+        cost ([`Cost`]):
+            Size of a step.
+        lora_r (`int`):
+            Rank of the LoRA attack that is looked at beside the one on all parameters.
+        bf16 (`bool`):
+            Autocast.
+        steps (`int`), mfu (`float`), device_flops (`float`):
+            Outer steps, and floating-point operations per second of a device, with the share of them that is reached.
+        as_json (`bool`, *optional*, defaults to `False`):
+            Print JSON.
+    """
+    quiet()
+    config = read_config(model)
+    plans = [made(config, cost, mode) for mode in modes(devices, lora_r, bf16)]
+    if not any(each.fits(device_memory) for each in plans):
+        plans += more_devices(config, cost, devices, lora_r, bf16, device_memory)
+    if as_json:
+        found = [
+            {**asdict(each), "fits": each.fits(device_memory), "hours": each.hours(steps, mfu, device_flops)}
+            for each in plans
+        ]
+        print(json.dumps(found, indent=1))
+        return plans
+    console = Console()
+    console.print(_table(plans, device_memory, steps, mfu, device_flops))
+    for sentence in sentences(plans, device_memory):
+        console.print(escape(sentence), highlight=False, soft_wrap=True)
+    console.print(
+        f"Memory and FLOPs of one outer step: {cost.passes} passes of {cost.batch_size} × {cost.length} tokens over all "
+        f"devices. Hours of {steps} steps at {mfu:.0%} of {device_flops / 1e12:.0f} TFLOP/s.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return plans
+
+
+def read_config(model: str) -> PretrainedConfig:
+    """Configuration of a folder, a `config.json` or a Hub id; `ValueError` where there is none."""
+    try:
+        return AutoConfig.from_pretrained(model, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"{model!r} gives no configuration ({reason}). Give a folder, a config.json or a Hub id."
+        ) from error
+
+
+def modes(devices: int, lora_r: int, bf16: bool) -> list[Mode]:
+    """Those to look at, the fastest first."""
+    savings: list[dict[str, bool]] = [{}, {"activation_checkpointing": True}]
+    if devices == 1:
+        offload = {"offload": True}
+        lean = {**offload, "optimizer_in_backward": True}
+        savings = [{}, offload, lean, {**lean, "activation_checkpointing": True}]
+    return [Mode(rank, bf16=bf16, devices=devices, **saving) for rank in (None, lora_r) for saving in savings]
+
+
+def made(config: PretrainedConfig, cost: Cost, mode: Mode) -> Plan:
+    """[`plan`]; `ValueError` for a model that is no causal language model."""
+    try:
+        return plan(config, cost, mode)
+    except (ValueError, AttributeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"A model of type {config.model_type!r} cannot be planned ({reason}). Use a causal language model."
+        ) from error
+
+
+def more_devices(
+    config: PretrainedConfig, cost: Cost, devices: int, lora_r: int, bf16: bool, device_memory: float
+) -> Iterator[Plan]:
+    """For each kind of attack the smallest power of two of devices, above those there are, that FSDP2 makes it fit on."""
+    for rank in (None, lora_r):
+        count = 2 ** devices.bit_length()
+        while count <= MOST_DEVICES:
+            found = made(config, cost, Mode(rank, activation_checkpointing=True, bf16=bf16, devices=count))
+            if found.fits(device_memory):
+                yield found
+                break
+            count *= 2
+
+
+def sentences(plans: list[Plan], device_memory: float) -> Iterator[str]:
+    """The first mode of each kind of attack that fits."""
+    for what, lora in (("An attack on all parameters", False), ("A LoRA attack", True)):
+        of_kind = [each for each in plans if (each.mode.lora_r is not None) == lora]
+        fitting = next((each for each in of_kind if each.fits(device_memory)), None)
+        if fitting is None:
+            yield f"{what} does not fit. Take more devices or more memory, or shorter and fewer rows."
+        else:
+            yield f"{what} fits with: {fitting.mode} (fullest in the {fitting.moment})."
+
+
+def _table(plans: list[Plan], device_memory: float, steps: int, mfu: float, device_flops: float) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("\nmode", overflow="fold")
+    for column in ("GB on\na device", "GB on\nthe host", "\nfits", "PFLOP\na step", "\nhours"):
+        table.add_column(column, justify="right")
+    for each in plans:
+        fits = each.fits(device_memory)
+        table.add_row(
+            escape(str(each.mode)),
+            f"{each.device_bytes / 1e9:.1f}",
+            f"{each.host_bytes / 1e9:.1f}",
+            "yes" if fits else "no",
+            f"{each.flops / 1e15:.2f}",
+            f"{each.hours(steps, mfu, device_flops):.1f}",
+            style=None if fits else "dim",
+        )
+    return table
+
+
+def bytes_of(text: str) -> float:
+    """Bytes of text such as "80GB" or "24GiB"."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]i?B)", text.strip(), re.IGNORECASE)
+    if found is None or found[2].upper() not in UNITS or not float(found[1]):
+        raise ValueError(f"{text!r} is no size of a memory. Use one such as 80GB or 24GiB.")
+    return float(found[1]) * UNITS[found[2].upper()]
