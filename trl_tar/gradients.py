@@ -3,7 +3,8 @@
 Losses come as (sum, count) pairs, so that every gradient is that of a mean over all micro-batches and devices.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -28,10 +29,11 @@ def mean_gradient(
     totals: list[torch.Tensor | None] = [None] * len(parameters)
     sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss, count
     for batch in micro_batches:
-        loss, count = loss_function(model, batch)
-        if FILLER in batch:
-            loss, count = loss * 0, count * 0
-        gradients = _gradients(model, loss, parameters)
+        with _alone_required(model, parameters):
+            loss, count = loss_function(model, batch)
+            if FILLER in batch:
+                loss, count = loss * 0, count * 0
+            gradients = _gradients(model, loss, parameters)
         sums += torch.stack([loss.detach().double(), count.double()])
         totals = [
             gradient if total is None else total if gradient is None else total.add_(gradient)
@@ -59,7 +61,6 @@ def consumed_gradient(
         `torch.Tensor` of shape `(2,)`: sum of the loss, and count.
     """
     (batch,) = micro_batches
-    loss, count = loss_function(model, batch)
     left = dict.fromkeys(parameters)
 
     def known(p: nn.Parameter) -> None:
@@ -69,13 +70,31 @@ def consumed_gradient(
 
     hooks = [p.register_post_accumulate_grad_hook(known) for p in parameters]
     try:
-        torch.autograd.backward(loss, inputs=parameters)
+        with _alone_required(model, parameters):
+            loss, count = loss_function(model, batch)
+            torch.autograd.backward(loss, inputs=parameters)
     finally:
         for hook in hooks:
             hook.remove()
     for p in left:
         consume(p, torch.zeros_like(p))
     return torch.stack([loss.detach().double(), count.double()])
+
+
+@contextmanager
+def _alone_required(model: nn.Module, parameters: list[nn.Parameter]) -> Iterator[None]:
+    """No other parameter asks for a gradient: autograd would keep the activations for it, until the graph is gone."""
+    wanted = set(parameters)
+    others = [p for p in model.parameters() if p.requires_grad and p not in wanted]
+    if isinstance(parameters[0], DTensor):  # FSDP2 sets its buffers up for those that asked first
+        others = []
+    for p in others:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in others:
+            p.requires_grad_(True)
 
 
 def means(sums: list[torch.Tensor]) -> list[float]:

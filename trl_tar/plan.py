@@ -6,7 +6,7 @@ counted; what lies around them is added up. So the model of memory has no consta
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -104,11 +104,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Pass:
-    """Bytes that a pass adds to the state at most, of them those of its gradient, and its floating-point operations."""
+    """Bytes that a pass adds to the state at most, and of them those of its gradient."""
 
     peak: int
     gradient: int
-    flops: int
 
 
 def plan(config: PretrainedConfig, cost: Cost, mode: Mode, optim: str = "schedule_free_adamw") -> Plan:
@@ -125,10 +124,9 @@ def plan(config: PretrainedConfig, cost: Cost, mode: Mode, optim: str = "schedul
             Outer optimizer, as in [`TARConfig`].
     """
     rows = math.ceil(cost.batch_size / mode.devices)
-    made = _measured(
-        config.to_json_string(), type(config), rows, cost.length, replace(mode, offload=False, devices=1), optim
-    )
-    sizes, passes = made
+    described = (config.to_json_string(), type(config), rows, cost.length)
+    sizes, passes = _measured(*described, replace(mode, devices=1), optim)
+    flops = _flops(*described, Mode(mode.lora_r, activation_checkpointing=mode.activation_checkpointing, bf16=False))
     share = mode.devices
     parameters = sizes["parameters"]
     waiting = {  # what an attack does not read
@@ -162,9 +160,9 @@ def plan(config: PretrainedConfig, cost: Cost, mode: Mode, optim: str = "schedul
     }
     moment, device = max(moments.items(), key=lambda item: sum(item[1].values()))
     judgements = cost.num_steps // cost.interval
-    per_attack = cost.num_steps * passes["attack"].flops + judgements * passes["judgement"].flops
-    flops = passes["reference"].flops + passes["retain"].flops + cost.adversaries * per_attack
-    return Plan(mode, moment, device, hosted, float(flops * cost.batch_size / rows))
+    per_attack = cost.num_steps * flops["attack"] + judgements * flops["judgement"]
+    total = flops["reference"] + flops["retain"] + cost.adversaries * per_attack
+    return Plan(mode, moment, device, hosted, total * cost.batch_size / rows)
 
 
 @cache
@@ -172,39 +170,77 @@ def _measured(
     config: str, config_class: type, rows: int, length: int, mode: Mode, optim: str
 ) -> tuple[dict[str, int], dict[str, _Pass]]:
     """Bytes of each kind of state, and the passes, on one device with all its state."""
-    fields = json.loads(config)
+    passes = {}
     with FakeTensorMode():
-        whole, _ = _empty(config_class.from_dict(fields), None, mode)
-        attacked, adapter = _empty(config_class.from_dict(fields), mode.lora_r, mode)
-        ids = torch.zeros(rows, length, dtype=torch.long)
-        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
-        outer = list(whole.parameters())
-        inner = adapter or list(attacked.parameters())
-        base = [p for p in attacked.parameters() if all(p is not a for a in adapter)]
-
-        def likelihood(model: nn.Module, batch: Batch):
-            return language_modeling_loss(next_token_logits(model, batch), batch["labels"])
-
-        reference = [torch.empty(0)]
-        passes = {"reference": _counted(whole, lambda: _hidden_states(whole, batch, reference))}
-        passes["retain"] = _counted(whole, lambda: _retain(whole, outer, batch, reference), reference)
-        for name, loss, parameters in (("attack", likelihood, inner), ("judgement", _entropy, base)):
-            passes[name] = _counted(attacked, _gradient(attacked, parameters, batch, loss, mode))
+        models = _Models.of(config, config_class, mode)
+        for name, (model, run) in models.passes(rows, length, mode).items():
+            passes[name] = _held(model, run, models.reference)
+        outer, inner = list(models.whole.parameters()), models.attacking
         passes["outer step"], outer_state = _stepped(_outer_optimizer(optim, outer), outer)
         offloaded = _outer_optimizer(optim, outer)
         StateOnHost(offloaded)
         passes["outer step, offloaded"], _ = _stepped(offloaded, outer)
         adversary = Adversary("plan", "plan", lora_r=mode.lora_r)
-        _, inner_state = _stepped(create_optimizer(attacked, inner, adversary), inner)
+        _, inner_state = _stepped(create_optimizer(models.attacked, inner, adversary), inner)
         sizes = {
             "parameters": sum(p.nbytes for p in outer),
-            "snapshot": sum(t.nbytes for t in (*outer, *whole.buffers())),
+            "snapshot": sum(t.nbytes for t in (*outer, *models.whole.buffers())),
             "outer optimizer": outer_state,
             "attack's optimizer": inner_state,
-            "adapter": sum(p.nbytes for p in adapter),
-            "layers": _largest_layers(whole),
+            "adapter": 0 if mode.lora_r is None else sum(p.nbytes for p in inner),
+            "layers": _largest_layers(models.whole),
         }
     return sizes, passes
+
+
+@cache
+def _flops(config: str, config_class: type, rows: int, length: int, mode: Mode) -> dict[str, int]:
+    """Floating-point operations of each pass; counted apart, as the counter holds tensors that a training would free."""
+    found = {}
+    with FakeTensorMode():
+        models = _Models.of(config, config_class, mode)
+        for name, (_, run) in models.passes(rows, length, mode).items():
+            with FlopCounterMode(display=False) as flops:
+                run()
+            found[name] = flops.get_total_flops()
+    return found
+
+
+@dataclass(frozen=True)
+class _Models:
+    """The model, the one under attack, what the attack trains, and the reference's hidden states once they are made."""
+
+    whole: nn.Module
+    attacked: nn.Module
+    attacking: list[nn.Parameter]
+    reference: list[torch.Tensor]
+
+    @classmethod
+    def of(cls, config: str, config_class: type, mode: Mode) -> "_Models":
+        fields = json.loads(config)
+        whole, _ = _empty(config_class.from_dict(fields), None, mode)
+        attacked, adapter = _empty(config_class.from_dict(fields), mode.lora_r, mode)
+        return cls(whole, attacked, adapter or list(attacked.parameters()), [])
+
+    def passes(
+        self, rows: int, length: int, mode: Mode
+    ) -> dict[str, tuple[nn.Module, Callable[[], list[torch.Tensor]]]]:
+        """Name → model, and what makes the pass and returns its gradient; in the order of an outer step."""
+        ids = torch.zeros(rows, length, dtype=torch.long)
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+        adapter = set() if mode.lora_r is None else set(self.attacking)
+        base = [p for p in self.attacked.parameters() if p not in adapter]
+        outer = list(self.whole.parameters())
+
+        def likelihood(model: nn.Module, batch: Batch):
+            return language_modeling_loss(next_token_logits(model, batch), batch["labels"])
+
+        return {
+            "reference": (self.whole, lambda: _hidden_states(self.whole, batch, self.reference)),
+            "retain": (self.whole, lambda: _retain(self.whole, outer, batch, self.reference)),
+            "attack": (self.attacked, _gradient(self.attacked, self.attacking, batch, likelihood, mode)),
+            "judgement": (self.attacked, _gradient(self.attacked, base, batch, _entropy, mode)),
+        }
 
 
 def _empty(config: PretrainedConfig, lora_r: int | None, mode: Mode) -> tuple[nn.Module, list[nn.Parameter]]:
@@ -224,20 +260,18 @@ def _empty(config: PretrainedConfig, lora_r: int | None, mode: Mode) -> tuple[nn
     if mode.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if mode.bf16:  # as accelerate does it
-        model.forward = convert_outputs_to_fp32(torch.autocast("cpu", torch.bfloat16)(model.forward))
+        autocast = torch.autocast("cpu", torch.bfloat16, cache_enabled=not mode.offload)
+        model.forward = convert_outputs_to_fp32(autocast(model.forward))
     return model.train(), [p for name, p in model.named_parameters() if "lora_" in name]
 
 
-def _counted(
-    model: nn.Module, run: Callable[[], Iterable[torch.Tensor]], held_before: Sequence[torch.Tensor] = ()
-) -> _Pass:
-    """Runs a pass that returns its gradient. What was held before it counts as its activations, beside the model."""
+def _held(model: nn.Module, run: Callable[[], list[torch.Tensor]], held_before: Sequence[torch.Tensor] = ()) -> _Pass:
+    """Runs a pass. What was held before it counts as its activations, beside the model."""
     known = Ledger([*model.parameters(), *model.buffers(), *held_before])
     before = known.live - sum(t.nbytes for t in held_before)
-    with FlopCounterMode(display=False) as flops, known as ledger:
-        gradient = run()
-        held = sum(g.nbytes for g in gradient)
-    return _Pass(ledger.peak - before, held, flops.get_total_flops())
+    with known as ledger:
+        gradient = sum(g.nbytes for g in run())
+    return _Pass(ledger.peak - before, gradient)
 
 
 def _hidden_states(model: nn.Module, batch: Batch, kept: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -312,7 +346,7 @@ def _stepped(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -
         optimizer.step()
     for p in parameters:
         p.grad = None
-    return _Pass(ledger.peak - before + gradient, gradient, 0), sum(v.nbytes for v in held)
+    return _Pass(ledger.peak - before + gradient, gradient), sum(v.nbytes for v in held)
 
 
 def _largest_layers(model: nn.Module) -> int:

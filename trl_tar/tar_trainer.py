@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate.utils import AutocastKwargs
 from datasets import Dataset
 from peft import PeftModel
 from torch import nn
@@ -179,6 +180,8 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         check_launch(self)
         check_memory_modes(args, self.adversaries, self.is_fsdp_enabled)
         check_retain_rows(self)
+        if args.offload:  # autocast would keep a copy of all weights in bfloat16 through each pass
+            self.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
 
         self.ref_model = ref_model
         if ref_model is not None:

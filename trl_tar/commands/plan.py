@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from rich import box
 from rich.console import Console
@@ -55,8 +55,9 @@ def plan_command(
     quiet()
     config = read_config(model)
     plans = [made(config, cost, mode) for mode in modes(devices, lora_r, bf16)]
-    if not any(each.fits(device_memory) for each in plans):
-        plans += more_devices(config, cost, devices, lora_r, bf16, device_memory)
+    for rank in (None, lora_r):
+        if not any(each.fits(device_memory) for each in plans if each.mode.lora_r == rank):
+            plans += on_more_devices(config, cost, Mode(rank, bf16=bf16, devices=devices), device_memory)
     if as_json:
         found = [
             {**asdict(each), "fits": each.fits(device_memory), "hours": each.hours(steps, mfu, device_flops)}
@@ -109,18 +110,15 @@ def made(config: PretrainedConfig, cost: Cost, mode: Mode) -> Plan:
         ) from error
 
 
-def more_devices(
-    config: PretrainedConfig, cost: Cost, devices: int, lora_r: int, bf16: bool, device_memory: float
-) -> Iterator[Plan]:
-    """For each kind of attack the smallest power of two of devices, above those there are, that FSDP2 makes it fit on."""
-    for rank in (None, lora_r):
-        count = 2 ** devices.bit_length()
-        while count <= MOST_DEVICES:
-            found = made(config, cost, Mode(rank, activation_checkpointing=True, bf16=bf16, devices=count))
-            if found.fits(device_memory):
-                yield found
-                break
-            count *= 2
+def on_more_devices(config: PretrainedConfig, cost: Cost, mode: Mode, device_memory: float) -> list[Plan]:
+    """The smallest power of two of devices, above those of the mode, on which it fits with FSDP2; none where there is none."""
+    count = 2 ** mode.devices.bit_length()
+    while count <= MOST_DEVICES:
+        found = made(config, cost, replace(mode, activation_checkpointing=True, devices=count))
+        if found.fits(device_memory):
+            return [found]
+        count *= 2
+    return []
 
 
 def sentences(plans: list[Plan], device_memory: float) -> Iterator[str]:
