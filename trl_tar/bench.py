@@ -27,6 +27,7 @@ from transformers import (
 from transformers.utils import logging
 
 from .adversary import Adversary
+from .ledger import measure_memory
 from .red_teaming.runner import environment
 from .tar_config import TARConfig
 from .tar_trainer import TARTrainer
@@ -35,6 +36,12 @@ from .testbed.smollm2 import smollm2_path
 
 
 MODELS = {"world": lambda: knowledge_model_path(KnowledgeWorld(0)), "smollm2": smollm2_path}
+OFFLOAD = {"offload": True}
+MODES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "offload": OFFLOAD,
+    "offload, optimizer in backward": {**OFFLOAD, "optimizer_in_backward": True},
+}
 WARM_UP = 2  # steps that are not counted: memory, and the state of optimizers, is made there
 
 
@@ -207,7 +214,8 @@ def measure(model: str, cost: Cost, steps: int = 20) -> dict[str, Any]:
 
     Returns:
         `dict`: `ratio` (median with its 95 % interval over pairs), `seconds` of both, `peak_memory` of both in bytes, each in
-        a process of its own, and their ratio, `num_parameters`, `passes`, `cost` and `environment`.
+        a process of its own, and their ratio, `state` (memory mode → kind → bytes per parameter on `device` and `host`, at
+        the last step of an attack), `num_parameters`, `passes`, `cost` and `environment`.
     """
     torch.set_num_threads(1)
     times = _times(model, cost, steps)
@@ -223,6 +231,7 @@ def measure(model: str, cost: Cost, steps: int = 20) -> dict[str, Any]:
             "bare_loop": statistics.median(bare for _, bare in times),
         },
         "peak_memory": {**peaks, "ratio": peaks["trainer"] / peaks["bare_loop"]},
+        "state": {name: _in_own_process(_state, model, cost, settings) for name, settings in MODES.items()},
         "environment": environment(),
     }
 
@@ -244,17 +253,14 @@ def _times(model: str, cost: Cost, steps: int) -> list[tuple[float, float]]:
     return alternating.times[WARM_UP:]
 
 
-def _in_own_process(function: Callable[..., int], *arguments: Any) -> int:
+def _in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def _peak(name: str, model: str, cost: Cost, steps: int = 2) -> int:
     """Bytes: resident in this process at most, or allocated on the GPU at most."""
-    torch.set_num_threads(1)
-    logging.disable_progress_bar()
-    disable_progress_bars()
-    loaded, tokenizer = load_model(model)
+    loaded, tokenizer = _quietly_loaded(model)
     if name == "bare_loop":
         bare = BareLoop(loaded, cost)
         for _ in range(steps):
@@ -267,6 +273,23 @@ def _peak(name: str, model: str, cost: Cost, steps: int = 2) -> int:
     # not resource.getrusage: its peak of a new process begins with that of the process which started it
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+
+
+def _state(model: str, cost: Cost, settings: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Kind → place → bytes per parameter."""
+    loaded, tokenizer = _quietly_loaded(model)
+    count = loaded.num_parameters()
+    with tempfile.TemporaryDirectory() as folder:
+        kinds, _ = measure_memory(trainer_for(loaded, tokenizer, cost, 2, Path(folder), **settings))
+    return {kind: {place: bytes / count for place, bytes in places.items()} for kind, places in kinds.items()}
+
+
+def _quietly_loaded(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """In a process of its own."""
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+    disable_progress_bars()
+    return load_model(model)
 
 
 def median_interval(values: Sequence[float]) -> dict[str, Any]:

@@ -143,20 +143,20 @@ def plan(config: PretrainedConfig, cost: Cost, mode: Mode, optim: str = "schedul
         "attack's optimizer": sizes["attack's optimizer"] // share,
         **({"adapter": sizes["adapter"] // share} if sizes["adapter"] else {}),
     }
-    back = {"reference": parameters // share} if mode.offload else {}
+    read = parameters // share if mode.offload or share > 1 else 0  # FSDP2 reads from memory of its own
     unsharded = {"layers, unsharded": 2 * sizes["layers"]} if share > 1 else {}
 
     def passing(name: str) -> dict[str, int]:
         each = passes[name]
-        gradient = each.gradient // share
-        return {**unsharded, "gradient": gradient, "activations": max(0, each.peak - each.gradient)}
+        return {**unsharded, "gradient": each.gradient // share, "activations": each.peak - each.gradient}
 
+    stepping = passes["outer step, offloaded" if mode.offload else "outer step"]
     moments = {
-        "reference's pass": {**weights, **kept, **back, **passing("reference")},
+        "reference's pass": {**weights, **kept, "reference, read": read, **passing("reference")},
         "retain pass": {**weights, **kept, **passing("retain")},
         "attack's pass": {**weights, **kept, **attack, **passing("attack")},
         "judgement": {**weights, **kept, **attack, **passing("judgement")},
-        "outer step": {**weights, **kept, **passing("outer step, offloaded" if mode.offload else "outer step")},
+        "outer step": {**weights, **kept, "gradient and temporaries": stepping.peak // share},
     }
     moment, device = max(moments.items(), key=lambda item: sum(item[1].values()))
     judgements = cost.num_steps // cost.interval

@@ -26,5 +26,12 @@ def bench(model: str, steps: int, output: Path | None, **cost: int | None) -> No
         highlight=False,
         soft_wrap=True,
     )
+    for mode, kinds in found["state"].items():
+        held = {place: sum(each[place] for each in kinds.values()) for place in ("device", "host")}
+        Console().print(
+            f"state, {mode}: {held['device']:.1f} bytes per parameter on the device, {held['host']:.1f} on the host",
+            highlight=False,
+            soft_wrap=True,
+        )
     if output is not None:
         write_json(output, found)

@@ -1,0 +1,131 @@
+"""What a plan says of memory, from a configuration alone, is what a training is measured to take."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, ViTConfig
+
+from trl_tar.bench import Cost, load_model, trainer_for
+from trl_tar.cli import main
+from trl_tar.ledger import measure_memory
+from trl_tar.plan import Mode, plan
+
+
+TOLERANCE = 0.1  # the bar; most are within 0.01
+SMALL = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 384}
+CONFIGS = {
+    "tied": LlamaConfig(hidden_size=128, num_hidden_layers=3, vocab_size=4000, tie_word_embeddings=True, **SMALL),
+    "untied": LlamaConfig(hidden_size=96, num_hidden_layers=6, vocab_size=2000, tie_word_embeddings=False, **SMALL),
+    "gpt2": GPT2Config(n_embd=96, n_layer=3, n_head=4, vocab_size=1500, n_positions=128),
+}
+SHORT, LONG = {"batch_size": 4, "length": 32}, {"batch_size": 8, "length": 128}
+LEAN = {"offload": True, "optimizer_in_backward": True}
+CASES = {
+    "short rows": (Mode(bf16=False), SHORT),
+    "long rows": (Mode(bf16=False), LONG),
+    "bf16": (Mode(), LONG),
+    "LoRA": (Mode(lora_r=8, bf16=False), SHORT),
+    "checkpointing": (Mode(activation_checkpointing=True, bf16=False), LONG),
+    "offload": (Mode(offload=True, bf16=False), SHORT),
+    "lean": (Mode(**LEAN, bf16=False), SHORT),
+    "lean, LoRA, bf16": (Mode(lora_r=4, **LEAN), LONG),
+    "all": (Mode(lora_r=4, **LEAN, activation_checkpointing=True), LONG),
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_model("world")[1]
+
+
+@pytest.mark.parametrize(
+    ("config", "case"),
+    [
+        *(("tied", case) for case in CASES),
+        *((name, case) for name in ("untied", "gpt2") for case in ("long rows", "all")),
+    ],
+)
+def test_the_peak_is_that_of_a_training(tmp_path, tokenizer, config, case):
+    mode, size = CASES[case]
+    cost = Cost(**size, num_steps=2, interval=2, lora_r=mode.lora_r)
+    found = plan(CONFIGS[config], cost, mode)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIGS[config], dtype=torch.float32)
+    settings = {
+        name: getattr(mode, name) for name in ("offload", "optimizer_in_backward", "activation_checkpointing", "bf16")
+    }
+    trainer = trainer_for(model, tokenizer, cost, 2, tmp_path, optim="schedule_free_adamw", **settings)
+    _, peak = measure_memory(trainer)
+    assert found.device_bytes + found.host_bytes == pytest.approx(peak, rel=TOLERANCE)
+
+
+def test_offloading_moves_bytes_and_adds_none():
+    cost = Cost(**LONG)
+    kept, moved = (plan(CONFIGS["untied"], cost, Mode(offload=each, bf16=False)) for each in (False, True))
+    assert kept.device_bytes == pytest.approx(moved.device_bytes + moved.host_bytes, rel=0.01)
+    assert kept.host_bytes == 0 < moved.host_bytes
+    per_parameter = moved.host_bytes / AutoModelForCausalLM.from_config(CONFIGS["untied"]).num_parameters()
+    assert per_parameter == pytest.approx(20, abs=0.1)  # snapshot, reference and retain gradient 4 each, optimizer 8
+
+
+def test_flops_are_six_for_each_weight_and_token_and_pass():
+    config, cost = CONFIGS["untied"], Cost(batch_size=4, length=16, num_steps=8, interval=4)
+    weights = AutoModelForCausalLM.from_config(config).num_parameters() - config.vocab_size * config.hidden_size
+    tokens = cost.batch_size * cost.length
+    expected = tokens * weights * (6 * cost.passes + 2)  # of matrix products; and the reference's forward pass
+    assert plan(config, cost, Mode(bf16=False)).flops == pytest.approx(expected, rel=0.1)
+    assert (
+        plan(config, cost, Mode(lora_r=4, bf16=False)).flops < 0.85 * expected
+    )  # no gradient of weights in the attack
+
+
+def test_more_devices_hold_less_each_and_share_the_rows():
+    plans = [plan(CONFIGS["untied"], Cost(**LONG), Mode(devices=count)) for count in (1, 2, 4)]
+    held = [each.device_bytes for each in plans]
+    assert held == sorted(held, reverse=True) and held[2] < held[0] / 2
+    assert plans[0].flops == pytest.approx(plans[2].flops, rel=0.01)
+    assert plans[2].hours(10, 0.4, 1e12) == pytest.approx(plans[0].hours(10, 0.4, 1e12) / 4, rel=0.01)
+
+
+def test_the_command_says_what_fits_and_how_long_it_takes(tmp_path, capsys):
+    CONFIGS["untied"].save_pretrained(tmp_path)
+    size = ["--seq-len", "32", "--batch-size", "2", "--attack-steps", "4", "--lora-r", "2"]
+    assert main(["plan", str(tmp_path), "--device-memory", "18MB", *size, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    fits = {
+        (each["mode"]["lora_r"], each["mode"]["offload"], each["mode"]["optimizer_in_backward"]): each["fits"]
+        for each in found
+        if each["mode"]["devices"] == 1
+    }
+    assert not fits[None, False, False] and not fits[None, True, False] and not fits[2, False, False]
+    assert fits[2, True, True]
+    assert any(each["mode"]["devices"] > 1 and each["fits"] for each in found)  # for the attack on all parameters
+    assert all(each["hours"] > 0 for each in found)
+    assert main(["plan", str(tmp_path / "config.json"), "--device-memory", "1GB", *size]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "An attack on all parameters fits with: all parameters (fullest in the" in said
+    assert "A LoRA attack fits with: LoRA, rank 2 (" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere/at-all"], "'nowhere/at-all' gives no configuration"),
+        (["MODEL", "--device-memory", "80"], "'80' is no size of a memory. Use one such as 80GB or 24GiB"),
+        (["MODEL", "--device-memory", "0GB"], "'0GB' is no size of a memory"),
+        (["MODEL", "--mfu", "2"], "'2' is not a number above 0 and up to 1"),
+        (["MODEL", "--device-flops", "-1"], "'-1' is not a number above 0"),
+        (["VIT"], "A model of type 'vit' cannot be planned"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, capsys, arguments, sentence):
+
+    CONFIGS["tied"].save_pretrained(tmp_path / "MODEL")
+    ViTConfig().save_pretrained(tmp_path / "VIT")
+    given = [str(tmp_path / a) if a in ("MODEL", "VIT") else a for a in arguments]
+    try:
+        status = main(["plan", *given])
+    except SystemExit as error:  # argparse
+        status = error.code
+    assert status == 2 and sentence in capsys.readouterr().err
