@@ -258,7 +258,7 @@ def test_long_pairs_are_cut_at_the_end_that_was_asked_for(make_trainer, mode, ke
     adversary = Adversary("dpo", "pairs", objective="dpo", **tiny.ATTACK)
     settings = {"max_length": 4, "truncation_mode": mode, "max_steps": 1, "tamper_resistance_batch_size": 2}
     trainer = make_trainer(adversaries=[adversary], data={"pairs": pairs}, **settings)
-    batch = trainer._collators["dpo"](trainer._adversary_rows["pairs"])
+    batch = trainer._batches.collators["dpo"](trainer._adversary_rows["pairs"])
     assert batch["input_ids"][0].tolist() == tiny.ids(kept)
     assert batch["labels"][0].tolist() == [i if i not in tiny.ids("w1 w2 w3") else -100 for i in tiny.ids(kept)]
     trainer.train()

@@ -14,13 +14,12 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTTrainer
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from .adversary import Adversary, draw_batches
 from .anchor import check_anchor, save_anchor
 from .averaged_weights import AveragedWeightsMixin
+from .batches import Batches
 from .data import (
-    PreferenceCollator,
     check_adversary_batches,
     check_dataset,
     check_disjoint,
@@ -30,7 +29,6 @@ from .data import (
     check_tokenizer,
     check_train_and_eval_datasets,
     checked_adversaries,
-    device_share,
     draw_rows,
     drop_fused_head,
     tokenised_pairs,
@@ -38,7 +36,7 @@ from .data import (
     tokenizer_of,
 )
 from .evidence_card import EvidenceCardMixin
-from .gradients import FILLER, Batch, LossFunction, all_reduce, consumed_gradient, mean_gradient, means
+from .gradients import Batch, LossFunction, all_reduce, consumed_gradient, mean_gradient, means
 from .losses import (
     IGNORED,
     TAMPER_RESISTANCE_LOSSES,
@@ -191,10 +189,8 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         self._outer_parameters = [p for p in self.model.parameters() if p.requires_grad]
         copied = to_host if args.offload else torch.clone
         self._reference = [(p, copied(p.detach())) for p in self._outer_parameters]  # θ_G0
-        self._collators = {
-            "sft": DataCollatorForLanguageModeling(processing_class.pad_token_id),
-            "dpo": PreferenceCollator(processing_class.pad_token_id, args.max_length, args.truncation_mode),
-        }
+        pad, dtype = processing_class.pad_token_id, self._outer_parameters[0].dtype
+        self._batches = Batches(self.accelerator, pad, dtype, args.max_length, args.truncation_mode)
         objectives = {name: a.objective for a in self.adversaries for name in a.datasets}
         tokenised = {"sft": tokenised_rows, "dpo": tokenised_pairs}
         self._adversary_rows = {
@@ -207,7 +203,8 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         )
         check_tamper_resistance_rows(self._tamper_resistance_rows, args)
         if pairs:
-            self._cache_reference_log_probs()
+            size = args.tamper_resistance_micro_batch_size or 8
+            self._batches.add_reference_to_rows(self.model, self._tamper_resistance_rows, size)
         self._snapshot_room: list[torch.Tensor] = []
         self._gradient_room: list[torch.Tensor] = []
         self._state_on_host: StateOnHost | None = None
@@ -247,20 +244,26 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         seed = f"{self.args.seed} tamper-resistance {self.state.global_step} {index}"
         chosen = draw_rows(len(self._tamper_resistance_rows), self.args.tamper_resistance_batch_size, seed)
         rows = [self._tamper_resistance_rows[i] for i in chosen]
-        return self._collated(rows, self._tamper_resistance_objective, self.args.tamper_resistance_micro_batch_size)
+        return self._batches.micro_batches(
+            rows, self._tamper_resistance_objective, self.args.tamper_resistance_micro_batch_size, self._sharded
+        )
 
     def attack_steps(self, attacked: Attacked, adversary: Adversary, index: int) -> Iterator[int]:
         """Runs the `index`-th attack of this outer step; yields k wherever L_TR is to be taken, at θ_{k+1}."""
         sizes = {name: len(rows) for name, rows in self._adversary_rows.items()}
         drawn = draw_batches(adversary, sizes, f"{self.args.seed} attack {self.state.global_step} {index}")
-        batches = (
-            self._collated(
-                [self._adversary_rows[name][i] for name, i in rows], adversary.objective, adversary.micro_batch_size
+        batches: Iterable[list[Batch]] = (
+            self._batches.micro_batches(
+                [self._adversary_rows[name][i] for name, i in rows],
+                adversary.objective,
+                adversary.micro_batch_size,
+                self._sharded,
             )
             for rows in drawn
         )
         if adversary.objective == "dpo":  # its reference is θ, which the model still is
-            batches = self._with_reference(attacked.model, list(batches))
+            batches = list(batches)
+            self._batches.add_reference(attacked.model, itertools.chain(*batches))
         return attack_steps(
             attacked,
             adversary,
@@ -381,14 +384,6 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
 
         return {"sft": sft, "dpo": dpo}[adversary.objective]
 
-    def _with_reference(self, model: nn.Module, batches: list[list[Batch]]) -> list[list[Batch]]:
-        """Batches of pairs with the log-probabilities that the model gives them now."""
-        # accelerate patches autocast into the forward pass only when training starts
-        with torch.no_grad(), in_eval_mode(model), self.accelerator.autocast():
-            for batch in itertools.chain(*batches):
-                batch["reference_log_probs"] = sequence_log_probs(next_token_logits(model, batch), batch["labels"])
-        return batches
-
     def _tamper_resistance_loss(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         logits = next_token_logits(model, batch)
         if self.args.tamper_resistance_loss == "dpo":
@@ -452,33 +447,6 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
 
     def _attack_seed(self, index: int) -> int:
         return random.Random(f"{self.args.seed} attack {self.state.global_step} {index}").getrandbits(31)
-
-    def _collated(self, rows: list[dict], objective: str, micro_batch_size: int | None) -> list[Batch]:
-        """This device's share of the rows, padded and on the device, in micro-batches."""
-        accelerator = self.accelerator
-        rank, devices = accelerator.process_index, accelerator.num_processes
-        shares = list(device_share(rows, rank, devices, micro_batch_size))
-        longest = len(list(device_share(rows, 0, devices, micro_batch_size))) if self._sharded else 0
-        filler = [rows[:1]] * (longest - len(shares))
-        batches = []
-        for share in [*shares, *filler]:
-            batch = self._collators[objective](share)
-            if "reference_log_probs" in share[0]:
-                pairs = torch.tensor([row["reference_log_probs"] for row in share], dtype=self._reference[0][1].dtype)
-                batch["reference_log_probs"] = pairs.T.flatten()  # (B, 2) → (2B,), the chosen ones first
-            batches.append({name: value.to(accelerator.device) for name, value in batch.items()})
-        for batch in batches[len(shares) :]:
-            batch[FILLER] = torch.ones(())
-        return batches
-
-    def _cache_reference_log_probs(self) -> None:
-        rows, size = self._tamper_resistance_rows, self.args.tamper_resistance_micro_batch_size or 8
-        for start in range(0, len(rows), size):
-            some = rows[start : start + size]
-            batch = {k: v.to(self.accelerator.device) for k, v in self._collators["dpo"](some).items()}
-            self._with_reference(self.model, [[batch]])
-            for row, *pair in zip(some, *batch["reference_log_probs"].view(2, -1).tolist(), strict=True):
-                row["reference_log_probs"] = pair
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

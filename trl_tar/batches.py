@@ -1,0 +1,80 @@
+"""Rows of the attacks and of x_TR as batches on the device, and what a reference says of pairs."""
+
+from collections.abc import Iterable
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from .data import PreferenceCollator, device_share
+from .gradients import FILLER, Batch
+from .losses import sequence_log_probs
+from .simulation import in_eval_mode, next_token_logits
+
+
+class Batches:
+    """Collates tokenised rows by objective, `"sft"` or `"dpo"`.
+
+    Args:
+        accelerator ([`~accelerate.Accelerator`]):
+            Device, and this process among the others.
+        pad_token_id (`int`):
+            Id of the padding.
+        dtype (`torch.dtype`):
+            Of the model.
+        max_length (`int`), truncation_mode (`str`):
+            Of pairs, as in [`~trl.DPOConfig`].
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        pad_token_id: int,
+        dtype: torch.dtype,
+        max_length: int | None,
+        truncation_mode: str,
+    ):
+        self.accelerator, self.dtype = accelerator, dtype
+        self.collators = {
+            "sft": DataCollatorForLanguageModeling(pad_token_id),
+            "dpo": PreferenceCollator(pad_token_id, max_length, truncation_mode),
+        }
+
+    def micro_batches(
+        self, rows: list[dict], objective: str, micro_batch_size: int | None, sharded: bool = False
+    ) -> list[Batch]:
+        """This device's share of the rows, padded and on the device.
+
+        With `sharded`, every device gets as many as the first one, the last ones being fillers."""
+        rank, devices = self.accelerator.process_index, self.accelerator.num_processes
+        shares = list(device_share(rows, rank, devices, micro_batch_size))
+        longest = len(list(device_share(rows, 0, devices, micro_batch_size))) if sharded else 0
+        filler = [rows[:1]] * (longest - len(shares))
+        batches = [self._batch(share, objective) for share in [*shares, *filler]]
+        for batch in batches[len(shares) :]:
+            batch[FILLER] = torch.ones(())
+        return batches
+
+    def _batch(self, rows: list[dict], objective: str) -> Batch:
+        batch = self.collators[objective](rows)
+        if "reference_log_probs" in rows[0]:
+            pairs = torch.tensor([row["reference_log_probs"] for row in rows], dtype=self.dtype)
+            batch["reference_log_probs"] = pairs.T.flatten()  # (B, 2) → (2B,), the chosen ones first
+        return {name: value.to(self.accelerator.device) for name, value in batch.items()}
+
+    def add_reference(self, model: nn.Module, batches: Iterable[Batch]) -> None:
+        """Adds to batches of pairs the log-probabilities that the model gives them now."""
+        # accelerate patches autocast into the forward pass only when training starts
+        with torch.no_grad(), in_eval_mode(model), self.accelerator.autocast():
+            for batch in batches:
+                batch["reference_log_probs"] = sequence_log_probs(next_token_logits(model, batch), batch["labels"])
+
+    def add_reference_to_rows(self, model: nn.Module, rows: list[dict], size: int) -> None:
+        """The same for rows of pairs, so many at a time."""
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            batch = self._batch(some, "dpo")
+            self.add_reference(model, [batch])
+            for row, *pair in zip(some, *batch["reference_log_probs"].view(2, -1).tolist(), strict=True):
+                row["reference_log_probs"] = pair
