@@ -245,12 +245,25 @@ def load_model(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 def _times(model: str, cost: Cost, steps: int) -> list[tuple[float, float]]:
     loaded, tokenizer = load_model(model)
-    alternating = _Alternating(BareLoop(deepcopy(loaded), cost))
     with tempfile.TemporaryDirectory() as folder:
-        trainer = trainer_for(loaded, tokenizer, cost, steps + WARM_UP, Path(folder))
-        trainer.add_callback(alternating)
-        trainer.train()
-    return alternating.times[WARM_UP:]
+        times = time_in_turn(loaded, deepcopy(loaded), tokenizer, cost, steps + WARM_UP, Path(folder))
+    return times[WARM_UP:]
+
+
+def time_in_turn(
+    model: PreTrainedModel,
+    bare: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    cost: Cost,
+    steps: int,
+    folder: Path,
+) -> list[tuple[float, float]]:
+    """Seconds of each outer step: of the trainer on `model`, and of the bare loop on `bare` right after it."""
+    alternating = _Alternating(BareLoop(bare, cost))
+    trainer = trainer_for(model, tokenizer, cost, steps, folder)
+    trainer.add_callback(alternating)
+    trainer.train()
+    return alternating.times
 
 
 def _in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:

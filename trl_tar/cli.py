@@ -199,6 +199,11 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     bench.add_argument("--interval", type=_at_least(1), default=4, help="attack steps from one judgement to the next")
     bench.add_argument("--adversaries", type=_at_least(1), default=1, help="attacks in each outer step")
     bench.add_argument("--lora-r", type=_at_least(1), help="rank of a LoRA adversary; all parameters by default")
+    bench.add_argument(
+        "--growth",
+        action="store_true",
+        help="how time grows with K, interval, adversaries, length and parameters instead",
+    )
     bench.add_argument("--output", type=Path, help="file for the numbers, as JSON")
 
 

@@ -12,6 +12,7 @@ import torch
 from scipy.stats import binom
 
 from trl_tar.bench import Cost, load_model, measure, median_interval, trainer_for
+from trl_tar.growth import AXES
 
 
 RESULTS = Path(__file__).parent / "results"
@@ -69,6 +70,29 @@ def test_the_record_is_what_is_told(model):
     record = json.loads((RESULTS / f"{model}.json").read_text())
     assert f"| {record['peak_memory']['ratio']:.2f} |" in README
     assert f"{record['ratio']['median']:.2f} [{record['ratio']['low']:.2f}, {record['ratio']['high']:.2f}]" in README
+
+
+def test_the_growth_that_is_told_was_recorded_and_is_that_of_the_passes():
+    points = json.loads((RESULTS / "growth.json").read_text())["points"]
+    by_axis = {axis: [each for each in points if each["axis"] == axis] for axis in AXES}
+    assert {axis: tuple(each["value"] for each in of) for axis, of in by_axis.items()} == AXES
+    for axis in ("num_steps", "adversaries"):
+        told = [f"{each['trainer']:.3f}" for each in by_axis[axis]]
+        assert f"{', '.join(told[:-1])} and {told[-1]} s" in README
+    wider = [each["trainer"] / each["bare_loop"] for each in by_axis["hidden_size"][1:]]
+    assert f"{min(wider):.2f} to {max(wider):.2f} times the bare loop once" in README
+    short, long = by_axis["num_steps"][0], by_axis["num_steps"][-1]
+    assert long["trainer"] / short["trainer"] < 1.05 * long["passes"] / short["passes"]
+
+
+def test_state_by_kind_is_what_is_told():
+    for model in MAX_RATIO:
+        state = json.loads((RESULTS / f"{model}.json").read_text())["state"]
+        device = [sum(kind["device"] for kind in kinds.values()) for kinds in state.values()]
+        assert device == pytest.approx([40, 20, 16], abs=0.15)
+        assert {kind for kind, bytes in state["offload"].items() if bytes["host"]} == {
+            *("snapshot", "retain gradient", "outer optimizer", "reference")
+        }
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ..bench import Cost, measure
+from ..growth import growth_lines, measure_growth
 from ..records import write_json
 from .demo import quiet
 
@@ -12,9 +13,17 @@ from .demo import quiet
 GIGABYTE = 1e9
 
 
-def bench(model: str, steps: int, output: Path | None, **cost: int | None) -> None:
-    """Prints time and memory as multiples of the bare loop's; writes all of it as JSON where a file is given."""
+def bench(model: str, steps: int, output: Path | None, growth: bool = False, **cost: int | None) -> None:
+    """Prints time and memory as multiples of the bare loop's, or with `growth` how the time grows; writes all of it as JSON
+    where a file is given."""
     quiet()
+    if growth:
+        grown = measure_growth(Cost(**cost))
+        for line in growth_lines(grown):
+            Console().print(line, highlight=False, soft_wrap=True)
+        if output is not None:
+            write_json(output, grown)
+        return
     found = measure(model, Cost(**cost), steps)
     ratio, seconds, peak = found["ratio"], found["seconds"], found["peak_memory"]
     interval = "" if ratio["low"] is None else f" [{ratio['low']:.3f}, {ratio['high']:.3f}]"
