@@ -79,7 +79,10 @@ def mean_log_probability_in_dpo(m):
 
 def dpo_reference_follows_the_model(m):
     def step(original, self, *args):
-        self._cache_reference_log_probs()
+        rows = self._tamper_resistance_rows
+        for row in rows:
+            row.pop("reference_log_probs")
+        self._batches.add_reference_to_rows(self.model, rows, 8)
         return original(self, *args)
 
     wrapped(m, TARTrainer, "training_step", step)

@@ -54,10 +54,11 @@ def plan_command(
     """
     quiet()
     config = read_config(model)
-    plans = [made(config, cost, mode) for mode in modes(devices, lora_r, bf16)]
-    for rank in (None, lora_r):
-        if not any(each.fits(device_memory) for each in plans if each.mode.lora_r == rank):
-            plans += on_more_devices(config, cost, Mode(rank, bf16=bf16, devices=devices), device_memory)
+    with Console(stderr=True).status("Counting the bytes of an outer step; minutes for tens of billions of parameters"):
+        plans = [made(config, cost, mode) for mode in modes(devices, lora_r, bf16)]
+        for rank in (None, lora_r):
+            if not any(each.fits(device_memory) for each in plans if each.mode.lora_r == rank):
+                plans += on_more_devices(config, cost, Mode(rank, bf16=bf16, devices=devices), device_memory)
     if as_json:
         found = [
             {**asdict(each), "fits": each.fits(device_memory), "hours": each.hours(steps, mfu, device_flops)}
