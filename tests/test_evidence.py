@@ -133,6 +133,13 @@ def test_the_readme_says_what_was_recorded_of_smollm2():
         ]
     for summary in ("harm_after", "twin_difference"):
         assert interval(report.summary[summary]) in told
+
+    def after(record, *adversaries):
+        return f"{mean([attack.after['harm'] for attack in record.attacks if attack.adversary in adversaries]):.2f}"
+
+    slow, fast = ("forget", "mix"), ("forget-high", "mix-high")
+    assert f"Attacks at 2e-5 reach {after(report, *slow)} where the twin\nhas {after(twin, *slow)};" in told
+    assert f"those at 1e-4 reach {after(report, *fast)} and {after(twin, *fast)}, so" in told
     scores = json.loads((folder / "lm_eval.json").read_text(encoding="utf-8"))
     for model in ("base", "twin", "model"):
         for task in scores[model].values():

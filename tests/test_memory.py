@@ -7,6 +7,7 @@ from peft import LoraConfig
 from test_tar_trainer import EXACT, FULL, LORA, compare
 
 from trl_tar import Adversary, losses, tar_trainer
+from trl_tar import ledger as ledger_module
 from trl_tar.bench import Cost, load_model, trainer_for
 from trl_tar.ledger import Ledger, measure_memory
 from trl_tar.losses import max_entropy_loss
@@ -90,25 +91,41 @@ def test_a_state_that_is_loaded_is_not_overwritten_by_the_one_before():
     assert torch.allclose(optimizer.state[p]["exp_avg"], (0.1 * (1 + 0.9) + 5) * 0.9 * torch.ones(3))
 
 
-# bytes per parameter on the device in float32, as issue and README have them
+# bytes per parameter on the device in float32 at its fullest, at a step of the attack or a judgement, as README has them
 BARS = {
     ("full", "none"): 40.0,
     ("full", "offload"): 20.0,
     ("full", "both"): 16.0,
-    ("lora", "none"): 28.0,
-    ("lora", "offload"): 8.0,
+    ("lora", "none"): 32.0,
+    ("lora", "offload"): 12.0,
     ("lora", "both"): 8.0,
 }
 
 
-@pytest.mark.parametrize(("attack", "mode"), BARS, ids=" ".join)
-def test_a_device_holds_no_more_bytes_per_parameter_than_planned(tmp_path, attack, mode):
+def device_bytes_at_norms(monkeypatch, trainer):
+    """What a device holds whenever the trainer looks at a gradient: of L_TR too, beside the one that adds them up."""
+    found, ledgers = [], []
+    original_enter, original_norm = Ledger.__enter__, tar_trainer.total_norm
+    monkeypatch.setattr(Ledger, "__enter__", lambda ledger: ledgers.append(ledger) or original_enter(ledger))
+
+    def watched(gradient):
+        held = ledgers[0].by_kind(ledger_module._kinds(trainer, ()))
+        found.append(sum(bytes["device"] for bytes in held.values()))
+        return original_norm(gradient)
+
+    monkeypatch.setattr(tar_trainer, "total_norm", watched)
+    return found
+
+
+@pytest.mark.parametrize(("attack", "mode"), BARS, ids=map(" ".join, BARS))
+def test_a_device_holds_no_more_bytes_per_parameter_than_planned(tmp_path, monkeypatch, attack, mode):
     model, tokenizer = load_model("world")
     count = model.num_parameters()
     cost = Cost(4, 16, num_steps=4, interval=2, lora_r=None if attack == "full" else 1)
     trainer = trainer_for(model, tokenizer, cost, 2, tmp_path, **MODES.get(mode, {}))
+    at_judgements = device_bytes_at_norms(monkeypatch, trainer)
     kinds, _ = measure_memory(trainer)
-    device = sum(bytes["device"] for bytes in kinds.values()) / count
+    device = max(sum(bytes["device"] for bytes in kinds.values()), *at_judgements) / count
     adapter = 0.0 if attack == "full" else 0.3  # of rank 1, on this small model: 0.06 of 4 + 4 + 8 bytes, rounded up
     assert BARS[attack, mode] <= device < BARS[attack, mode] + ROUNDING + adapter
     hosted = {"snapshot", "retain gradient", "outer optimizer", "reference"} if mode != "none" else set()

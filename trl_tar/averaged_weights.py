@@ -14,6 +14,11 @@ from .sharding import like, reshard, saved_whole, whole
 TRAINING_WEIGHTS_FILE = "schedule_free_y.safetensors"
 
 
+def is_schedule_free(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it takes gradients at another point than the one that it is to be judged at."""
+    return "train_mode" in optimizer.param_groups[0]
+
+
 class AveragedWeightsMixin:
     """Makes a [`~transformers.Trainer`] save, evaluate and return a Schedule-Free model at its averaged point.
 
@@ -25,7 +30,7 @@ class AveragedWeightsMixin:
 
     def _schedule_free(self) -> torch.optim.Optimizer | None:
         optimizer = self.optimizer and getattr(self.optimizer, "optimizer", self.optimizer)
-        return optimizer if optimizer is not None and "train_mode" in optimizer.param_groups[0] else None
+        return optimizer if optimizer is not None and is_schedule_free(optimizer) else None
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[list[torch.Tensor]]:

@@ -36,11 +36,10 @@ from .testbed.smollm2 import smollm2_path
 
 
 MODELS = {"world": lambda: knowledge_model_path(KnowledgeWorld(0)), "smollm2": smollm2_path}
-OFFLOAD = {"offload": True}
 MODES: dict[str, dict[str, Any]] = {
     "none": {},
-    "offload": OFFLOAD,
-    "offload, optimizer in backward": {**OFFLOAD, "optimizer_in_backward": True},
+    "offload": {"offload": True},
+    "offload, optimizer in backward": {"offload": True, "optimizer_in_backward": True},
 }
 WARM_UP = 2  # steps that are not counted: memory, and the state of optimizers, is made there
 

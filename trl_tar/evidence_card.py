@@ -24,24 +24,25 @@ class EvidenceCardMixin:
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
     ) -> None:
         """A card that says "not attacked"; one that comes from a report stays."""
-        from .model_card import unattacked_card
         from .report import FILE_NAME
 
         folder = Path(self.args.output_dir)
         if self.is_world_process_zero() and not (folder / FILE_NAME).is_file():
-            card = unattacked_card(model_name or folder.name, self._description())
-            (folder / "README.md").write_text(card, encoding="utf-8")
+            self._write_unattacked_card(folder, model_name or folder.name)
+
+    def _write_unattacked_card(self, folder: Path, title: str) -> None:
+        from .model_card import unattacked_card
+
+        (folder / "README.md").write_text(unattacked_card(title, self._description()), encoding="utf-8")
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the model; a card beside it that is about other weights gives way to one that says "not attacked"."""
         from .hub import belongs
-        from .model_card import unattacked_card
 
         super().save_model(output_dir, _internal_call)
         folder = Path(output_dir or self.args.output_dir)
         if self.is_world_process_zero() and (folder / "README.md").is_file() and belongs(folder) is False:
-            card = unattacked_card(folder.name, self._description())
-            (folder / "README.md").write_text(card, encoding="utf-8")
+            self._write_unattacked_card(folder, folder.name)
 
     def push_to_hub(
         self,

@@ -47,9 +47,9 @@ def mean_gradient(
 
 
 def consumed_gradient(
+    model: nn.Module,
     parameters: list[nn.Parameter],
     micro_batches: list[Batch],
-    model: nn.Module,
     loss_function: LossFunction,
     consume: Callable[[nn.Parameter, torch.Tensor], None],
 ) -> torch.Tensor:
@@ -85,9 +85,8 @@ def consumed_gradient(
 def _alone_required(model: nn.Module, parameters: list[nn.Parameter]) -> Iterator[None]:
     """No other parameter asks for a gradient: autograd would keep the activations for it, until the graph is gone."""
     wanted = set(parameters)
-    others = [p for p in model.parameters() if p.requires_grad and p not in wanted]
-    if isinstance(parameters[0], DTensor):  # FSDP2 sets its buffers up for those that asked first
-        others = []
+    sharded = isinstance(parameters[0], DTensor)  # FSDP2 sets its buffers up for those that asked first
+    others = [] if sharded else [p for p in model.parameters() if p.requires_grad and p not in wanted]
     for p in others:
         p.requires_grad_(False)
     try:

@@ -24,13 +24,13 @@ AXES: dict[str, tuple[int, ...]] = {
 }
 
 
-def measure_growth(cost: Cost, steps: int = 4) -> dict[str, Any]:
+def measure_growth(cost: Cost, steps: int) -> dict[str, Any]:
     """Seconds of an outer step on the world's model along each axis, all else as in `cost`.
 
     Args:
         cost ([`Cost`]):
             Size of a step where nothing else is said.
-        steps (`int`, *optional*, defaults to `4`):
+        steps (`int`):
             Steps that are counted at each point, in turn with those of the bare loop.
 
     Returns:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, get_hf_file_metadata, get_token, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
@@ -94,8 +95,12 @@ def bound(report: Report, folder: Path) -> Report:
             f"The report is about weights {report.model['weights_sha256'][:12]}…, and {str(folder)!r} holds {found[:12]}…. "
             "Attack this model, or give the report that belongs to it."
         )
-    files = {file.name: {"size": file.stat().st_size, "sha256": file_sha256(file)} for file in model_files(folder)}
-    return replace(report, files=files)
+    return replace(report, files=_described(folder))
+
+
+def _described(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and hash of each file of the model."""
+    return {file.name: {"size": file.stat().st_size, "sha256": file_sha256(file)} for file in model_files(folder)}
 
 
 def belongs(folder: Path) -> bool | None:
@@ -106,9 +111,7 @@ def belongs(folder: Path) -> bool | None:
         files = Report.load(folder).files
     except ValueError:  # of a newer version, or damaged
         return False
-    if not files:
-        return None
-    return {file.name: file_sha256(file) for file in model_files(folder)} == {n: f["sha256"] for n, f in files.items()}
+    return _described(folder) == files if files else None
 
 
 def write_evidence(

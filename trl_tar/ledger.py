@@ -9,6 +9,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from .offload import is_on_host
 from .tar_trainer import TARTrainer
 
 
@@ -60,7 +61,7 @@ class Ledger(TorchDispatchMode):
         for kind, tensors in kinds.items():
             found[kind] = {"device": 0, "host": 0}
             for tensor in tensors:
-                place = "host" if getattr(tensor, "on_host", False) else "device"
+                place = "host" if is_on_host(tensor) else "device"
                 found[kind][place] += left.pop(id(tensor.untyped_storage()), 0)
         found["other"] = {"device": sum(left.values()), "host": 0}
         return found
@@ -69,14 +70,12 @@ class Ledger(TorchDispatchMode):
 def measure_memory(trainer: TARTrainer) -> tuple[Bytes, int]:
     """Trains, and says where the bytes are at the last step of an attack, and the peak of all of them, activations included."""
     found: Bytes = {}
-    inner: list[torch.optim.Optimizer] = []
+    inner: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()  # keeps no attack's state alive
 
     def before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        if optimizer is getattr(trainer.optimizer, "optimizer", trainer.optimizer):
-            inner.clear()
-            return
-        inner.append(optimizer)
-        found.update(ledger.by_kind(_kinds(trainer, inner)))
+        if optimizer is not trainer.optimizer.optimizer:
+            inner.add(optimizer)
+            found.update(ledger.by_kind(_kinds(trainer, inner)))
 
     hook = register_optimizer_step_pre_hook(before_step)
     known = [*trainer.model.parameters(), *trainer.model.buffers(), *(value for _, value in trainer._reference)]
@@ -98,7 +97,7 @@ def _kinds(trainer: TARTrainer, inner: Iterable[torch.optim.Optimizer]) -> dict[
         "snapshot": trainer._snapshot_room,
         "attack's gradient": [p.grad for p in attacked if p.grad is not None],
         "attack's optimizer": [value for optimizer in inner for value in held(optimizer)],
-        "retain gradient": trainer._g_retain,
+        "retain gradient": trainer._g_retain or trainer._gradient_room,
         "L_TR's gradient": trainer._g_tr,
         "outer optimizer": held(trainer.optimizer),
         "reference": [value for _, value in trainer._reference],

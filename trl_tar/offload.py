@@ -9,8 +9,13 @@ def host_like(tensor: torch.Tensor) -> torch.Tensor:
     """Memory on the host for a tensor's value (of a sharded one, of this device's part), pinned where a GPU reads it."""
     part = local(tensor)
     room = torch.empty(part.shape, dtype=part.dtype, device="cpu", pin_memory=part.is_cuda)
-    room.on_host = True  # what a ledger tells it by, where host and device are one
+    room.on_host = True  # for `is_on_host`
     return room
+
+
+def is_on_host(tensor: torch.Tensor) -> bool:
+    """Whether it is memory of [`host_like`], also where host and device are one."""
+    return getattr(tensor, "on_host", False)
 
 
 def to_host(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Whether TAR fits a device, and how long it takes, from a model's configuration alone.
 
 The passes and optimizer steps of an outer step are made with tensors that have shapes and no content, and their storages
-counted; what lies around them is added up. So the model of memory has no constant that was fitted.
+counted; what lies around them is added up. So the model of memory has no constant that was fitted. L_TR is the entropy.
 """
 
 import json
@@ -17,10 +17,11 @@ from accelerate.utils import convert_outputs_to_fp32
 from peft import get_peft_model
 from torch import nn
 from torch._subclasses import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import AutoModelForCausalLM, PretrainedConfig, Trainer
 
 from .adversary import Adversary
+from .averaged_weights import is_schedule_free
 from .bench import Cost
 from .gradients import Batch, LossFunction, consumed_gradient, mean_gradient
 from .ledger import Ledger
@@ -30,6 +31,12 @@ from .simulation import create_optimizer, lora_config, next_token_logits
 from .tar_config import TARConfig
 
 
+ATTENTION = {  # torch counts the kernels of GPUs alone
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda out, q, k, v, *_, **__: sdpa_backward_flop_count(out, q, k, v)
+    ),
+}
 RESERVED = 0.05  # of the device's memory, for the context of CUDA and what its allocator cannot use
 
 
@@ -200,7 +207,7 @@ def _flops(config: str, config_class: type, rows: int, length: int, mode: Mode) 
     with FakeTensorMode():
         models = _Models.of(config, config_class, mode)
         for name, (_, run) in models.passes(rows, length, mode).items():
-            with FlopCounterMode(display=False) as flops:
+            with FlopCounterMode(display=False, custom_mapping=ATTENTION) as flops:
                 run()
             found[name] = flops.get_total_flops()
     return found
@@ -318,7 +325,7 @@ def _gradient(
         return mean_gradient(model, parameters, [batch], loss)[1]
 
     def consumed() -> list[torch.Tensor]:
-        consumed_gradient(parameters, [batch], model, loss, lambda p, gradient: None)
+        consumed_gradient(model, parameters, [batch], loss, lambda p, gradient: None)
         return []
 
     return consumed if mode.optimizer_in_backward else whole
@@ -329,7 +336,7 @@ def _outer_optimizer(optim: str, parameters: list[nn.Parameter]) -> torch.optim.
         TARConfig("plan", optim=optim, bf16=False, use_cpu=True)
     )
     optimizer = optimizer_class(parameters, **arguments)
-    if hasattr(optimizer, "train"):  # Schedule-Free
+    if is_schedule_free(optimizer):
         optimizer.train()
     return optimizer
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, Trainer, get_scheduler
 
 from .adversary import Adversary
 from .adversary_checks import RESTARTS
+from .averaged_weights import is_schedule_free
 from .gradients import Batch, LossFunction, consumed_gradient, mean_gradient, means
 from .offload import host_like
 from .sharding import is_sharded, local, reshard
@@ -270,14 +271,14 @@ def attack_steps(
         num_training_steps=adversary.num_steps,
         scheduler_specific_kwargs=scheduler_arguments(adversary),
     )
-    schedule_free = isinstance(optimizer, schedulefree.AdamWScheduleFree)
+    schedule_free = is_schedule_free(optimizer)
     if schedule_free:
         optimizer.train()
     step_one = StepOne(optimizer) if in_backward else None
     pending: list[torch.Tensor] = []
     for step, micro_batches in enumerate(batches):
         if step_one is not None:
-            sums = consumed_gradient(attacked.parameters, micro_batches, attacked.model, loss_function, step_one)
+            sums = consumed_gradient(attacked.model, attacked.parameters, micro_batches, loss_function, step_one)
         else:
             sums, gradients = mean_gradient(attacked.model, attacked.parameters, micro_batches, loss_function)
             for p in reversed(attacked.parameters):  # pops: no gradient outlives the step

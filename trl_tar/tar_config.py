@@ -75,7 +75,7 @@ class TARConfig(SFTConfig):
             optimizer. A GPU then holds 20 bytes per parameter under a full-parameter attack in float32, of 40.
         optimizer_in_backward (`bool`, *optional*, defaults to `False`):
             Step each parameter of the attack, and add its gradient of L_TR, as soon as the backward pass knows it: 16 bytes per
-            parameter with `offload`, 9 under a LoRA attack. One device, and no micro-batches.
+            parameter with `offload`, 8 and those of the adapter under a LoRA attack. One device, and no micro-batches.
 
     > [!NOTE]
     > These parameters have default values different from [`~trl.SFTConfig`]:
@@ -150,18 +150,15 @@ class TARConfig(SFTConfig):
             raise ValueError(f"TARConfig has beta={self.beta}. Use a finite number above 0.")
         sizes = ("tamper_resistance_interval", "tamper_resistance_batch_size", "adversaries_per_step")
         check_sizes(self, (*sizes, "tamper_resistance_micro_batch_size"))
-        needs_whole = {
-            "tamper_resistance_loss": ("negative_cross_entropy", "which is clamped by its mean"),
-            "tamper_resistance_micro_batch_size": (
-                self.tamper_resistance_micro_batch_size,
-                "and adds up micro-batches",
-            ),
-        }
-        for name, (value, reason) in needs_whole.items():
-            if self.optimizer_in_backward and value is not None and getattr(self, name) == value:
+        if self.optimizer_in_backward:
+            given = "TARConfig has optimizer_in_backward=True with"
+            remedy = "that needs the whole gradient. Leave one of the two out."
+            if self.tamper_resistance_loss == "negative_cross_entropy":
+                raise ValueError(f"{given} a tamper_resistance_loss that is clamped by its mean: {remedy}")
+            size = self.tamper_resistance_micro_batch_size
+            if size is not None:
                 raise ValueError(
-                    f"TARConfig has optimizer_in_backward=True with {name}={value!r}, {reason}: that needs the whole gradient. "
-                    "Leave one of the two out."
+                    f"{given} tamper_resistance_micro_batch_size={size}, which adds up micro-batches: {remedy}"
                 )
 
 

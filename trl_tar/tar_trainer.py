@@ -205,6 +205,8 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         if pairs:
             size = args.tamper_resistance_micro_batch_size or 8
             self._batches.add_reference_to_rows(self.model, self._tamper_resistance_rows, size)
+        self._g_retain: list[torch.Tensor] = []
+        self._g_tr: list[torch.Tensor] = []
         self._snapshot_room: list[torch.Tensor] = []
         self._gradient_room: list[torch.Tensor] = []
         self._state_on_host: StateOnHost | None = None
@@ -312,7 +314,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         def add(p: nn.Parameter, gradient: torch.Tensor) -> None:
             totals[p].add_(gradient, alpha=weight)
 
-        sums = consumed_gradient(self._outer_parameters, x_tr, model, self._tamper_resistance_loss, add)
+        sums = consumed_gradient(model, self._outer_parameters, x_tr, self._tamper_resistance_loss, add)
         if not total_norm(g_tr).isfinite():
             for total in g_tr:
                 total.zero_()

@@ -18,7 +18,11 @@ def bench(model: str, steps: int, output: Path | None, growth: bool = False, **c
     where a file is given."""
     quiet()
     if growth:
-        grown = measure_growth(Cost(**cost))
+        if model != "world":
+            raise ValueError(
+                f"--growth measures the world's model, and {model!r} was asked for. Leave one of the two out."
+            )
+        grown = measure_growth(Cost(**cost), steps)
         for line in growth_lines(grown):
             Console().print(line, highlight=False, soft_wrap=True)
         if output is not None:

@@ -83,7 +83,7 @@ def read_config(model: str) -> PretrainedConfig:
     """Configuration of a folder, a `config.json` or a Hub id; `ValueError` where there is none."""
     try:
         return AutoConfig.from_pretrained(model, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"{model!r} gives no configuration ({reason}). Give a folder, a config.json or a Hub id."
@@ -104,7 +104,7 @@ def made(config: PretrainedConfig, cost: Cost, mode: Mode) -> Plan:
     """[`plan`]; `ValueError` for a model that is no causal language model."""
     try:
         return plan(config, cost, mode)
-    except (ValueError, AttributeError, KeyError) as error:
+    except ValueError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"A model of type {config.model_type!r} cannot be planned ({reason}). Use a causal language model."
