@@ -30,11 +30,25 @@ VARIANTS = {
     "checkpointed": {**SCHEDULE_FREE, "activation_checkpointing": True},
     "dpo": {**SCHEDULE_FREE, "tamper_resistance_loss": "dpo"},
     "bf16": {**SCHEDULE_FREE, "bf16": True, "make_model": lambda: tiny.gpt2(dtype=torch.float32)},
+    "bf16 weights": {**SCHEDULE_FREE, "bf16": True, "make_model": lambda: tiny.gpt2(dtype=torch.bfloat16)},
+    "bf16 weights, offloaded": {
+        **SCHEDULE_FREE,
+        **{"bf16": True, "offload": True, "make_model": lambda: tiny.gpt2(dtype=torch.bfloat16)},
+    },
     "llama": {**SCHEDULE_FREE, "make_model": tiny.llama},
     "dropout": {**SCHEDULE_FREE, "make_model": lambda: with_dropout()},
 }
 TRAINER = "transformers.trainer"
-FROM_FIRST_ONLY = {"accumulated", "checkpointed", "dpo", "bf16", "llama", "dropout"}
+FROM_FIRST_ONLY = {
+    "accumulated",
+    "checkpointed",
+    "dpo",
+    "bf16",
+    "bf16 weights",
+    "bf16 weights, offloaded",
+    "llama",
+    "dropout",
+}
 
 
 def with_dropout():

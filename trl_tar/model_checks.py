@@ -13,13 +13,14 @@ from .simulation import lora_config, restored
 from .tar_config import TARConfig
 
 
-def check_weights(model: PreTrainedModel | PeftModel) -> None:
-    """Raises `ValueError` for a model whose weights cannot be stepped and put back."""
+def check_weights(model: PreTrainedModel | PeftModel, bfloat16: bool = False) -> None:
+    """Raises `ValueError` for a model whose weights cannot be stepped and put back; in bfloat16, where that is not allowed."""
     if getattr(model, "is_quantized", False):
         raise ValueError(
             "The model is quantised, and its weights take no gradient. Load it without quantization_config."
         )
-    low = next((name for name, p in model.named_parameters() if p.dtype not in (torch.float32, torch.float64)), None)
+    allowed = [torch.float32, torch.float64] + [torch.bfloat16] * bfloat16
+    low = next((name for name, p in model.named_parameters() if p.dtype not in allowed), None)
     if low is not None:
         dtype = model.get_parameter(low).dtype
         raise ValueError(
@@ -42,6 +43,32 @@ def check_launch(trainer: Trainer) -> None:
         )
     if accelerator.parallelism_config is not None:
         raise ValueError(f"{name} got a `parallelism_config`, which shards rows. Use data parallelism alone.")
+
+
+def check_bfloat16(
+    model: PreTrainedModel | PeftModel, args: TARConfig, adversaries: Iterable[Adversary], sharded: bool
+) -> None:
+    """Raises `ValueError` where weights in bfloat16 cannot be stepped as if they were in float32."""
+    low = next((name for name, p in model.named_parameters() if p.dtype == torch.bfloat16), None)
+    if low is None:
+        return
+    remedy = "Load the model with dtype=torch.float32"
+    if not args.bf16:
+        raise ValueError(
+            f"Parameter {low!r} is torch.bfloat16 and TARConfig has bf16=False, where losses are sums of 8 bits. {remedy}, or "
+            "set bf16=True."
+        )
+    if sharded:
+        raise ValueError(
+            f"Parameter {low!r} is torch.bfloat16, and FSDP2 shards the model, whose parts cannot be stepped in float32 one "
+            f"at a time. {remedy}."
+        )
+    for adversary in adversaries:
+        if adversary.optimizer == "schedule_free_adamw" and adversary.lora_r is None:
+            raise ValueError(
+                f"Adversary {adversary.name!r} has optimizer='schedule_free_adamw', and parameter {low!r} is torch.bfloat16: "
+                f"each judgement would round its weights. {remedy}, or use another optimizer."
+            )
 
 
 def check_memory_modes(args: TARConfig, adversaries: Iterable[Adversary], sharded: bool) -> None:

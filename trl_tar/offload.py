@@ -1,7 +1,11 @@
 """What an attack does not read waits on the host while it runs, so that a device holds 20 bytes per parameter at most."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
+from .one_by_one import one_by_one
 from .sharding import local
 
 
@@ -24,7 +28,7 @@ def to_host(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class StateOnHost:
-    """Keeps the state of an optimizer on the host, and steps one parameter at a time, whose state is fetched for that.
+    """Keeps the state of an optimizer on the host, and fetches that of a parameter for its step.
 
     The rooms are not left to `load_state_dict`, which casts what it is given to the device of the parameters.
 
@@ -36,29 +40,21 @@ class StateOnHost:
     def __init__(self, optimizer: torch.optim.Optimizer):
         self.optimizer = optimizer
         self._rooms: dict[tuple[torch.Tensor, str], torch.Tensor] = {}
-        self._step_all = optimizer.step
-        optimizer.step = self.step
-
-    def step(self, closure: None = None) -> None:
-        """One step of all parameters."""
-        groups = self.optimizer.param_groups
-        try:
-            for group in groups:
-                after = group
-                for p in group["params"]:
-                    after = {**group, "params": [p]}  # with the counters of before for each
-                    self.optimizer.param_groups = [after]
-                    self._fetch(p)
-                    self._step_all()
-                    self._park(p)
-                group.update({name: value for name, value in after.items() if name != "params"})
-        finally:
-            self.optimizer.param_groups = groups
+        one_by_one(optimizer, "step", self._fetched)
 
     def park(self) -> None:
         """Moves the state to the host, for one that was loaded."""
         for p in self.optimizer.state:
             self._park(p)
+
+    @contextmanager
+    def _fetched(self, p: torch.Tensor) -> Iterator[None]:
+        state = self.optimizer.state[p]
+        for name, value in state.items():
+            if value is self._rooms.get((p, name)):  # not so where a state was loaded since
+                state[name] = torch.empty_like(value, device=p.device).copy_(value, non_blocking=True)
+        yield
+        self._park(p)
 
     def _park(self, p: torch.Tensor) -> None:
         state = self.optimizer.state[p]
@@ -69,9 +65,3 @@ class StateOnHost:
                     room = self._rooms[p, name] = host_like(value)
                 if room is not value:
                     state[name] = room.copy_(value)
-
-    def _fetch(self, p: torch.Tensor) -> None:
-        state = self.optimizer.state[p]
-        for name, value in state.items():
-            if value is self._rooms.get((p, name)):  # not so where a state was loaded since
-                state[name] = torch.empty_like(value, device=p.device).copy_(value, non_blocking=True)

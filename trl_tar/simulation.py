@@ -20,6 +20,7 @@ from .averaged_weights import is_schedule_free
 from .gradients import Batch, LossFunction, consumed_gradient, mean_gradient, means
 from .offload import host_like
 from .sharding import is_sharded, local, reshard
+from .stochastic_rounding import StochasticRounding, in_bfloat16, step_in_float32
 
 
 ATTACK_ADAPTER = "attack"  # beside the adapter that is being trained, where there is one
@@ -40,6 +41,8 @@ class Attacked:
             What the adversary trains.
         snapshot (`list[tuple[torch.Tensor, torch.Tensor]]`):
             Each parameter and buffer, and its value before the attack (of a sharded one, this device's part).
+        seed (`int`):
+            Of the attack.
         losses (`list[float]`):
             The adversary's loss before each step, in nats.
         tamper_resistance_losses (`list[float]`):
@@ -49,6 +52,7 @@ class Attacked:
     model: nn.Module
     parameters: list[nn.Parameter]
     snapshot: list[tuple[torch.Tensor, torch.Tensor]]
+    seed: int
     losses: list[float] = field(default_factory=list)
     tamper_resistance_losses: list[float] = field(default_factory=list)
 
@@ -72,7 +76,7 @@ def restored(
         adversary ([`Adversary`]):
             Says whether the attack is on all parameters or through LoRA.
         seed (`int`):
-            Seed of the adapter's initialisation and of dropout during the attack.
+            Of the adapter's initialisation, of dropout during the attack, and of rounding.
         room (`list[torch.Tensor]`, *optional*):
             Memory for the snapshot, kept from attack to attack of the same model; filled where it is empty.
         offload (`bool`, *optional*, defaults to `False`):
@@ -87,7 +91,7 @@ def restored(
         try:
             model.train()
             with contextlib.ExitStack() as stack:
-                attacked = stack.enter_context(_opened(model, adversary, snapshot))
+                attacked = stack.enter_context(_opened(model, adversary, snapshot, seed))
                 for p in model.parameters():
                     p.grad = None
                 yield attacked
@@ -116,14 +120,14 @@ def _taken(
 
 
 @contextlib.contextmanager
-def _opened(model: nn.Module, adversary: Adversary, snapshot: list) -> Iterator[Attacked]:
+def _opened(model: nn.Module, adversary: Adversary, snapshot: list, seed: int) -> Iterator[Attacked]:
     outer = [p for p in model.parameters() if p.requires_grad]
     if adversary.lora_r is None:
         idle = {id(p) for p in _outside_the_merged_model(model)}
         parameters = [p for p in model.parameters() if id(p) not in idle]
         for p in parameters:
             p.requires_grad_(True)
-        yield Attacked(model, parameters, snapshot)
+        yield Attacked(model, parameters, snapshot, seed)
         return
 
     config = lora_config(adversary)
@@ -137,7 +141,7 @@ def _opened(model: nn.Module, adversary: Adversary, snapshot: list) -> Iterator[
             parameters = [p for name, p in model.named_parameters() if marker in name]
             for p in (*outer, *parameters):
                 p.requires_grad_(True)
-            yield Attacked(model, parameters, snapshot)
+            yield Attacked(model, parameters, snapshot, seed)
         finally:
             model.base_model.set_adapter(active)
             model.delete_adapter(ATTACK_ADAPTER)
@@ -152,7 +156,7 @@ def _opened(model: nn.Module, adversary: Adversary, snapshot: list) -> Iterator[
         parameters = [p for p in attacked.parameters() if p.requires_grad]
         for p in outer:
             p.requires_grad_(True)
-        yield Attacked(attacked, parameters, snapshot)
+        yield Attacked(attacked, parameters, snapshot, seed)
     finally:
         attacked.unload()
 
@@ -264,6 +268,8 @@ def attack_steps(
         yield -1
         return
     optimizer = create_optimizer(attacked.model, attacked.parameters, adversary)
+    if in_bfloat16(attacked.parameters) and not in_backward:
+        step_in_float32(optimizer, attacked.seed)
     scheduler = get_scheduler(
         adversary.lr_scheduler,
         optimizer,
@@ -274,7 +280,7 @@ def attack_steps(
     schedule_free = is_schedule_free(optimizer)
     if schedule_free:
         optimizer.train()
-    step_one = StepOne(optimizer) if in_backward else None
+    step_one = StepOne(optimizer, attacked.seed) if in_backward else None
     pending: list[torch.Tensor] = []
     for step, micro_batches in enumerate(batches):
         if step_one is not None:
@@ -316,9 +322,12 @@ class StepOne:
     Args:
         optimizer (`torch.optim.Optimizer`):
             Holds the groups and their learning rates, and never a state.
+        seed (`int`):
+            Of the rounding of weights in bfloat16.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer):
+    def __init__(self, optimizer: torch.optim.Optimizer, seed: int):
+        self._rounding = StochasticRounding(optimizer.param_groups[0]["params"][0].device, seed)
         self._groups = {p: group for group in optimizer.param_groups for p in group["params"]}
         kind: Any = type(optimizer)
         self._own = {p: kind([{**group, "params": [p]}]) for p, group in self._groups.items()}
@@ -327,7 +336,8 @@ class StepOne:
         own = self._own[parameter]
         own.param_groups[0]["lr"] = self._groups[parameter]["lr"]
         parameter.grad = gradient
-        own.step()
+        with self._rounding.stepping(parameter):
+            own.step()
         parameter.grad = None
 
 

@@ -46,7 +46,7 @@ from .losses import (
     representation_loss,
     sequence_log_probs,
 )
-from .model_checks import check_adapters, check_launch, check_memory_modes, check_weights
+from .model_checks import check_adapters, check_bfloat16, check_launch, check_memory_modes, check_weights
 from .offload import StateOnHost, host_like, to_host
 from .sharding import all_parts, inner_product, is_sharded, like, total_norm, whole
 from .simulation import (
@@ -58,6 +58,7 @@ from .simulation import (
     restored,
     swapped_in,
 )
+from .stochastic_rounding import StochasticRounding, at_least_float32, in_bfloat16, in_float32, step_in_float32
 from .tar_config import TARConfig, check_refused_arguments
 
 
@@ -76,6 +77,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             The safeguarded model, θ_G0: the anchor is its hidden states at construction. A path is loaded in float32.
+            Weights in bfloat16 are stepped in float32 and rounded back by chance.
         args ([`TARConfig`], *optional*):
             Configuration. If `None`, a default configuration is used.
         train_dataset ([`~datasets.Dataset`]):
@@ -161,7 +163,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         check_disjoint(train_dataset, tamper_resistance_dataset, self.adversaries, adversary_datasets)
         check_tokenizer(processing_class, model)
         if not isinstance(model, str):
-            check_weights(model)
+            check_weights(model, bfloat16=True)
         super().__init__(
             model,
             args,
@@ -173,7 +175,8 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
             **kwargs,
         )
         drop_fused_head(self.model)
-        check_weights(self.model)
+        check_weights(self.model, bfloat16=True)
+        check_bfloat16(self.model, args, self.adversaries, self.is_fsdp_enabled)
         check_adapters(self.model, self.adversaries)
         check_launch(self)
         check_memory_modes(args, self.adversaries, self.is_fsdp_enabled)
@@ -189,7 +192,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         self._outer_parameters = [p for p in self.model.parameters() if p.requires_grad]
         copied = to_host if args.offload else torch.clone
         self._reference = [(p, copied(p.detach())) for p in self._outer_parameters]  # θ_G0
-        pad, dtype = processing_class.pad_token_id, self._outer_parameters[0].dtype
+        pad, dtype = processing_class.pad_token_id, at_least_float32(self._outer_parameters[0])
         self._batches = Batches(self.accelerator, pad, dtype, args.max_length, args.truncation_mode)
         objectives = {name: a.objective for a in self.adversaries for name in a.datasets}
         tokenised = {"sft": tokenised_rows, "dpo": tokenised_pairs}
@@ -210,6 +213,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         self._snapshot_room: list[torch.Tensor] = []
         self._gradient_room: list[torch.Tensor] = []
         self._state_on_host: StateOnHost | None = None
+        self._rounding: StochasticRounding | None = None
         self._retain_norm = torch.zeros(())
         self._sharded = False
         self._retain_counts: torch.Tensor | None = None
@@ -232,6 +236,8 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
                 for step in self.attack_steps(attacked, adversary, index):  # θ back on exit, always
                     self.add_tamper_resistance_gradient(g_tr, attacked, adversary, x_tr, step)
         self._set_outer_gradient(g_retain, g_tr)
+        if self._rounding is not None:
+            self._rounding.reseed(random.Random(f"{self.args.seed} rounding {self.state.global_step}").getrandbits(31))
         self._g_retain, self._g_tr = [], []
         return retain_loss
 
@@ -289,7 +295,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         )
         weight = args.tamper_resistance_weight * weight / args.adversaries_per_step
         if not g_tr:
-            g_tr.extend(map(torch.zeros_like, self._outer_parameters))
+            g_tr.extend(torch.zeros_like(p, dtype=at_least_float32(p)) for p in self._outer_parameters)
         if args.optimizer_in_backward:
             attacked.tamper_resistance_losses.append(self._add_in_backward(g_tr, attacked.model, x_tr, weight, step))
             return
@@ -411,9 +417,9 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         retain, tamper = self._retain_norm, total_norm(g_tr).double()
         products = []
         for p, r, g in zip(self._outer_parameters, g_retain, g_tr, strict=True):
-            r = r.to(g.device, non_blocking=True)
+            r = r.to(g, non_blocking=True)
             products.append(inner_product(r, g))
-            p.grad = g.add_(r)
+            p.grad = g.add_(r).to(p.dtype)
         product = all_parts(torch.stack(products).sum(), g_tr)
         all_reduce([self._retain_sums])
         losses = self._retain_sums / self._retain_counts
@@ -457,12 +463,15 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
 
     def create_optimizer(self, *args, **kwargs):
         optimizer = super().create_optimizer(*args, **kwargs)
+        if in_bfloat16(self._outer_parameters) and self._rounding is None:
+            self._rounding = step_in_float32(optimizer)
         if self.args.offload and self._state_on_host is None:
             self._state_on_host = StateOnHost(optimizer)
         return optimizer
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with in_float32(self._outer_parameters if checkpoint is not None else ()):  # else its state would be cast
+            super()._load_optimizer_and_scheduler(checkpoint)
         if self._state_on_host is not None:
             self._state_on_host.park()
         if checkpoint is not None:

@@ -1,0 +1,188 @@
+"""Weights that are held in bfloat16: attacks and outer steps go as far as in float32, and nothing else changes."""
+
+import pytest
+import tiny
+import torch
+
+from trl_tar import Adversary, simulation
+from trl_tar.bench import Cost, load_model, trainer_for
+from trl_tar.ledger import measure_memory
+from trl_tar.losses import language_modeling_loss
+from trl_tar.simulation import attack_steps, next_token_logits, restored
+from trl_tar.stochastic_rounding import in_float32, step_in_float32, stochastically_rounded
+
+
+ENOUGH = 0.98  # of the way that float32 goes
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_a_value_is_rounded_to_one_of_its_neighbours_and_is_right_on_average():
+    value = torch.tensor([1.0 + 2**-9, -3.1, 1e-30, 0.0, 2.5])
+    rounded = torch.stack([stochastically_rounded(value, generator(i)) for i in range(4000)]).double()
+    below = (value.view(torch.int32) >> 16 << 16).view(torch.float32)  # towards zero
+    above = ((value.view(torch.int32) >> 16) + 1 << 16).view(torch.float32)
+    for i in range(3):
+        assert set(rounded[:, i].tolist()) == {below[i].item(), above[i].item()}
+    assert (rounded[:, 3:] == value[3:]).all()  # what bfloat16 has stays
+    spacing = (above - below).abs().double()
+    assert ((rounded.mean(0) - value.double()).abs()[:3] < 0.04 * spacing[:3]).all()  # 5 standard errors
+
+
+def test_what_is_not_finite_stays_so():
+    value = torch.tensor([float("inf"), float("-inf"), float("nan")])
+    rounded = stochastically_rounded(value, generator())
+    assert rounded.dtype == torch.bfloat16
+    assert rounded[0] == float("inf") and rounded[1] == float("-inf") and rounded[2].isnan()
+
+
+def test_parameters_of_other_precisions_are_left_alone():
+    p = torch.nn.Parameter(torch.ones(2))
+    before = p.data
+    with in_float32([p]):
+        p.data.add_(1e-7)
+    assert p.data is not None and p.data_ptr() == before.data_ptr()
+
+
+def displacement(dtype, in_backward=False) -> torch.Tensor:
+    """Of 64 steps at 2e-6 from weights that bfloat16 has."""
+    model, _ = load_model("world")
+    model.to(torch.bfloat16).to(dtype)
+    rows = torch.randint(0, model.config.vocab_size, (64, 4, 24), generator=generator(1))
+    adversary = Adversary("a", "forget", learning_rate=2e-6, num_steps=64, batch_size=4)
+
+    def loss(model, batch):
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = next_token_logits(model, batch)
+        return language_modeling_loss(logits.float(), batch["labels"])
+
+    batches = [[{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}] for ids in rows]
+    start = torch.cat([p.detach().double().flatten() for p in model.parameters()])
+    with restored(model, adversary, seed=3) as attacked:
+        for _ in attack_steps(attacked, adversary, batches, loss, interval=64, in_backward=in_backward):
+            end = torch.cat([p.detach().double().flatten() for p in model.parameters()])
+    assert all(p.dtype == dtype for p in model.parameters())
+    return end - start
+
+
+def share(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return (found @ expected / (expected @ expected)).item()
+
+
+@pytest.mark.parametrize("in_backward", [False, True])
+def test_an_attack_goes_as_far_as_in_float32(in_backward):
+    expected = displacement(torch.float32)
+    assert ENOUGH < share(displacement(torch.bfloat16, in_backward), expected) < 2 - ENOUGH
+
+
+def test_rounded_to_nearest_it_would_go_next_to_nowhere(monkeypatch):
+    monkeypatch.setattr(simulation, "step_in_float32", lambda *args: None)
+    assert share(displacement(torch.bfloat16), displacement(torch.float32)) < 0.1
+
+
+@pytest.mark.parametrize("optim", ["sgd", "adamw_torch", "schedule_free_adamw"])
+def test_an_outer_optimizer_goes_as_far_as_in_float32(optim):
+    def final(dtype):
+        p = torch.nn.Parameter(torch.linspace(0.01, 0.1, 200_000).to(torch.bfloat16).to(dtype))
+        start = p.detach().double()
+        made = {
+            "sgd": lambda: torch.optim.SGD([p], lr=1e-5),
+            "adamw_torch": lambda: torch.optim.AdamW([p], lr=1e-5, weight_decay=0),
+            "schedule_free_adamw": lambda: simulation.schedulefree.AdamWScheduleFree([p], lr=1e-5),
+        }
+        optimizer = made[optim]()
+        rounding = step_in_float32(optimizer)
+        for step in range(32):
+            rounding.reseed(step)
+            if optim == "schedule_free_adamw":
+                optimizer.train()
+            p.grad = (torch.ones_like(p) * (1 + step % 3)).to(dtype)
+            optimizer.step()
+            assert p.dtype == p.grad.dtype == dtype
+        assert all(v.dtype == torch.float32 for v in optimizer.state[p].values() if torch.is_tensor(v))
+        moved = p.detach().double() - start
+        if optim == "schedule_free_adamw":
+            optimizer.eval()  # x, rounded once to nearest
+            assert p.dtype == dtype
+        return moved
+
+    assert ENOUGH < share(final(torch.bfloat16), final(torch.float32)) < 2 - ENOUGH
+
+
+def trained(make_trainer, **settings):
+    trainer = make_trainer(
+        tiny.gpt2(dtype=torch.bfloat16), bf16=True, optim="schedule_free_adamw", learning_rate=0.01, **settings
+    )
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("attack", [{}, {"lora_r": 2}], ids=["full", "lora"])
+@pytest.mark.parametrize("loss", ["entropy", "dpo"])
+def test_training_moves_weights_in_bfloat16_as_in_float32(make_trainer, loss, attack):
+    settings = {
+        "adversaries": [Adversary("a", "forget", **tiny.ATTACK, **attack)],
+        "tamper_resistance_loss": loss,
+        "adversaries_per_step": 2,
+    }
+    found = tiny.weights(trained(make_trainer, **settings).model)
+    other = make_trainer(
+        tiny.gpt2(dtype=torch.bfloat16).float(),
+        bf16=True,
+        optim="schedule_free_adamw",
+        learning_rate=0.01,
+        **settings,
+    )
+    start = tiny.weights(other.model)
+    other.train()
+    moved = {n: v.double() - start[n].double() for n, v in found.items()}
+    expected = {n: v.double() - start[n].double() for n, v in tiny.weights(other.model).items()}
+    flat = [torch.cat([v.flatten() for v in each.values()]) for each in (moved, expected)]
+    assert 0.9 < share(*flat) < 1.1  # three steps of a model of two thousand weights
+
+
+@pytest.mark.parametrize("mode", [{"offload": True}], ids=str)
+def test_offloading_changes_no_bit(make_trainer, mode):
+    plain, other = tiny.weights(trained(make_trainer).model), tiny.weights(trained(make_trainer, **mode).model)
+    assert all(torch.equal(plain[name], other[name]) for name in plain)
+
+
+@pytest.mark.parametrize(
+    ("attack", "mode", "expected"),
+    [
+        (None, {}, 30),  # weights, snapshot, reference and two gradients 2 each, L_TR's 4, AdamW 8, outer optimizer 8
+        (None, {"offload": True}, 16),
+        (None, {"offload": True, "optimizer_in_backward": True}, 14),
+        (1, {"offload": True, "optimizer_in_backward": True}, 6),
+    ],
+)
+def test_a_device_holds_half_of_the_weights(tmp_path, attack, mode, expected):
+    model, tokenizer = load_model("world")
+    model.to(torch.bfloat16)
+    count = model.num_parameters()
+    cost = Cost(4, 16, num_steps=4, interval=2, lora_r=attack)
+    trainer = trainer_for(model, tokenizer, cost, 2, tmp_path, bf16=True, optim="schedule_free_adamw", **mode)
+    kinds, _ = measure_memory(trainer)
+    device = sum(kind["device"] for kind in kinds.values()) / count
+    assert expected <= device < expected + 0.5
+
+
+REFUSED = {
+    "pure": ({"bf16": False}, "is torch.bfloat16 and TARConfig has bf16=False"),
+    "schedule-free": (
+        {
+            "bf16": True,
+            "adversaries": [Adversary("a", "forget", optimizer="schedule_free_adamw", **tiny.ATTACK)],
+        },
+        "'a' has optimizer='schedule_free_adamw', and parameter 'transformer.wte.weight' is torch.bfloat16",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_would_round_to_nearest_is_refused(make_trainer, case):
+    settings, sentence = REFUSED[case]
+    with pytest.raises(ValueError, match=sentence):
+        make_trainer(tiny.gpt2(dtype=torch.bfloat16), **settings)

@@ -1,0 +1,45 @@
+"""An optimizer that visits one parameter at a time, so that something may be done around each."""
+
+import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import nn
+
+
+Around = Callable[[nn.Parameter], AbstractContextManager]
+
+
+def one_by_one(optimizer: torch.optim.Optimizer, method: str, around: Around) -> None:
+    """Makes a method of an optimizer run for each parameter alone, inside of what `around` gives for it.
+
+    Args:
+        optimizer ([`~torch.optim.Optimizer`]):
+            One whose state is found by parameter, and that treats each parameter by itself.
+        method (`str`):
+            `"step"`, or `"eval"` and `"train"` of a Schedule-Free one.
+        around (`Callable`):
+            Parameter → context manager.
+    """
+    of_all, weakly = getattr(optimizer, method).__func__, weakref.ref(optimizer)
+
+    def of_each(_: Any, closure: None = None) -> None:
+        optimizer = weakly()
+        groups = optimizer.param_groups
+        try:
+            for group in groups:
+                after = group
+                for p in group["params"]:
+                    after = {**group, "params": [p]}  # with the counters of before for each
+                    optimizer.param_groups = [after]
+                    with around(p):
+                        of_all(optimizer)
+                group.update({name: value for name, value in after.items() if name != "params"})
+        finally:
+            optimizer.param_groups = groups
+
+    # a method, as schedulers want one; held by itself, the optimizer would outlive its attack with all its state
+    setattr(optimizer, method, MethodType(of_each, weakref.proxy(optimizer)))
