@@ -209,9 +209,9 @@ def test_summary_and_verdict_of_a_report_are_not_believed(saved):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda content: content["attacks"][0]["after"].update(harm=-3), "has -3 where a share from 0 to 1 belongs"),
+        (lambda content: content["attacks"][0]["after"].update(harm=-3), "'harm' is -3.0, and is a share from 0 to 1"),
         (lambda content: content["attacks"][0]["after"].update(harm="0"), "is not whole"),
-        (lambda content: content["config"].update(chance=1.0), "has 1.0 where a share"),
+        (lambda content: content["config"].update(chance=1.0), "is not whole .*chance"),
         (lambda content: content["config"].pop("chance"), "is not whole .*chance"),
         (lambda content: content["model"].pop("weights_sha256"), "is not whole .*weights_sha256"),
         (lambda content: content["config"]["adversaries"][0].update(colour=1), "is not whole .*colour"),

@@ -105,6 +105,7 @@ def test_file_with_fields_of_this_version_is_pinned(tmp_path):
         ('{"schema_version": 4, "before": NaN}', "has NaN, which is no number of JSON"),
         ('{"schema_version": 4, "before": 1e999}', "has 1e999, which is no number of JSON"),
         ('{"schema_version": 4, "before": {"harm": 0.9, "harm": 0.1}}', "has the field 'harm' twice"),
+        (r'{"schema_version": 4, "model": {"id": "\ud800"}}', "has half of a character, which no text holds"),
         (" " * (MAX_BYTES + 1), "has 64 MiB, more than the 64 of any report"),
     ],
 )
@@ -132,6 +133,7 @@ def test_file_that_cannot_be_read_is_one_sentence(tmp_path, content, message):
             "is not whole .attacks.0.after: there is no 'harm'",
         ),
         (lambda content: content["attacks"][0]["trajectory"][1].pop("step"), "trajectory.1: there is no 'step'"),
+        (lambda content: content["attacks"][0]["trajectory"][1].update(step=-1), "trajectory.1: 'step' is -1"),
         (lambda content: content["before"].update(harm=10**400), "is not whole .before.harm"),
         (lambda content: content["before"].update(harm=True), "is not whole .before.harm"),
         (

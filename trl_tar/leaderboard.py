@@ -179,7 +179,7 @@ def compare(*sources: str | Path, token: str | None = None, skip_unreadable: boo
     unreadable: dict[str, str] = {}
     for source in given:
         try:
-            found[source] = _checked(load_report(source, token=token), source)
+            found[source] = _judged_anew(load_report(source, token=token))
         except (ValueError, OSError) as error:
             unreadable[source] = plain(error)
     if unreadable and not (skip_unreadable and found):
@@ -190,21 +190,6 @@ def compare(*sources: str | Path, token: str | None = None, skip_unreadable: boo
     named = dict(zip(_names(list(found)), found.values(), strict=True))
     on_hub = {name: None if Path(source).exists() else source for name, source in zip(named, found, strict=True)}
     return _side_by_side(named, on_hub, unreadable)
-
-
-def _checked(report: Report, source: str) -> Judged:
-    """The report, judged anew; `ValueError` for one with a share that is none: a stranger's may say anything."""
-    records = [report, *report.references.values()]
-    measured = [record.before for record in records]
-    measured += [attack.outcome for record in records for attack in record.attacks if attack.outcome is not None]
-    shares = [values[name] for values in measured for name in ("harm", "capability")]
-    wrong = [share for share in shares if share is not None and not 0 <= share <= 1]
-    wrong += [] if report.config["chance"] < 1 else [report.config["chance"]]
-    if wrong:
-        raise ValueError(
-            f"The report of {source!r} has {wrong[0]} where a share from 0 to 1 belongs. Ask who published it for another."
-        )
-    return _judged_anew(report)
 
 
 def _names(sources: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ ADDED: dict[str, Any] = {
     "files": {},
 }  # by version 4; what a report of version 3 says of them
 SUMMARIES = ("summary", "by_adversary")  # follow from the attacks: those of older reports are taken anew
+SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_BYTES = 64 * 2**20  # of 200 attacks one has 2 MB
 PROBE = "linear_probe"  # among the attacks without training, the one that only reads hidden states
 FILE_NAME = "report.json"
@@ -195,6 +197,8 @@ def read_content(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"), **hooks)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{str(file)!r} is not JSON ({error}). Give the {FILE_NAME} of a red team.") from error
+    if SURROGATE.search(json.dumps(content, ensure_ascii=False)):
+        refuse("half of a character, which no text holds")
     version = content.get("schema_version") if isinstance(content, dict) else None
     if type(version) is not int:
         raise ValueError(f"{str(file)!r} has no schema_version. Give the {FILE_NAME} of a red team.")

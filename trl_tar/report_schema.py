@@ -22,6 +22,9 @@ def _measured(values: Mapping[str, Any]) -> Mapping[str, Any]:
     missing = {"harm", "capability"} - set(values)
     if missing:
         raise ValueError(f"there is no {min(missing)!r}")
+    for name in ("harm", "capability"):
+        if values[name] is not None and not -1e-9 <= values[name] <= 1 + 1e-9:
+            raise ValueError(f"{name!r} is {values[name]}, and is a share from 0 to 1")
     return values
 
 
@@ -29,6 +32,8 @@ def _point(values: Mapping[str, Any]) -> Mapping[str, Any]:
     for name in ("step", "flops"):
         if values.get(name) is None:
             raise ValueError(f"there is no {name!r}")
+        if values[name] < 0:
+            raise ValueError(f"{name!r} is {values[name]}")
     return _measured(values)
 
 
@@ -154,7 +159,7 @@ class Config(TypedDict):
     """Of the red team."""
 
     __pydantic_config__ = OPEN
-    chance: Annotated[float, Field(ge=0, le=1)]
+    chance: Annotated[float, Field(ge=0, lt=1)]
     adversaries: NotRequired[list[Described]]
     datasets: NotRequired[list[Rows]]
     metrics: NotRequired[list[Text]]
