@@ -111,12 +111,12 @@ def test_an_outer_optimizer_goes_as_far_as_in_float32(optim):
     assert ENOUGH < share(final(torch.bfloat16), final(torch.float32)) < 2 - ENOUGH
 
 
-def trained(make_trainer, **settings):
-    trainer = make_trainer(
-        tiny.gpt2(dtype=torch.bfloat16), bf16=True, optim="schedule_free_adamw", learning_rate=0.01, **settings
-    )
+def trained(make_trainer, dtype=torch.bfloat16, **settings) -> dict[str, torch.Tensor]:
+    """Weights after a training from weights that bfloat16 has."""
+    model = tiny.gpt2(dtype=torch.bfloat16).to(dtype)
+    trainer = make_trainer(model, bf16=True, optim="schedule_free_adamw", learning_rate=0.01, **settings)
     trainer.train()
-    return trainer
+    return tiny.weights(trainer.model)
 
 
 @pytest.mark.parametrize("attack", [{}, {"lora_r": 2}], ids=["full", "lora"])
@@ -127,26 +127,17 @@ def test_training_moves_weights_in_bfloat16_as_in_float32(make_trainer, loss, at
         "tamper_resistance_loss": loss,
         "adversaries_per_step": 2,
     }
-    found = tiny.weights(trained(make_trainer, **settings).model)
-    other = make_trainer(
-        tiny.gpt2(dtype=torch.bfloat16).float(),
-        bf16=True,
-        optim="schedule_free_adamw",
-        learning_rate=0.01,
-        **settings,
+    start = tiny.weights(tiny.gpt2(dtype=torch.bfloat16))
+    moved, expected = (
+        torch.cat([(w.double() - start[name].double()).flatten() for name, w in weights.items()])
+        for weights in (trained(make_trainer, dtype, **settings) for dtype in (torch.bfloat16, torch.float32))
     )
-    start = tiny.weights(other.model)
-    other.train()
-    moved = {n: v.double() - start[n].double() for n, v in found.items()}
-    expected = {n: v.double() - start[n].double() for n, v in tiny.weights(other.model).items()}
-    flat = [torch.cat([v.flatten() for v in each.values()]) for each in (moved, expected)]
-    assert 0.9 < share(*flat) < 1.1  # three steps of a model of two thousand weights
+    assert 0.9 < share(moved, expected) < 1.1  # three steps of a model of two thousand weights
 
 
-@pytest.mark.parametrize("mode", [{"offload": True}], ids=str)
-def test_offloading_changes_no_bit(make_trainer, mode):
-    plain, other = tiny.weights(trained(make_trainer).model), tiny.weights(trained(make_trainer, **mode).model)
-    assert all(torch.equal(plain[name], other[name]) for name in plain)
+def test_offloading_changes_no_bit(make_trainer):
+    plain, offloaded = trained(make_trainer), trained(make_trainer, offload=True)
+    assert all(torch.equal(plain[name], offloaded[name]) for name in plain)
 
 
 @pytest.mark.parametrize(

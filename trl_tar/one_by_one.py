@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 
-Around = Callable[[nn.Parameter], AbstractContextManager]
-
-
-def one_by_one(optimizer: torch.optim.Optimizer, method: str, around: Around) -> None:
+def one_by_one(
+    optimizer: torch.optim.Optimizer, method: str, around: Callable[[nn.Parameter], AbstractContextManager]
+) -> None:
     """Makes a method of an optimizer run for each parameter alone, inside of what `around` gives for it.
 
     Args:

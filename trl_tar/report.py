@@ -37,7 +37,7 @@ ADDED: dict[str, Any] = {
     "files": {},
 }  # by version 4; what a report of version 3 says of them
 SUMMARIES = ("summary", "by_adversary")  # follow from the attacks: those of older reports are taken anew
-SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can say it, and UTF-8 cannot
 MAX_BYTES = 64 * 2**20  # of 200 attacks one has 2 MB
 PROBE = "linear_probe"  # among the attacks without training, the one that only reads hidden states
 FILE_NAME = "report.json"

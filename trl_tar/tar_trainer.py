@@ -229,7 +229,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
             x_tr = self.sample_tamper_resistance_batch(index)  # x_TR ~ D_TR, one for the whole attack
             with (
                 restored(
-                    self.model, adversary, self._attack_seed(index), self._snapshot_room, self.args.offload
+                    self.model, adversary, self._number("attack", index), self._snapshot_room, self.args.offload
                 ) as attacked,
                 self._recorded(attacked, adversary),
             ):
@@ -237,20 +237,20 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
                     self.add_tamper_resistance_gradient(g_tr, attacked, adversary, x_tr, step)
         self._set_outer_gradient(g_retain, g_tr)
         if self._rounding is not None:
-            self._rounding.reseed(random.Random(f"{self.args.seed} rounding {self.state.global_step}").getrandbits(31))
+            self._rounding.reseed(self._number("rounding"))
         self._g_retain, self._g_tr = [], []
         return retain_loss
 
     def sample_adversaries(self) -> list[Adversary]:
         """The S adversaries of this outer step: a function of (seed, step), the same on all devices."""
-        rng = random.Random(f"{self.args.seed} adversaries {self.state.global_step}")
+        rng = random.Random(self._draw("adversaries"))
         weights = [a.weight for a in self.adversaries]
         return rng.choices(self.adversaries, weights, k=self.args.adversaries_per_step)
 
     def sample_tamper_resistance_batch(self, index: int) -> list[Batch]:
         """This device's share of x_TR for the `index`-th attack of this outer step, in micro-batches."""
-        seed = f"{self.args.seed} tamper-resistance {self.state.global_step} {index}"
-        chosen = draw_rows(len(self._tamper_resistance_rows), self.args.tamper_resistance_batch_size, seed)
+        size, draw = self.args.tamper_resistance_batch_size, self._draw("tamper-resistance", index)
+        chosen = draw_rows(len(self._tamper_resistance_rows), size, draw)
         rows = [self._tamper_resistance_rows[i] for i in chosen]
         return self._batches.micro_batches(
             rows, self._tamper_resistance_objective, self.args.tamper_resistance_micro_batch_size, self._sharded
@@ -259,7 +259,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
     def attack_steps(self, attacked: Attacked, adversary: Adversary, index: int) -> Iterator[int]:
         """Runs the `index`-th attack of this outer step; yields k wherever L_TR is to be taken, at θ_{k+1}."""
         sizes = {name: len(rows) for name, rows in self._adversary_rows.items()}
-        drawn = draw_batches(adversary, sizes, f"{self.args.seed} attack {self.state.global_step} {index}")
+        drawn = draw_batches(adversary, sizes, self._draw("attack", index))
         batches: Iterable[list[Batch]] = (
             self._batches.micro_batches(
                 [self._adversary_rows[name][i] for name, i in rows],
@@ -453,8 +453,13 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
     def _record(self, name: str, value: float) -> None:
         self._metrics["train"][name].append(value)
 
-    def _attack_seed(self, index: int) -> int:
-        return random.Random(f"{self.args.seed} attack {self.state.global_step} {index}").getrandbits(31)
+    def _draw(self, what: str, *index: int) -> str:
+        """Names what is drawn at this outer step: a seed of its own, the same on all devices and after a stop."""
+        return " ".join(map(str, (self.args.seed, what, self.state.global_step, *index)))
+
+    def _number(self, what: str, *index: int) -> int:
+        """The same as a number."""
+        return random.Random(self._draw(what, *index)).getrandbits(31)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
