@@ -1,4 +1,4 @@
-"""Trains one case and writes its weights; run by torchrun on two processes and by plain python on one."""
+"""Trains one case and writes its weights; run by torchrun on several processes and by plain python on one."""
 
 import os
 import sys
@@ -48,15 +48,36 @@ CASES = {
         "adversaries": [Adversary("full", "forget", **ATTACK)],
         "peft_config": LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"),
     },
+    "groups": {
+        "adversaries": [
+            Adversary("full", "forget", **ATTACK),
+            Adversary("dpo-lora", "pairs", objective="dpo", lora_r=2, **ATTACK),
+            Adversary("diverged", "forget", **{**ATTACK, **SGD, "learning_rate": 1e300}),
+        ],
+        "adversaries_per_step": 4,
+        "adversary_parallel_size": 2,
+    },
+    "groups-in-backward": {
+        "adversaries": [Adversary("full", "forget", **ATTACK), Adversary("lora", "forget", lora_r=2, **ATTACK)],
+        "adversaries_per_step": 2,
+        "adversary_parallel_size": 2,
+        "optimizer_in_backward": True,
+        "offload": True,
+    },
     "float32": {"adversaries": [Adversary("full", "forget", **{**ATTACK, **SGD})]},
     "float32-lora": {"adversaries": [Adversary("lora", "forget", lora_r=2, **{**ATTACK, **SGD})]},
+}
+ROUNDED = {  # weights in bfloat16: not those of one process, which adds up in another order, and the same on all
+    "bfloat16": {"adversaries": [Adversary("full", "forget", **ATTACK)], "bf16": True},
 }
 
 
 def train(case: str, output: Path, world_size: int) -> None:
-    settings = dict(CASES[case])
+    settings = {**CASES, **ROUNDED}[case].copy()
+    if world_size == 1:
+        settings.pop("adversary_parallel_size", None)
     global_batch = 4 // settings.get("gradient_accumulation_steps", 1)
-    dtype = torch.float32 if case.startswith("float32") else torch.float64
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(case.split("-")[0], torch.float64)
     trainer = tiny.make_trainer(
         output / f"run-{case}-{world_size}",
         tiny.gpt2(dtype=dtype),

@@ -192,6 +192,14 @@ REFUSED = {
     "infinite rate": ({"inner_weighting_rate": float("inf")}, ["inner_weighting_rate=inf", "finite"]),
     "zero beta": ({"beta": 0.0}, ["beta=0.0", "above 0"]),
     "no interval": ({"tamper_resistance_interval": 0}, ["tamper_resistance_interval=0", "at least 1"]),
+    "more groups than attacks": (
+        {"adversary_parallel_size": 2},
+        ["adversaries_per_step=1 with adversary_parallel_size=2", "multiple"],
+    ),
+    "more groups than devices": (
+        {"adversaries_per_step": 2, "adversary_parallel_size": 2},
+        ["adversary_parallel_size=2", "does not divide the number of devices, 1."],
+    ),
     "no adversaries a step": ({"adversaries_per_step": 0}, ["adversaries_per_step=0", "at least 1"]),
     "empty micro-batches": ({"tamper_resistance_micro_batch_size": 0}, ["micro_batch_size=0", "at least 1"]),
     "re-entrant checkpointing": (

@@ -1,4 +1,4 @@
-"""Two processes on the same global batch of unequal rows give the weights of one process."""
+"""Two processes, and four in two groups, on the same global batch of unequal rows give the weights of one process."""
 
 import distributed_worker
 import pytest
@@ -17,25 +17,29 @@ def trained(tmp_path_factory):
 def train_all(output):
     for case in distributed_worker.CASES:
         distributed_worker.train(case, output, 1)
-    done = launch(2, "distributed_worker.py", str(output), *distributed_worker.CASES)
-    assert done.returncode == 0, done.stderr[-4000:]
+    for processes, cases in ((2, [*distributed_worker.CASES, *distributed_worker.ROUNDED]), (4, ["groups"])):
+        done = launch(processes, "distributed_worker.py", str(output), *cases)
+        assert done.returncode == 0, done.stderr[-4000:]
 
 
-@pytest.mark.parametrize("case", distributed_worker.CASES)
-def test_two_processes_equal_one(trained, case):
-    one, two = (load_file(trained / f"{case}-{n}.safetensors") for n in (1, 2))
+SEVERAL = [*((case, 2) for case in distributed_worker.CASES), ("groups", 4)]
+
+
+@pytest.mark.parametrize(("case", "processes"), SEVERAL)
+def test_several_processes_equal_one(trained, case, processes):
+    one, several = (load_file(trained / f"{case}-{n}.safetensors") for n in (1, processes))
     if case == "peft":
         start = {name: torch.zeros_like(w) if "lora_B" in name else w for name, w in one.items()}
     else:
         start = tiny.weights(tiny.gpt2(dtype=next(iter(one.values())).dtype))
     # an outer Adam divides the rounding of key biases, whose gradient is 0 (about 1e-18), by its ε of 1e-8
     limit = 1e-6 if case.startswith("float32") else 1e-8 if case == "schedule-free" else 1e-10
-    assert tiny.displacement_error(two, one, start) < limit
+    assert tiny.displacement_error(several, one, start) < limit
 
 
-@pytest.mark.parametrize("case", distributed_worker.CASES)
-def test_two_processes_log_what_one_logs(trained, case):
-    one, two = (load_file(trained / f"{case}-{n}-log.safetensors") for n in (1, 2))
-    assert one.keys() == two.keys()
+@pytest.mark.parametrize(("case", "processes"), SEVERAL)
+def test_several_processes_log_what_one_logs(trained, case, processes):
+    one, several = (load_file(trained / f"{case}-{n}-log.safetensors") for n in (1, processes))
+    assert one.keys() == several.keys()
     for name, value in one.items():
-        assert two[name].item() == pytest.approx(value.item(), rel=1e-5, abs=1e-9), name
+        assert several[name].item() == pytest.approx(value.item(), rel=1e-5, abs=1e-9), name

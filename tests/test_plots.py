@@ -81,6 +81,15 @@ def test_lines_are_the_means_over_seeds_of_means_over_attacks(records):
     assert right.get_ylabel() == "held-out capability (accuracy)"
 
 
+def test_lines_begin_before_the_attack_also_where_it_was_evaluated_later(records):
+    record = records["TAR"]
+    late = [replace(a, trajectory=[p for p in a.trajectory if p["step"] >= 50]) for a in record.attacks]
+    left, right = plot_attacks({"late": replace(record, attacks=late)}).axes
+    assert list(left.get_lines()[0].get_xdata()) == [0, 50, 100, 150, 200]
+    assert [axes.get_lines()[0].get_ydata()[0] for axes in (left, right)] == [0.36, 0.88]
+    assert len(plot_adversary_loss({"late": record}).axes[0].get_lines()[0].get_xdata()) == len(STEPS) - 1
+
+
 def test_bands_are_intervals_over_seeds(records):
     left, _ = plot_attacks(records, adversary="mix").axes
     expected = t_interval([a.after["harm"] for a in records["TAR"].attacks if a.adversary == "mix"])

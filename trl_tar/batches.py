@@ -8,6 +8,7 @@ from torch import nn
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from .data import PreferenceCollator, device_share
+from .device_groups import DeviceGroup
 from .gradients import FILLER, Batch
 from .losses import sequence_log_probs
 from .simulation import in_eval_mode, next_token_logits
@@ -18,7 +19,9 @@ class Batches:
 
     Args:
         accelerator ([`~accelerate.Accelerator`]):
-            Device, and this process among the others.
+            Device and autocast.
+        devices ([`DeviceGroup`]):
+            Those that share a batch.
         pad_token_id (`int`):
             Id of the padding.
         dtype (`torch.dtype`):
@@ -30,12 +33,13 @@ class Batches:
     def __init__(
         self,
         accelerator: Accelerator,
+        devices: DeviceGroup,
         pad_token_id: int,
         dtype: torch.dtype,
         max_length: int | None,
         truncation_mode: str,
     ):
-        self.accelerator, self.dtype = accelerator, dtype
+        self.accelerator, self.devices, self.dtype = accelerator, devices, dtype
         self.collators = {
             "sft": DataCollatorForLanguageModeling(pad_token_id),
             "dpo": PreferenceCollator(pad_token_id, max_length, truncation_mode),
@@ -47,7 +51,7 @@ class Batches:
         """This device's share of the rows, padded and on the device.
 
         With `sharded`, every device gets as many as the first one, the last ones being fillers."""
-        rank, devices = self.accelerator.process_index, self.accelerator.num_processes
+        rank, devices = self.devices.rank, self.devices.size
         shares = list(device_share(rows, rank, devices, micro_batch_size))
         longest = len(list(device_share(rows, 0, devices, micro_batch_size))) if sharded else 0
         filler = [rows[:1]] * (longest - len(shares))

@@ -14,13 +14,18 @@ from torch.distributed.tensor import DTensor
 
 Batch = dict[str, torch.Tensor]
 LossFunction = Callable[[nn.Module, Batch], tuple[torch.Tensor, torch.Tensor]]
+BUCKET = 2**24  # numbers that are sent at a time, or one tensor
 FILLER = "filler"  # key of a batch that counts for nothing: under FSDP2 all devices make the same number of passes
 
 
 def mean_gradient(
-    model: nn.Module, parameters: list[nn.Parameter], micro_batches: list[Batch], loss_function: LossFunction
+    model: nn.Module,
+    parameters: list[nn.Parameter],
+    micro_batches: list[Batch],
+    loss_function: LossFunction,
+    group: dist.ProcessGroup | None = None,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Gradient of the mean loss over the global batch, all-reduced and weighted by the count of every device.
+    """Gradient of the mean loss over the batch of all devices (of `group`), all-reduced and weighted by their counts.
 
     Uses `torch.autograd.grad` on the unwrapped model, so neither `.grad` nor the hooks of DDP see it. Nothing waits for the
     device: the loss comes as the pair of its sum and count, for [`means`].
@@ -40,7 +45,7 @@ def mean_gradient(
             for total, gradient in zip(totals, gradients, strict=True)
         ]
     gradient = [torch.zeros_like(p) if t is None else t for p, t in zip(parameters, totals, strict=True)]
-    all_reduce([*(g for g in gradient if not isinstance(g, DTensor)), sums])
+    all_reduce([*(g for g in gradient if not isinstance(g, DTensor)), sums], group)
     for g in gradient:
         g.div_(sums[1])
     return sums, gradient
@@ -115,15 +120,27 @@ def _gradients(model: nn.Module, loss: torch.Tensor, parameters: list[nn.Paramet
     return gradients
 
 
-def all_reduce(tensors: list[torch.Tensor]) -> None:
-    """Sums each tensor over all devices, in place; nothing to do in one process."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+def all_reduce(tensors: list[torch.Tensor], group: dist.ProcessGroup | None = None) -> None:
+    """Sums each tensor over all devices (of `group`), in place; nothing to do for a single one."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size(group) == 1:
         return
-    by_type: dict[tuple, list[torch.Tensor]] = {}
-    for tensor in tensors:
-        by_type.setdefault((tensor.dtype, tensor.device), []).append(tensor)
-    for group in by_type.values():
-        flat = torch.cat([tensor.flatten() for tensor in group])
-        dist.all_reduce(flat)
-        for tensor, part in zip(group, flat.split([t.numel() for t in group]), strict=True):
+    for bucket in _buckets(tensors):
+        flat = torch.cat([tensor.flatten() for tensor in bucket]) if len(bucket) > 1 else bucket[0].flatten()
+        dist.all_reduce(flat, group=group)
+        for tensor, part in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
             tensor.copy_(part.view_as(tensor))
+
+
+def _buckets(tensors: list[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """Tensors that travel together, of one type and place each: small enough that their copy is little memory."""
+    buckets: list[list[torch.Tensor]] = []
+    open_ones: dict[tuple, tuple[list[torch.Tensor], int]] = {}
+    for tensor in tensors:
+        key = tensor.dtype, tensor.device
+        bucket, size = open_ones.get(key, ([], BUCKET))
+        if size + tensor.numel() > BUCKET:
+            bucket, size = [], 0
+            buckets.append(bucket)
+        bucket.append(tensor)
+        open_ones[key] = bucket, size + tensor.numel()
+    return buckets

@@ -80,10 +80,10 @@ def check_memory_modes(args: TARConfig, adversaries: Iterable[Adversary], sharde
         )
     if not args.optimizer_in_backward:
         return
-    if args.world_size > 1:
+    if args.world_size > args.adversary_parallel_size:
         raise ValueError(
             f"TARConfig has optimizer_in_backward=True on {args.world_size} devices, whose gradients are summed when they are "
-            "complete. Leave it out, or use one device."
+            f"complete. Leave it out, use one device, or set adversary_parallel_size={args.world_size}."
         )
     for adversary in adversaries:
         for name, allowed in (("micro_batch_size", None), ("max_grad_norm", 0.0)):

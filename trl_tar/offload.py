@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from .one_by_one import one_by_one
 from .sharding import local
@@ -48,12 +49,12 @@ class StateOnHost:
             self._park(p)
 
     @contextmanager
-    def _fetched(self, p: torch.Tensor) -> Iterator[None]:
-        state = self.optimizer.state[p]
+    def _fetched(self, optimizer: torch.optim.Optimizer, p: nn.Parameter) -> Iterator[nn.Parameter]:
+        state = optimizer.state[p]
         for name, value in state.items():
             if value is self._rooms.get((p, name)):  # not so where a state was loaded since
                 state[name] = torch.empty_like(value, device=p.device).copy_(value, non_blocking=True)
-        yield
+        yield p
         self._park(p)
 
     def _park(self, p: torch.Tensor) -> None:

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 
-def one_by_one(
-    optimizer: torch.optim.Optimizer, method: str, around: Callable[[nn.Parameter], AbstractContextManager]
-) -> None:
+Around = Callable[[torch.optim.Optimizer, nn.Parameter], AbstractContextManager[nn.Parameter]]
+
+
+def one_by_one(optimizer: torch.optim.Optimizer, method: str, around: Around) -> None:
     """Makes a method of an optimizer run for each parameter alone, inside of what `around` gives for it.
 
     Args:
@@ -21,7 +22,7 @@ def one_by_one(
         method (`str`):
             `"step"`, or `"eval"` and `"train"` of a Schedule-Free one.
         around (`Callable`):
-            Parameter → context manager.
+            Optimizer and parameter → context manager, which gives the parameter to visit.
     """
     of_all, weakly = getattr(optimizer, method).__func__, weakref.ref(optimizer)
 
@@ -32,9 +33,9 @@ def one_by_one(
             for group in groups:
                 after = group
                 for p in group["params"]:
-                    after = {**group, "params": [p]}  # with the counters of before for each
-                    optimizer.param_groups = [after]
-                    with around(p):
+                    with around(optimizer, p) as visited:
+                        after = {**group, "params": [visited]}  # with the counters of before for each
+                        optimizer.param_groups = [after]
                         of_all(optimizer)
                 group.update({name: value for name, value in after.items() if name != "params"})
         finally:

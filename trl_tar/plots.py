@@ -241,7 +241,7 @@ def _trajectories(axes: Axes, reports: Attacked, metric: str, adversary: str | N
         names = {a.adversary for a in report.attacks}
         if adversary is not None and adversary not in names:
             raise ValueError(f"The report {label!r} has no attack named {adversary!r}. Choose from {sorted(names)}.")
-        points = curve([a for a in report.attacks if adversary in (None, a.adversary)], metric)
+        points = curve(report, [a for a in report.attacks if adversary in (None, a.adversary)], metric)
         steps = list(points)
         values = [points[step]["mean"] for step in steps]
         style = {
@@ -263,10 +263,10 @@ def _trajectories(axes: Axes, reports: Attacked, metric: str, adversary: str | N
     _finish(axes)
 
 
-def curve(attacks: Sequence[AttackRecord], metric: str) -> dict[int, Estimate]:
-    """Step → estimate over seeds, at the steps that all completed attacks share; others would end in midair.
+def curve(record: Report | ModelRecord, attacks: Sequence[AttackRecord], metric: str) -> dict[int, Estimate]:
+    """Step → estimate over seeds of some of its attacks, at the steps that all completed ones share; others would end in midair.
 
-    An edit of the weights has no way to show, and is left out where other attacks have one."""
+    Step 0 is the model before attack. An edit of the weights has no way to show, and is left out where other attacks have one."""
     complete = [a for a in attacks if a.outcome is not None]
     complete = [a for a in complete if len(a.trajectory) > 1] or complete
     if not complete:
@@ -277,7 +277,11 @@ def curve(attacks: Sequence[AttackRecord], metric: str) -> dict[int, Estimate]:
         for point in attack.trajectory:
             if point["step"] in shared and point[metric] is not None:
                 values[point["step"]].append((attack.adversary, attack.seed, point[metric]))
-    return {step: over_adversaries(found) for step, found in values.items() if found}
+    estimates = {step: over_adversaries(found) for step, found in values.items() if found}
+    before = record.before.get(metric)
+    if not estimates or before is None:
+        return estimates
+    return {0: over_adversaries([("", 0, before)]), **estimates}
 
 
 def _root(x: np.ndarray) -> np.ndarray:

@@ -215,8 +215,7 @@ def curves(report: Report) -> dict[str, Any]:
                 "label": "mean over all attacks" if name is None else name,
                 "half": _half_recovered(report, names[1:] if name is None else [name]),
                 "curves": {
-                    role: {metric: _points(_record(report, role).attacks, name, metric) for metric in PANELS}
-                    for role in roles
+                    role: {metric: _points(_record(report, role), name, metric) for metric in PANELS} for role in roles
                 },
             }
             for name in names
@@ -240,9 +239,9 @@ def _half_recovered(report: Report, names: Sequence[str]) -> float | None:
     return mean([floor + BREAK_RECOVERY * (base - floor) for floor in floors]) if base is not None and floors else None
 
 
-def _points(attacks: Sequence[AttackRecord], adversary: str | None, metric: str) -> list[list[float | None]]:
-    chosen = [attack for attack in attacks if adversary in (None, attack.adversary)]
+def _points(record: Report | ModelRecord, adversary: str | None, metric: str) -> list[list[float | None]]:
+    chosen = [attack for attack in record.attacks if adversary in (None, attack.adversary)]
     return [
         [step, *(None if e[k] is None else float(f"{e[k]:.{DIGITS}g}") for k in ("mean", "low", "high"))]
-        for step, e in curve(chosen, metric).items()
+        for step, e in curve(record, chosen, metric).items()
     ]

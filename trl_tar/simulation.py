@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
+from torch.distributed import ProcessGroup
 from transformers import PreTrainedModel, Trainer, get_scheduler
 
 from .adversary import Adversary
@@ -20,7 +21,7 @@ from .averaged_weights import is_schedule_free
 from .gradients import Batch, LossFunction, consumed_gradient, mean_gradient, means
 from .offload import host_like
 from .sharding import is_sharded, local, reshard
-from .stochastic_rounding import StochasticRounding, in_bfloat16, step_in_float32
+from .stochastic_rounding import in_bfloat16, step_in_float32
 
 
 ATTACK_ADAPTER = "attack"  # beside the adapter that is being trained, where there is one
@@ -237,6 +238,7 @@ def attack_steps(
     loss_function: LossFunction,
     interval: int = 1,
     in_backward: bool = False,
+    group: ProcessGroup | None = None,
 ) -> Iterator[int]:
     """Runs the attack, and stops to be judged after every `interval`-th step.
 
@@ -257,6 +259,8 @@ def attack_steps(
         in_backward (`bool`, *optional*, defaults to `False`):
             Step each parameter as soon as its gradient is known, and keep no gradient. For one micro-batch a step on one
             device, without clipping, and optimizers that look at one parameter at a time.
+        group (`torch.distributed.ProcessGroup`, *optional*):
+            The devices that run this attack. All of them by default.
 
     Yields:
         `int`: k, counted from 0, with the weights at θ_{k+1}; −1 once, at θ itself, for an attack of no steps.
@@ -268,8 +272,9 @@ def attack_steps(
         yield -1
         return
     optimizer = create_optimizer(attacked.model, attacked.parameters, adversary)
+    generator = torch.Generator(attacked.parameters[0].device).manual_seed(attacked.seed)
     if in_bfloat16(attacked.parameters) and not in_backward:
-        step_in_float32(optimizer, attacked.seed)
+        step_in_float32(optimizer, generator)
     scheduler = get_scheduler(
         adversary.lr_scheduler,
         optimizer,
@@ -280,13 +285,13 @@ def attack_steps(
     schedule_free = is_schedule_free(optimizer)
     if schedule_free:
         optimizer.train()
-    step_one = StepOne(optimizer, attacked.seed) if in_backward else None
+    step_one = StepOne(optimizer, generator) if in_backward else None
     pending: list[torch.Tensor] = []
     for step, micro_batches in enumerate(batches):
         if step_one is not None:
             sums = consumed_gradient(attacked.model, attacked.parameters, micro_batches, loss_function, step_one)
         else:
-            sums, gradients = mean_gradient(attacked.model, attacked.parameters, micro_batches, loss_function)
+            sums, gradients = mean_gradient(attacked.model, attacked.parameters, micro_batches, loss_function, group)
             for p in reversed(attacked.parameters):  # pops: no gradient outlives the step
                 p.grad = gradients.pop()
             if adversary.max_grad_norm:
@@ -322,22 +327,23 @@ class StepOne:
     Args:
         optimizer (`torch.optim.Optimizer`):
             Holds the groups and their learning rates, and never a state.
-        seed (`int`):
+        generator (`torch.Generator`):
             Of the rounding of weights in bfloat16.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, seed: int):
-        self._rounding = StochasticRounding(optimizer.param_groups[0]["params"][0].device, seed)
+    def __init__(self, optimizer: torch.optim.Optimizer, generator: torch.Generator):
         self._groups = {p: group for group in optimizer.param_groups for p in group["params"]}
         kind: Any = type(optimizer)
         self._own = {p: kind([{**group, "params": [p]}]) for p, group in self._groups.items()}
+        for p, own in self._own.items():
+            if in_bfloat16([p]):
+                step_in_float32(own, generator)
 
     def __call__(self, parameter: nn.Parameter, gradient: torch.Tensor) -> None:
         own = self._own[parameter]
         own.param_groups[0]["lr"] = self._groups[parameter]["lr"]
         parameter.grad = gradient
-        with self._rounding.stepping(parameter):
-            own.step()
+        own.step()
         parameter.grad = None
 
 

@@ -5,7 +5,7 @@ is left. Rounded by chance, with the odds of its distance to both neighbours, th
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -27,14 +27,20 @@ def in_bfloat16(parameters: Iterable[nn.Parameter]) -> bool:
     return any(p.dtype == torch.bfloat16 for p in parameters)
 
 
-def step_in_float32(optimizer: torch.optim.Optimizer, seed: int = 0) -> "StochasticRounding":
-    """Makes an optimizer step parameters of bfloat16 as if they were not."""
-    rounding = StochasticRounding(optimizer.param_groups[0]["params"][0].device, seed)
-    one_by_one(optimizer, "step", rounding.stepping)
+def step_in_float32(optimizer: torch.optim.Optimizer, generator: torch.Generator) -> None:
+    """Makes an optimizer step, and load the state of, parameters of bfloat16 as if they were not.
+
+    Args:
+        optimizer ([`~torch.optim.Optimizer`]):
+            One whose state is found by parameter, and that treats each parameter by itself.
+        generator (`torch.Generator`):
+            Of the rounding, on the device of the parameters. Replicas of a model have to round alike.
+    """
+    one_by_one(optimizer, "step", _in_the_place_of(lambda value: stochastically_rounded(value, generator)))
     if is_schedule_free(optimizer):
         for method in ("train", "eval"):
-            one_by_one(optimizer, method, lambda p: in_float32([p]))
-    return rounding
+            one_by_one(optimizer, method, _in_the_place_of(lambda value: value.to(torch.bfloat16)))
+    _keep_what_is_loaded(optimizer)
 
 
 def stochastically_rounded(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -45,44 +51,53 @@ def stochastically_rounded(value: torch.Tensor, generator: torch.Generator) -> t
     return torch.where(value.isfinite(), rounded, value).to(torch.bfloat16)
 
 
-class StochasticRounding:
-    """Lets an optimizer step parameters of bfloat16, whose state it makes in float32.
+def _in_the_place_of(rounded: Callable[[torch.Tensor], torch.Tensor]) -> Callable:
+    """For [`one_by_one`]: a parameter in float32 for one of bfloat16, which takes its value, rounded, in the end.
 
-    Args:
-        device (`torch.device`):
-            Of the parameters.
-        seed (`int`, *optional*, defaults to `0`):
-            Of the rounding, apart from all other randomness: replicas of a model have to round alike.
+    The parameter itself never changes its type: the hooks that sum its gradient over devices would be lost.
     """
 
-    def __init__(self, device: torch.device, seed: int = 0):
-        self._generator = torch.Generator(device)
-        self.reseed(seed)
+    @contextmanager
+    def around(optimizer: torch.optim.Optimizer, p: nn.Parameter) -> Iterator[nn.Parameter]:
+        if p.dtype != torch.bfloat16:
+            yield p
+            return
+        substitute = nn.Parameter(p.detach().float())
+        substitute.grad = None if p.grad is None else p.grad.float()
+        _rename(optimizer.state, p, substitute)
+        try:
+            yield substitute
+        finally:
+            _rename(optimizer.state, substitute, p)
+        p.data.copy_(rounded(substitute.detach()))
 
-    def reseed(self, seed: int) -> None:
-        """Starts anew, for a run that is resumed to round as one without a stop."""
-        self._generator.manual_seed(seed)
-
-    def stepping(self, p: nn.Parameter) -> AbstractContextManager:
-        """Around the step of one parameter."""
-        return in_float32([p], lambda value: stochastically_rounded(value, self._generator))
+    return around
 
 
-@contextmanager
-def in_float32(
-    parameters: Iterable[nn.Parameter],
-    rounded: Callable[[torch.Tensor], torch.Tensor] = lambda value: value.to(torch.bfloat16),
-) -> Iterator[None]:
-    """Those of them that are of bfloat16, and their gradients, in float32; rounded back on exit, to nearest by default."""
-    low = [(p, p.data, p.grad) for p in parameters if p.dtype == torch.bfloat16]
-    for p, value, gradient in low:
-        p.grad = None
-        p.data = value.float()
-        p.grad = gradient if gradient is None else gradient.float()
-    try:
-        yield
-    finally:
-        for p, value, gradient in low:
-            p.grad = None
-            p.data = value.copy_(rounded(p.data))
-            p.grad = gradient
+def _keep_what_is_loaded(optimizer: torch.optim.Optimizer) -> None:
+    """`load_state_dict` casts the state to the type of the parameters: let it see others."""
+    substitutes: dict[nn.Parameter, nn.Parameter] = {}
+
+    def substitute(p: nn.Parameter) -> nn.Parameter:
+        other = nn.Parameter(torch.empty(0, dtype=at_least_float32(p), device=p.device))
+        substitutes[other] = p
+        return other
+
+    def before(optimizer: torch.optim.Optimizer, _: dict) -> None:
+        for group in optimizer.param_groups:
+            group["params"] = list(map(substitute, group["params"]))
+
+    def after(optimizer: torch.optim.Optimizer) -> None:
+        for group in optimizer.param_groups:
+            group["params"] = [substitutes[other] for other in group["params"]]
+        for other, p in substitutes.items():
+            _rename(optimizer.state, other, p)
+        substitutes.clear()
+
+    optimizer.register_load_state_dict_pre_hook(before)
+    optimizer.register_load_state_dict_post_hook(after)
+
+
+def _rename(state: dict, old: nn.Parameter, new: nn.Parameter) -> None:
+    if old in state:
+        state[new] = state.pop(old)

@@ -64,6 +64,9 @@ class TARConfig(SFTConfig):
             Rows of x_TR in one forward pass on one device. All of the device's rows by default.
         adversaries_per_step (`int`, *optional*, defaults to `1`):
             S, adversaries drawn from A_train in each outer step.
+        adversary_parallel_size (`int`, *optional*, defaults to `1`):
+            Groups of devices that simulate different attacks of an outer step at the same time. Divides
+            `adversaries_per_step` and the number of devices; the result is that of one group.
         inner_weighting (`str`, *optional*, defaults to `"exponential"`):
             w_k: `"exponential"`, exp(rate · (k − (K − 1))), not normalised, or `"uniform"`, 1 / number of evaluations.
         inner_weighting_rate (`float`, *optional*, defaults to `1/16`):
@@ -109,6 +112,9 @@ class TARConfig(SFTConfig):
         default=None, metadata={"help": "Rows of the tamper-resistance batch in one forward pass on one device."}
     )
     adversaries_per_step: int = field(default=1, metadata={"help": "Adversaries drawn in each outer step."})
+    adversary_parallel_size: int = field(
+        default=1, metadata={"help": "Groups of devices that simulate different attacks at the same time."}
+    )
     inner_weighting: str = field(
         default="exponential",
         metadata={"help": "Weights of the evaluations along an attack.", "choices": ["exponential", "uniform"]},
@@ -148,8 +154,14 @@ class TARConfig(SFTConfig):
                 raise ValueError(f"TARConfig has {name}={getattr(self, name)}. Use a finite number of at least 0.")
         if not 0 < self.beta < float("inf"):
             raise ValueError(f"TARConfig has beta={self.beta}. Use a finite number above 0.")
-        sizes = ("tamper_resistance_interval", "tamper_resistance_batch_size", "adversaries_per_step")
-        check_sizes(self, (*sizes, "tamper_resistance_micro_batch_size"))
+        sizes = ("interval", "batch_size", "micro_batch_size")
+        adversaries = ("adversaries_per_step", "adversary_parallel_size")
+        check_sizes(self, (*(f"tamper_resistance_{size}" for size in sizes), *adversaries))
+        if self.adversaries_per_step % self.adversary_parallel_size:
+            raise ValueError(
+                f"TARConfig has adversaries_per_step={self.adversaries_per_step} with adversary_parallel_size="
+                f"{self.adversary_parallel_size}, which leaves groups without an attack. Use a multiple of it."
+            )
         if self.optimizer_in_backward:
             given = "TARConfig has optimizer_in_backward=True with"
             remedy = "that needs the whole gradient. Leave one of the two out."

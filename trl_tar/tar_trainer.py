@@ -35,6 +35,7 @@ from .data import (
     tokenised_rows,
     tokenizer_of,
 )
+from .device_groups import device_group
 from .evidence_card import EvidenceCardMixin
 from .gradients import Batch, LossFunction, all_reduce, consumed_gradient, mean_gradient, means
 from .losses import (
@@ -58,7 +59,7 @@ from .simulation import (
     restored,
     swapped_in,
 )
-from .stochastic_rounding import StochasticRounding, at_least_float32, in_bfloat16, in_float32, step_in_float32
+from .stochastic_rounding import at_least_float32, in_bfloat16, step_in_float32
 from .tar_config import TARConfig, check_refused_arguments
 
 
@@ -180,6 +181,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         check_adapters(self.model, self.adversaries)
         check_launch(self)
         check_memory_modes(args, self.adversaries, self.is_fsdp_enabled)
+        self._devices = device_group(self.accelerator, args.adversary_parallel_size, self.is_fsdp_enabled)
         check_retain_rows(self)
         if args.offload:  # autocast would keep a copy of all weights in bfloat16 through each pass
             self.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
@@ -193,7 +195,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         copied = to_host if args.offload else torch.clone
         self._reference = [(p, copied(p.detach())) for p in self._outer_parameters]  # θ_G0
         pad, dtype = processing_class.pad_token_id, at_least_float32(self._outer_parameters[0])
-        self._batches = Batches(self.accelerator, pad, dtype, args.max_length, args.truncation_mode)
+        self._batches = Batches(self.accelerator, self._devices, pad, dtype, args.max_length, args.truncation_mode)
         objectives = {name: a.objective for a in self.adversaries for name in a.datasets}
         tokenised = {"sft": tokenised_rows, "dpo": tokenised_pairs}
         self._adversary_rows = {
@@ -210,10 +212,11 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
             self._batches.add_reference_to_rows(self.model, self._tamper_resistance_rows, size)
         self._g_retain: list[torch.Tensor] = []
         self._g_tr: list[torch.Tensor] = []
+        self._attack_records: list[dict[str, float]] = []
         self._snapshot_room: list[torch.Tensor] = []
         self._gradient_room: list[torch.Tensor] = []
         self._state_on_host: StateOnHost | None = None
-        self._rounding: StochasticRounding | None = None
+        self._rounding: torch.Generator | None = None
         self._retain_norm = torch.zeros(())
         self._sharded = False
         self._retain_counts: torch.Tensor | None = None
@@ -225,7 +228,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         if not self.accelerator.sync_gradients:  # more micro-batches of this step to come
             return retain_loss
         self._g_retain, self._g_tr = g_retain, g_tr = self._taken_gradient(), []
-        for index, adversary in enumerate(self.sample_adversaries()):  # attack ~ A_train
+        for index, adversary in self._devices.share(enumerate(self.sample_adversaries())):  # attack ~ A_train
             x_tr = self.sample_tamper_resistance_batch(index)  # x_TR ~ D_TR, one for the whole attack
             with (
                 restored(
@@ -237,7 +240,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
                     self.add_tamper_resistance_gradient(g_tr, attacked, adversary, x_tr, step)
         self._set_outer_gradient(g_retain, g_tr)
         if self._rounding is not None:
-            self._rounding.reseed(self._number("rounding"))
+            self._rounding.manual_seed(self._number("rounding"))
         self._g_retain, self._g_tr = [], []
         return retain_loss
 
@@ -279,6 +282,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
             self._adversary_loss(adversary),
             self.args.tamper_resistance_interval,
             self.args.optimizer_in_backward,
+            self._devices.inside,
         )
 
     def add_tamper_resistance_gradient(
@@ -299,7 +303,9 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         if args.optimizer_in_backward:
             attacked.tamper_resistance_losses.append(self._add_in_backward(g_tr, attacked.model, x_tr, weight, step))
             return
-        sums, gradient = mean_gradient(attacked.model, self._outer_parameters, x_tr, self._tamper_resistance_loss)
+        sums, gradient = mean_gradient(
+            attacked.model, self._outer_parameters, x_tr, self._tamper_resistance_loss, self._devices.inside
+        )
         (loss,) = means([sums])
         if args.tamper_resistance_loss == "negative_cross_entropy":
             bounded = max(loss, -math.log(attacked.model.config.vocab_size))
@@ -412,8 +418,10 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         return taken
 
     def _set_outer_gradient(self, g_retain: list[torch.Tensor], g_tr: list[torch.Tensor]) -> None:
-        """`.grad` = their sum, and both norms and their cosine into the log."""
-        g_tr = g_tr or list(map(torch.zeros_like, self._outer_parameters))
+        """`.grad` = their sum; both norms, their cosine and what was recorded of the attacks into the log."""
+        g_tr = g_tr or [torch.zeros_like(p, dtype=at_least_float32(p)) for p in self._outer_parameters]
+        if self._devices.groups > 1:
+            all_reduce(g_tr, self._devices.across)
         retain, tamper = self._retain_norm, total_norm(g_tr).double()
         products = []
         for p, r, g in zip(self._outer_parameters, g_retain, g_tr, strict=True):
@@ -430,25 +438,28 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         self._record("grad_norm/tamper_resistance", tamper.item())
         if retain > 0 and tamper > 0:
             self._record("grad_cosine", (product / (retain * tamper)).item())
+        for record in self._devices.gathered(self._attack_records):
+            for name, value in record.items():
+                self._record(name, value)
+        self._attack_records = []
 
     @contextmanager
     def _recorded(self, attacked: Attacked, adversary: Adversary) -> Iterator[None]:
-        """Logs one attack; one that diverges ends here, and what it had given so far stays in g_TR."""
-        diverged = 0.0
+        """Records one attack; one that diverges ends here, and what it had given so far stays in g_TR."""
+        record = {"attacks_diverged": 0.0}
         try:
             yield
         except AttackDiverged:
-            diverged = 1.0
-        self._record("attacks_diverged", diverged)
+            record["attacks_diverged"] = 1.0
         for other in self.adversaries:  # the log averages: the share of attacks that each had
-            self._record(f"adversary/{other.name}", float(other is adversary))
+            record[f"adversary/{other.name}"] = float(other is adversary)
         for name, losses in [
             ("adversary_loss", attacked.losses),
             ("tamper_resistance_loss", attacked.tamper_resistance_losses),
         ]:
             if losses:
-                self._record(f"{name}/first", losses[0])
-                self._record(f"{name}/last", losses[-1])
+                record |= {f"{name}/first": losses[0], f"{name}/last": losses[-1]}
+        self._attack_records.append(record)
 
     def _record(self, name: str, value: float) -> None:
         self._metrics["train"][name].append(value)
@@ -469,14 +480,14 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
     def create_optimizer(self, *args, **kwargs):
         optimizer = super().create_optimizer(*args, **kwargs)
         if in_bfloat16(self._outer_parameters) and self._rounding is None:
-            self._rounding = step_in_float32(optimizer)
+            self._rounding = torch.Generator(self.accelerator.device)
+            step_in_float32(optimizer, self._rounding)
         if self.args.offload and self._state_on_host is None:
             self._state_on_host = StateOnHost(optimizer)
         return optimizer
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with in_float32(self._outer_parameters if checkpoint is not None else ()):  # else its state would be cast
-            super()._load_optimizer_and_scheduler(checkpoint)
+        super()._load_optimizer_and_scheduler(checkpoint)
         if self._state_on_host is not None:
             self._state_on_host.park()
         if checkpoint is not None:
