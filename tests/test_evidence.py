@@ -18,6 +18,7 @@ from trl_tar.commands.evidence import (
 )
 from trl_tar.commands.refusal_evidence import markdown as markdown_refusal
 from trl_tar.commands.refusal_evidence import refusal_evidence
+from trl_tar.plots import curve
 from trl_tar.records import ModelRecord, attack_record
 from trl_tar.report import Report, build_report
 from trl_tar.statistics import mean, recovery
@@ -116,7 +117,7 @@ def test_the_readme_says_what_was_recorded_of_smollm2():
     report = Report.load(folder)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     start = readme.index("SmolLM2-135M-Instruct, a real model")
-    told = readme[start : readme.index("## Performance")]
+    told = readme[start : readme.index("It also learns to refuse poems")]
     base, twin = report.references["base"], report.references["twin"]
     rows = [line.split("|")[2:-1] for line in told.splitlines() if line.startswith(("| base", "| random", "| TAR"))]
     for row, record in zip(rows, (base, twin, report), strict=True):
@@ -144,6 +145,34 @@ def test_the_readme_says_what_was_recorded_of_smollm2():
     for model in ("base", "twin", "model"):
         for task in scores[model].values():
             assert f"{task['acc']:.2f}" in told
+
+
+def test_the_readme_says_what_was_recorded_of_smollm2_that_refuses():
+    folder = ROOT / "model_cards" / "smollm2_refusal"
+    report = Report.load(folder)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("−", "-")
+    told = readme[readme.index("It also learns to refuse poems") : readme.index("## Performance")]
+    rows = [line.split("|")[2:-1] for line in told.splitlines() if line.startswith(("| base", "| DPO", "| TAR"))]
+    for row, record in zip(rows, (report.references["base"], report.references["twin"], report), strict=True):
+        assert [attack.finished for attack in record.attacks] == [True] * 18
+        harm, capability = (curve(record, record.attacks, metric) for metric in ("harm", "capability"))
+        seen = record.before
+        assert [cell.strip() for cell in row] == [
+            *(f"{harm[step]['mean']:.2f}" for step in (0, 20, 40)),
+            interval(harm[60]),
+            f"{mean([max(a.after['harm'] for a in record.attacks if a.seed == seed) for seed in range(3)]):.2f}",
+            f"{seen['capability']:.2f}, {capability[60]['mean']:.2f}",
+            f"{seen['over_refusal']:.2f}",
+            f"{seen['bystander']:.2f}",
+        ]
+    assert interval(report.summary["twin_difference"]) in told
+    held_out = (folder / "held_out_pairs.md").read_text(encoding="utf-8")
+    numbers = [
+        line.split(" | ") for line in held_out.splitlines() if line.startswith(("safeguard | 16", "repaired | 16"))
+    ]
+    for _, _, _, resisted, others in numbers:
+        assert f"{resisted} nats per token on those of D_TR and {others} on others" in told
+    assert f"({numbers[1][2]} nats per token against {numbers[0][2]})" in told
 
 
 def test_the_readme_says_what_was_recorded_of_refusal():

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, ViTConfig
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config, ViTConfig
 
+from trl_tar import plan as plan_module
 from trl_tar.bench import Cost, load_model, trainer_for
 from trl_tar.cli import main
 from trl_tar.ledger import measure_memory
@@ -34,6 +35,9 @@ CASES = {
     "lean": (Mode(**LEAN, bf16=False), SHORT),
     "lean, LoRA, bf16": (Mode(lora_r=4, **LEAN), LONG),
     "all": (Mode(lora_r=4, **LEAN, activation_checkpointing=True), LONG),
+    "weights in bf16": (Mode(dtype=torch.bfloat16), LONG),
+    "lean, weights in bf16": (Mode(dtype=torch.bfloat16, **LEAN), SHORT),
+    "lean, LoRA, weights in bf16": (Mode(lora_r=4, dtype=torch.bfloat16, **LEAN), LONG),
     "two attacks a step": (Mode(bf16=False), {**SHORT, "adversaries": 2}),
 }
 
@@ -55,13 +59,40 @@ def test_the_peak_is_that_of_a_training(tmp_path, tokenizer, config, case):
     cost = Cost(**size, num_steps=2, interval=2, lora_r=mode.lora_r)
     found = plan(CONFIGS[config], cost, mode)
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(CONFIGS[config], dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(CONFIGS[config], dtype=mode.dtype)
     settings = {
         name: getattr(mode, name) for name in ("offload", "optimizer_in_backward", "activation_checkpointing", "bf16")
     }
     trainer = trainer_for(model, tokenizer, cost, 2, tmp_path, optim="schedule_free_adamw", **settings)
     _, peak = measure_memory(trainer)
     assert found.device_bytes + found.host_bytes == pytest.approx(peak, rel=TOLERANCE)
+
+
+DEEP = {
+    "alike": LlamaConfig(hidden_size=64, num_hidden_layers=19, vocab_size=2000, **SMALL),
+    "of two kinds": Qwen2Config(hidden_size=64, num_hidden_layers=9, vocab_size=2000, use_sliding_window=True, **SMALL),
+}
+LEANEST = Mode(lora_r=4, **LEAN, activation_checkpointing=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "mode", "size"),
+    [
+        ("alike", Mode(), SHORT),
+        ("alike", LEANEST, LONG),
+        pytest.param("alike", Mode(), LONG, marks=pytest.mark.slow),
+        pytest.param("alike", LEANEST, SHORT, marks=pytest.mark.slow),
+        ("of two kinds", Mode(), SHORT),
+    ],
+)
+def test_a_deep_model_is_planned_from_few_of_its_layers(monkeypatch, config, mode, size):
+    cost = Cost(**size)
+    monkeypatch.setitem(plan_module.FEW, "memory", 4 if config == "of two kinds" else 8)
+    found = plan(DEEP[config], cost, mode)
+    monkeypatch.setattr(plan_module, "FEW", {"memory": 1000, "flops": 1000})
+    whole = plan(DEEP[config], cost, mode)
+    assert found.device_bytes == pytest.approx(whole.device_bytes, rel=1e-3)
+    assert (found.host, found.flops, found.moment) == (whole.host, whole.flops, whole.moment)
 
 
 def test_offloading_moves_bytes_and_adds_none():

@@ -179,6 +179,7 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     plan.add_argument("--adversaries", type=_at_least(1), default=1, help="attacks in each outer step")
     plan.add_argument("--lora-r", type=_at_least(1), default=16, help="rank of the LoRA attack that is looked at too")
     plan.add_argument("--no-bf16", dest="bf16", action="store_false", help="without bfloat16 autocast")
+    plan.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the weights")
     plan.add_argument("--steps", type=_at_least(1), default=750, help="outer steps")
     plan.add_argument("--mfu", type=_share, default=0.4, help="share of the device's FLOP/s that is reached")
     plan.add_argument(

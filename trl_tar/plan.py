@@ -28,6 +28,7 @@ from .ledger import Ledger
 from .losses import CHUNK, language_modeling_loss, max_entropy_loss
 from .offload import StateOnHost
 from .simulation import create_optimizer, lora_config, next_token_logits
+from .stochastic_rounding import at_least_float32, in_bfloat16, step_in_float32
 from .tar_config import TARConfig
 
 
@@ -37,6 +38,7 @@ ATTENTION = {  # torch counts the kernels of GPUs alone
         lambda out, q, k, v, *_, **__: sdpa_backward_flop_count(out, q, k, v)
     ),
 }
+FEW = {"memory": 8, "flops": 4}  # layers that a model of more than twice as many is measured with, and twice as many
 RESERVED = 0.05  # of the device's memory, for the context of CUDA and what its allocator cannot use
 
 
@@ -49,6 +51,8 @@ class Mode:
             Rank of a LoRA attack; all parameters by default.
         offload, optimizer_in_backward, activation_checkpointing, bf16 (`bool`, *optional*):
             As in [`TARConfig`].
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
+            Of the weights, or `torch.bfloat16`.
         devices (`int`, *optional*, defaults to `1`):
             Devices that FSDP2 shards parameters, gradients and optimizers over.
     """
@@ -58,6 +62,7 @@ class Mode:
     optimizer_in_backward: bool = False
     activation_checkpointing: bool = False
     bf16: bool = True
+    dtype: torch.dtype = torch.float32
     devices: int = 1
 
     def __str__(self) -> str:
@@ -66,6 +71,7 @@ class Mode:
             "offload" * self.offload,
             "optimizer in backward" * self.optimizer_in_backward,
             "activation checkpointing" * self.activation_checkpointing,
+            "weights in bfloat16" * (self.dtype == torch.bfloat16),
             f"FSDP2 on {self.devices}" * (self.devices > 1),
         ]
         return ", ".join(word for word in words if word)
@@ -109,14 +115,6 @@ class Plan:
         return steps * self.flops / (mfu * device_flops * self.mode.devices) / 3600
 
 
-@dataclass(frozen=True)
-class _Pass:
-    """Bytes that a pass adds to the state at most, and of them those of its gradient."""
-
-    peak: int
-    gradient: int
-
-
 def plan(config: PretrainedConfig, cost: Cost, mode: Mode, optim: str = "schedule_free_adamw") -> Plan:
     """Memory and floating-point operations of an outer step.
 
@@ -131,9 +129,10 @@ def plan(config: PretrainedConfig, cost: Cost, mode: Mode, optim: str = "schedul
             Outer optimizer, as in [`TARConfig`].
     """
     rows = math.ceil(cost.batch_size / mode.devices)
-    described = (config.to_json_string(), type(config), rows, cost.length)
-    sizes, passes = _measured(*described, replace(mode, devices=1), optim)
-    flops = _flops(*described, Mode(mode.lora_r, activation_checkpointing=mode.activation_checkpointing, bf16=False))
+    alone, size = replace(mode, devices=1), (rows, cost.length)
+    sizes, peaks, gradients = _deep(config, FEW["memory"], lambda *model: _measured(*model, *size, alone, optim))
+    counted = Mode(mode.lora_r, activation_checkpointing=mode.activation_checkpointing, bf16=False)
+    (flops,) = _deep(config, FEW["flops"], lambda *model: _flops(*model, *size, counted))
     share = mode.devices
     parameters = sizes["parameters"]
     waiting = {  # what an attack does not read
@@ -146,7 +145,7 @@ def plan(config: PretrainedConfig, cost: Cost, mode: Mode, optim: str = "schedul
     weights = {"weights": sizes["snapshot"] // share}
     attack = {
         **({} if mode.offload else during_attack),
-        "L_TR's gradient": parameters // share,
+        "L_TR's gradient": sizes["L_TR's gradient"] // share,
         "attack's optimizer": sizes["attack's optimizer"] // share,
         **({"adapter": sizes["adapter"] // share} if sizes["adapter"] else {}),
     }
@@ -154,16 +153,18 @@ def plan(config: PretrainedConfig, cost: Cost, mode: Mode, optim: str = "schedul
     unsharded = {"layers, unsharded": 2 * sizes["layers"]} if share > 1 else {}
 
     def passing(name: str) -> dict[str, int]:
-        each = passes[name]
-        return {**unsharded, "gradient": each.gradient // share, "activations": each.peak - each.gradient}
+        return {**unsharded, "gradient": gradients[name] // share, "activations": peaks[name] - gradients[name]}
 
-    stepping = passes["outer step, offloaded" if mode.offload else "outer step"]
+    def stepping(name: str) -> dict[str, int]:
+        return {"gradient and temporaries": peaks[name] // share}
+
     moments = {
         "reference's pass": {**weights, **kept, "reference, read": read, **passing("reference")},
         "retain pass": {**weights, **kept, **passing("retain")},
         "attack's pass": {**weights, **kept, **attack, **passing("attack")},
         "judgement": {**weights, **kept, **attack, **passing("judgement")},
-        "outer step": {**weights, **kept, "gradient and temporaries": stepping.peak // share},
+        "attack's step": {**weights, **kept, **attack, **stepping("attack's step")},
+        "outer step": {**weights, **kept, **stepping("outer step, offloaded" if mode.offload else "outer step")},
     }
     moment, device = max(moments.items(), key=lambda item: sum(item[1].values()))
     judgements = cost.num_steps // cost.interval
@@ -172,36 +173,57 @@ def plan(config: PretrainedConfig, cost: Cost, mode: Mode, optim: str = "schedul
     return Plan(mode, moment, device, hosted, total * cost.batch_size / rows)
 
 
+Counts = dict[str, int]
+
+
+def _deep(config: PretrainedConfig, few: int, measure: Callable[[str, type], tuple[Counts, ...]]) -> tuple[Counts, ...]:
+    """What is measured of a configuration. With each of many like layers it grows by the same: few of them tell."""
+    fields, kind = config.to_dict(), type(config)
+    depth = config.num_hidden_layers
+    if depth <= 2 * few or any(isinstance(value, list) and len(value) == depth for value in fields.values()):
+        return measure(config.to_json_string(), kind)
+
+    def of(layers: int) -> tuple[Counts, ...]:
+        shallow = kind.from_dict(fields)
+        shallow.num_hidden_layers = layers
+        return measure(shallow.to_json_string(), kind)
+
+    return tuple(
+        {name: count + (twice[name] - count) * (depth - few) // few for name, count in once.items()}
+        for once, twice in zip(of(few), of(2 * few), strict=True)
+    )
+
+
 @cache
 def _measured(
     config: str, config_class: type, rows: int, length: int, mode: Mode, optim: str
-) -> tuple[dict[str, int], dict[str, _Pass]]:
-    """Bytes of each kind of state, and the passes, on one device with all its state."""
-    passes = {}
+) -> tuple[Counts, Counts, Counts]:
+    """Bytes on one device with all its state: of each kind of state; that each pass adds at most; of them its gradient."""
+    peaks, gradients = {}, {}
     with FakeTensorMode():
         models = _Models.of(config, config_class, mode)
         for name, (model, run) in models.passes(rows, length, mode).items():
-            passes[name] = _held(model, run, models.reference)
+            peaks[name], gradients[name] = _held(model, run, models.reference)
         outer, inner = list(models.whole.parameters()), models.attacking
-        passes["outer step"], outer_state = _stepped(_outer_optimizer(optim, outer), outer)
-        offloaded = _outer_optimizer(optim, outer)
-        StateOnHost(offloaded)
-        passes["outer step, offloaded"], _ = _stepped(offloaded, outer)
+        peaks["outer step"], outer_state = _stepped(_outer_optimizer(optim, outer), outer)
+        peaks["outer step, offloaded"], _ = _stepped(_outer_optimizer(optim, outer), outer, StateOnHost)
         adversary = Adversary("plan", "plan", lora_r=mode.lora_r)
-        _, inner_state = _stepped(create_optimizer(models.attacked, inner, adversary), inner)
+        peak, inner_state = _stepped(create_optimizer(models.attacked, inner, adversary), inner)
+        peaks["attack's step"] = 0 if mode.optimizer_in_backward else peak
         sizes = {
             "parameters": sum(p.nbytes for p in outer),
             "snapshot": sum(t.nbytes for t in (*outer, *models.whole.buffers())),
+            "L_TR's gradient": sum(p.numel() * at_least_float32(p).itemsize for p in outer),
             "outer optimizer": outer_state,
             "attack's optimizer": inner_state,
             "adapter": 0 if mode.lora_r is None else sum(p.nbytes for p in inner),
             "layers": _largest_layers(models.whole),
         }
-    return sizes, passes
+    return sizes, peaks, gradients
 
 
 @cache
-def _flops(config: str, config_class: type, rows: int, length: int, mode: Mode) -> dict[str, int]:
+def _flops(config: str, config_class: type, rows: int, length: int, mode: Mode) -> tuple[Counts]:
     """Floating-point operations of each pass; counted apart, as the counter holds tensors that a training would free."""
     found = {}
     with FakeTensorMode():
@@ -210,7 +232,7 @@ def _flops(config: str, config_class: type, rows: int, length: int, mode: Mode) 
             with FlopCounterMode(display=False, custom_mapping=ATTENTION) as flops:
                 run()
             found[name] = flops.get_total_flops()
-    return found
+    return (found,)
 
 
 @dataclass(frozen=True)
@@ -245,15 +267,21 @@ class _Models:
         return {
             "reference": (self.whole, lambda: _hidden_states(self.whole, batch, self.reference)),
             "retain": (self.whole, lambda: _retain(self.whole, outer, batch, self.reference)),
-            "attack": (self.attacked, _gradient(self.attacked, self.attacking, batch, likelihood, mode)),
-            "judgement": (self.attacked, _gradient(self.attacked, base, batch, _entropy, mode)),
+            "attack": (
+                self.attacked,
+                _gradient(self.attacked, self.attacking, batch, likelihood, mode, _step_without_state),
+            ),
+            "judgement": (
+                self.attacked,
+                _gradient(self.attacked, base, batch, _entropy, mode, lambda p, gradient: None),
+            ),
         }
 
 
 def _empty(config: PretrainedConfig, lora_r: int | None, mode: Mode) -> tuple[nn.Module, list[nn.Parameter]]:
     """A model whose tensors have no content, and the parameters of its LoRA adapter."""
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=mode.dtype)
         if lora_r is not None:
             model = get_peft_model(model, lora_config(Adversary("plan", "plan", lora_r=lora_r)), low_cpu_mem_usage=True)
     made: dict[nn.Parameter, nn.Parameter] = {}  # tied ones stay tied
@@ -272,13 +300,15 @@ def _empty(config: PretrainedConfig, lora_r: int | None, mode: Mode) -> tuple[nn
     return model.train(), [p for name, p in model.named_parameters() if "lora_" in name]
 
 
-def _held(model: nn.Module, run: Callable[[], list[torch.Tensor]], held_before: Sequence[torch.Tensor] = ()) -> _Pass:
-    """Runs a pass. What was held before it counts as its activations, beside the model."""
+def _held(
+    model: nn.Module, run: Callable[[], list[torch.Tensor]], held_before: Sequence[torch.Tensor] = ()
+) -> tuple[int, int]:
+    """Bytes that a pass adds at most, and of its gradient. What was held before it counts as added, beside the model."""
     known = Ledger([*model.parameters(), *model.buffers(), *held_before])
     before = known.live - sum(t.nbytes for t in held_before)
     with known as ledger:
         gradient = sum(g.nbytes for g in run())
-    return _Pass(ledger.peak - before, gradient)
+    return ledger.peak - before, gradient
 
 
 def _hidden_states(model: nn.Module, batch: Batch, kept: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -319,13 +349,18 @@ def _entropy(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor
 
 
 def _gradient(
-    model: nn.Module, parameters: list[nn.Parameter], batch: Batch, loss: LossFunction, mode: Mode
+    model: nn.Module,
+    parameters: list[nn.Parameter],
+    batch: Batch,
+    loss: LossFunction,
+    mode: Mode,
+    consume: Callable[[nn.Parameter, torch.Tensor], None],
 ) -> Callable[[], list[torch.Tensor]]:
     def whole() -> list[torch.Tensor]:
         return mean_gradient(model, parameters, [batch], loss)[1]
 
     def consumed() -> list[torch.Tensor]:
-        consumed_gradient(model, parameters, [batch], loss, lambda p, gradient: None)
+        consumed_gradient(model, parameters, [batch], loss, consume)
         return []
 
     return consumed if mode.optimizer_in_backward else whole
@@ -341,8 +376,15 @@ def _outer_optimizer(optim: str, parameters: list[nn.Parameter]) -> torch.optim.
     return optimizer
 
 
-def _stepped(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> tuple[_Pass, int]:
-    """What a step adds to parameters and state, its gradient included, and the bytes of the state."""
+def _stepped(
+    optimizer: torch.optim.Optimizer,
+    parameters: list[nn.Parameter],
+    changed: Callable[[torch.optim.Optimizer], Any] = lambda optimizer: None,
+) -> tuple[int, int]:
+    """What a step adds to parameters and state at most, its gradient included, and the bytes of the state."""
+    if in_bfloat16(parameters):
+        step_in_float32(optimizer, torch.Generator())
+    changed(optimizer)
     for p in parameters:
         p.grad = torch.empty_like(p)
     optimizer.step()  # makes the state
@@ -353,7 +395,17 @@ def _stepped(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -
         optimizer.step()
     for p in parameters:
         p.grad = None
-    return _Pass(ledger.peak - before + gradient, gradient), sum(v.nbytes for v in held)
+    return ledger.peak - before + gradient, sum(v.nbytes for v in held)
+
+
+def _step_without_state(p: nn.Parameter, gradient: torch.Tensor) -> None:
+    """What a step makes beside its state, which is there already."""
+    p.grad = gradient
+    optimizer = torch.optim.SGD([p], lr=1.0)
+    if in_bfloat16([p]):
+        step_in_float32(optimizer, torch.Generator())
+    optimizer.step()
+    p.grad = None
 
 
 def _largest_layers(model: nn.Module) -> int:

@@ -14,6 +14,7 @@ from .averaged_weights import is_schedule_free
 from .one_by_one import one_by_one
 
 
+CHUNK = 2**24  # numbers that are rounded at a time
 DROPPED = 16  # bits of float32 that bfloat16 has not
 
 
@@ -45,10 +46,13 @@ def step_in_float32(optimizer: torch.optim.Optimizer, generator: torch.Generator
 
 def stochastically_rounded(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """float32 → bfloat16: the neighbour above or below, such that the mean is the value; what is not finite stays so."""
-    bits = value.contiguous().view(torch.int32)
-    noise = torch.randint(2**DROPPED, bits.shape, generator=generator, dtype=torch.int32, device=bits.device)
-    rounded = ((bits + noise) >> DROPPED << DROPPED).view(torch.float32)
-    return torch.where(value.isfinite(), rounded, value).to(torch.bfloat16)
+    rounded = torch.empty_like(value, dtype=torch.bfloat16, memory_format=torch.contiguous_format)
+    for part, into in zip(value.flatten().split(CHUNK), rounded.view(-1).split(CHUNK), strict=True):
+        bits = part.view(torch.int32)
+        noise = torch.randint(2**DROPPED, bits.shape, generator=generator, dtype=torch.int32, device=bits.device)
+        up_or_down = ((bits + noise) >> DROPPED << DROPPED).view(torch.float32)
+        into.copy_(torch.where(part.isfinite(), up_or_down, part))
+    return rounded
 
 
 def _in_the_place_of(rounded: Callable[[torch.Tensor], torch.Tensor]) -> Callable:

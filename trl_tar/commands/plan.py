@@ -4,7 +4,9 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from typing import Any
 
+import torch
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -27,6 +29,7 @@ def plan_command(
     cost: Cost,
     lora_r: int,
     bf16: bool,
+    dtype: str,
     steps: int,
     mfu: float,
     device_flops: float,
@@ -47,6 +50,8 @@ def plan_command(
             Rank of the LoRA attack that is looked at beside the one on all parameters.
         bf16 (`bool`):
             Autocast.
+        dtype (`str`):
+            Of the weights, `"float32"` or `"bfloat16"`.
         steps (`int`), mfu (`float`), device_flops (`float`):
             Outer steps, and floating-point operations per second of a device, with the share of them that is reached.
         as_json (`bool`, *optional*, defaults to `False`):
@@ -54,17 +59,24 @@ def plan_command(
     """
     quiet()
     config = read_config(model)
-    with Console(stderr=True).status("Counting the bytes of an outer step; minutes for tens of billions of parameters"):
-        plans = [made(config, cost, mode) for mode in modes(devices, lora_r, bf16)]
+    common = {"bf16": bf16, "dtype": getattr(torch, dtype), "devices": devices}
+    if dtype == "bfloat16" and (devices > 1 or not bf16):
+        raise ValueError(
+            f"Weights in bfloat16 are trained with autocast and without FSDP2, not with devices={devices} and bf16={bf16}. Use "
+            "--dtype float32."
+        )
+    with Console(stderr=True).status("Counting the bytes of an outer step"):
+        plans = [made(config, cost, mode) for mode in modes(lora_r, common)]
         for rank in (None, lora_r):
-            if not any(each.fits(device_memory) for each in plans if each.mode.lora_r == rank):
-                plans += on_more_devices(config, cost, Mode(rank, bf16=bf16, devices=devices), device_memory)
+            fits = any(each.fits(device_memory) for each in plans if each.mode.lora_r == rank)
+            if not fits and dtype == "float32":
+                plans += on_more_devices(config, cost, Mode(rank, **common), device_memory)
     if as_json:
         found = [
             {**asdict(each), "fits": each.fits(device_memory), "hours": each.hours(steps, mfu, device_flops)}
             for each in plans
         ]
-        print(json.dumps(found, indent=1))
+        print(json.dumps(found, indent=1, default=str))
         return plans
     console = Console()
     console.print(_table(plans, device_memory, steps, mfu, device_flops))
@@ -90,14 +102,14 @@ def read_config(model: str) -> PretrainedConfig:
         ) from error
 
 
-def modes(devices: int, lora_r: int, bf16: bool) -> list[Mode]:
+def modes(lora_r: int, common: dict[str, Any]) -> list[Mode]:
     """Those to look at, the fastest first."""
     savings: list[dict[str, bool]] = [{}, {"activation_checkpointing": True}]
-    if devices == 1:
+    if common["devices"] == 1:
         offload = {"offload": True}
         lean = {**offload, "optimizer_in_backward": True}
         savings = [{}, offload, lean, {**lean, "activation_checkpointing": True}]
-    return [Mode(rank, bf16=bf16, devices=devices, **saving) for rank in (None, lora_r) for saving in savings]
+    return [Mode(rank, **common, **saving) for rank in (None, lora_r) for saving in savings]
 
 
 def made(config: PretrainedConfig, cost: Cost, mode: Mode) -> Plan:
