@@ -1,11 +1,13 @@
 """What a plan says of memory, from a configuration alone, is what a training is measured to take."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import sharded_memory_worker
 import torch
+from launched import launch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config, ViTConfig
 
 from trl_tar import plan as plan_module
@@ -66,6 +68,42 @@ def test_the_peak_is_that_of_a_training(tmp_path, tokenizer, config, case):
     trainer = trainer_for(model, tokenizer, cost, 2, tmp_path, optim="schedule_free_adamw", **settings)
     _, peak = measure_memory(trainer)
     assert found.device_bytes + found.host_bytes == pytest.approx(peak, rel=TOLERANCE)
+
+
+SHARDED_TOLERANCE = 0.08  # resident memory of a process; the bar is 0.1
+OF_EACH = {"batch_size": 2, "length": 32}  # rows of each device
+MANY = {"batch_size": 8, "length": 64}
+
+
+@pytest.mark.parametrize(
+    ("devices", "mode", "size"),
+    [
+        (2, Mode(lora_r=8, bf16=False), OF_EACH),
+        (4, Mode(activation_checkpointing=True), OF_EACH),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (2, Mode(bf16=False), OF_EACH),
+                (2, Mode(activation_checkpointing=True), OF_EACH),
+                (2, Mode(bf16=False), MANY),
+                (2, Mode(), MANY),
+                (2, Mode(lora_r=8, activation_checkpointing=True), {"batch_size": 16, "length": 128}),
+                (4, Mode(lora_r=8, bf16=False), OF_EACH),
+            )
+        ),
+    ],
+)
+def test_the_peak_of_a_device_is_that_of_a_sharded_training(tmp_path, monkeypatch, devices, mode, size):
+    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):  # what is freed is seen to be gone
+        monkeypatch.setenv(name, "65536")
+    size = {**size, "batch_size": size["batch_size"] * devices}
+    cost = Cost(**size, num_steps=2, interval=2, lora_r=mode.lora_r)
+    settings = {"activation_checkpointing": mode.activation_checkpointing, "bf16": mode.bf16}
+    arguments = [json.dumps(each) for each in (asdict(cost), {**settings, "optim": "schedule_free_adamw"})]
+    done = launch(devices, "sharded_memory_worker.py", str(tmp_path / "peak"), *arguments)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = plan(sharded_memory_worker.CONFIG, cost, replace(mode, devices=devices))
+    assert found.device_bytes == pytest.approx(int((tmp_path / "peak").read_text()), rel=SHARDED_TOLERANCE)
 
 
 DEEP = {

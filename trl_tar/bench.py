@@ -140,11 +140,14 @@ def trainer_for(
         return Dataset.from_dict({"input_ids": ids.tolist(), "labels": ids.tolist()})
 
     count = max(64, cost.batch_size * 4)
-    defaults: dict[str, Any] = {"optim": "adamw_torch_fused", "bf16": False}  # as the bare loop's
+    defaults: dict[str, Any] = {
+        "optim": "adamw_torch_fused",  # as the bare loop's
+        "bf16": False,
+        "per_device_train_batch_size": cost.batch_size,
+    }
     args = TARConfig(
         str(folder),
         max_steps=steps,
-        per_device_train_batch_size=cost.batch_size,
         tamper_resistance_batch_size=cost.batch_size,
         tamper_resistance_interval=cost.interval,
         adversaries_per_step=cost.adversaries,

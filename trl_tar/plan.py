@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, Trainer
 from .adversary import Adversary
 from .averaged_weights import is_schedule_free
 from .bench import Cost
-from .gradients import Batch, LossFunction, consumed_gradient, mean_gradient
+from .gradients import Batch, consumed_gradient, mean_gradient
 from .ledger import Ledger
 from .losses import CHUNK, language_modeling_loss, max_entropy_loss
 from .offload import StateOnHost
@@ -130,10 +130,15 @@ def plan(config: PretrainedConfig, cost: Cost, mode: Mode, optim: str = "schedul
     """
     rows = math.ceil(cost.batch_size / mode.devices)
     alone, size = replace(mode, devices=1), (rows, cost.length)
-    sizes, peaks, gradients = _deep(config, FEW["memory"], lambda *model: _measured(*model, *size, alone, optim))
+    share = mode.devices
+    sizes, steps = _deep(config, FEW["memory"], lambda *model: _state(*model, alone, optim))
+    dtype = (
+        torch.bfloat16 if share > 1 and mode.bf16 else mode.dtype
+    )  # FSDP2 gathers weights in the precision of a pass
+    passing = replace(alone, dtype=dtype)
+    peaks, gradients = _deep(config, FEW["memory"], lambda *model: _passes(*model, *size, passing, share))
     counted = Mode(mode.lora_r, activation_checkpointing=mode.activation_checkpointing, bf16=False)
     (flops,) = _deep(config, FEW["flops"], lambda *model: _flops(*model, *size, counted))
-    share = mode.devices
     parameters = sizes["parameters"]
     waiting = {  # what an attack does not read
         "snapshot": sizes["snapshot"] // share,
@@ -150,21 +155,22 @@ def plan(config: PretrainedConfig, cost: Cost, mode: Mode, optim: str = "schedul
         **({"adapter": sizes["adapter"] // share} if sizes["adapter"] else {}),
     }
     read = parameters // share if mode.offload or share > 1 else 0  # FSDP2 reads from memory of its own
-    unsharded = {"layers, unsharded": 2 * sizes["layers"]} if share > 1 else {}
+    # weights and gradients of the layers that are whole
+    unsharded = {"layers, unsharded": 2 * sizes["layers"] * dtype.itemsize // mode.dtype.itemsize} if share > 1 else {}
 
-    def passing(name: str) -> dict[str, int]:
-        return {**unsharded, "gradient": gradients[name] // share, "activations": peaks[name] - gradients[name]}
+    def in_pass(name: str) -> dict[str, int]:
+        return {**unsharded, "gradient": gradients[name], "activations": peaks[name] - gradients[name]}
 
-    def stepping(name: str) -> dict[str, int]:
-        return {"gradient and temporaries": peaks[name] // share}
+    def in_step(name: str) -> dict[str, int]:
+        return {"gradient and temporaries": steps[name] // share}
 
     moments = {
-        "reference's pass": {**weights, **kept, "reference, read": read, **passing("reference")},
-        "retain pass": {**weights, **kept, **passing("retain")},
-        "attack's pass": {**weights, **kept, **attack, **passing("attack")},
-        "judgement": {**weights, **kept, **attack, **passing("judgement")},
-        "attack's step": {**weights, **kept, **attack, **stepping("attack's step")},
-        "outer step": {**weights, **kept, **stepping("outer step, offloaded" if mode.offload else "outer step")},
+        "reference's pass": {**weights, **kept, "reference, read": read, **in_pass("reference")},
+        "retain pass": {**weights, **kept, **in_pass("retain")},
+        "attack's pass": {**weights, **kept, **attack, **in_pass("attack")},
+        "judgement": {**weights, **kept, **attack, **in_pass("judgement")},
+        "attack's step": {**weights, **kept, **attack, **in_step("attack's step")},
+        "outer step": {**weights, **kept, **in_step("outer step, offloaded" if mode.offload else "outer step")},
     }
     moment, device = max(moments.items(), key=lambda item: sum(item[1].values()))
     judgements = cost.num_steps // cost.interval
@@ -195,21 +201,15 @@ def _deep(config: PretrainedConfig, few: int, measure: Callable[[str, type], tup
 
 
 @cache
-def _measured(
-    config: str, config_class: type, rows: int, length: int, mode: Mode, optim: str
-) -> tuple[Counts, Counts, Counts]:
-    """Bytes on one device with all its state: of each kind of state; that each pass adds at most; of them its gradient."""
-    peaks, gradients = {}, {}
+def _state(config: str, config_class: type, mode: Mode, optim: str) -> tuple[Counts, Counts]:
+    """Bytes of each kind of state on one device that has all of it, and what each optimizer's step adds at most."""
     with FakeTensorMode():
         models = _Models.of(config, config_class, mode)
-        for name, (model, run) in models.passes(rows, length, mode).items():
-            peaks[name], gradients[name] = _held(model, run, models.reference)
         outer, inner = list(models.whole.parameters()), models.attacking
-        peaks["outer step"], outer_state = _stepped(_outer_optimizer(optim, outer), outer)
-        peaks["outer step, offloaded"], _ = _stepped(_outer_optimizer(optim, outer), outer, StateOnHost)
+        step, outer_state = _stepped(_outer_optimizer(optim, outer), outer)
+        offloaded, _ = _stepped(_outer_optimizer(optim, outer), outer, StateOnHost)
         adversary = Adversary("plan", "plan", lora_r=mode.lora_r)
-        peak, inner_state = _stepped(create_optimizer(models.attacked, inner, adversary), inner)
-        peaks["attack's step"] = 0 if mode.optimizer_in_backward else peak
+        attacks_step, inner_state = _stepped(create_optimizer(models.attacked, inner, adversary), inner)
         sizes = {
             "parameters": sum(p.nbytes for p in outer),
             "snapshot": sum(t.nbytes for t in (*outer, *models.whole.buffers())),
@@ -219,7 +219,24 @@ def _measured(
             "adapter": 0 if mode.lora_r is None else sum(p.nbytes for p in inner),
             "layers": _largest_layers(models.whole),
         }
-    return sizes, peaks, gradients
+    in_backward = mode.optimizer_in_backward
+    steps = {
+        "outer step": step,
+        "outer step, offloaded": offloaded,
+        "attack's step": 0 if in_backward else attacks_step,
+    }
+    return sizes, steps
+
+
+@cache
+def _passes(config: str, config_class: type, rows: int, length: int, mode: Mode, share: int) -> tuple[Counts, Counts]:
+    """Bytes that each pass adds at most on one of `share` devices, and of what it keeps of its gradient."""
+    peaks, gradients = {}, {}
+    with FakeTensorMode():
+        models = _Models.of(config, config_class, mode)
+        for each in models.passes(rows, length):
+            peaks[each.name], gradients[each.name] = _held(each, mode, share, models.reference)
+    return peaks, gradients
 
 
 @cache
@@ -228,11 +245,42 @@ def _flops(config: str, config_class: type, rows: int, length: int, mode: Mode) 
     found = {}
     with FakeTensorMode():
         models = _Models.of(config, config_class, mode)
-        for name, (_, run) in models.passes(rows, length, mode).items():
+        for each in models.passes(rows, length):
             with FlopCounterMode(display=False, custom_mapping=ATTENTION) as flops:
-                run()
-            found[name] = flops.get_total_flops()
+                each.run(mode)
+            found[each.name] = flops.get_total_flops()
     return (found,)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """A pass of the outer step, forward and backward to some parameters; forward alone for none."""
+
+    name: str
+    model: nn.Module
+    batch: Batch
+    parameters: list[nn.Parameter]
+    loss: Callable[[nn.Module, Batch], Any]
+    consume: Callable[[nn.Parameter, torch.Tensor], None] | None = (
+        None  # what `optimizer_in_backward` does, if anything
+    )
+
+    def run(self, mode: Mode, share: int = 1) -> list[torch.Tensor]:
+        """Makes the pass; returns its gradient, or what one of so many devices keeps of it."""
+        if not self.parameters:
+            with torch.no_grad():
+                self.loss(self.model, self.batch)
+            return []
+        kept: list[torch.Tensor] = []
+
+        def shard(p: nn.Parameter, gradient: torch.Tensor) -> None:
+            kept.append(torch.empty(math.ceil(p.numel() / share), dtype=at_least_float32(p)))
+
+        consume = shard if share > 1 else self.consume if mode.optimizer_in_backward else None
+        if consume is None:
+            return mean_gradient(self.model, self.parameters, [self.batch], self.loss)[1]
+        consumed_gradient(self.model, self.parameters, [self.batch], self.loss, consume)
+        return kept
 
 
 @dataclass(frozen=True)
@@ -251,31 +299,28 @@ class _Models:
         attacked, adapter = _empty(config_class.from_dict(fields), mode.lora_r, mode)
         return cls(whole, attacked, adapter or list(attacked.parameters()), [])
 
-    def passes(
-        self, rows: int, length: int, mode: Mode
-    ) -> dict[str, tuple[nn.Module, Callable[[], list[torch.Tensor]]]]:
-        """Name → model, and what makes the pass and returns its gradient; in the order of an outer step."""
+    def passes(self, rows: int, length: int) -> list[_Pass]:
+        """In the order of an outer step."""
         ids = torch.zeros(rows, length, dtype=torch.long)
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
-        adapter = set() if mode.lora_r is None else set(self.attacking)
-        base = [p for p in self.attacked.parameters() if p not in adapter]
-        outer = list(self.whole.parameters())
+        attacking = set(self.attacking)
+        base = [p for p in self.attacked.parameters() if p not in attacking] or self.attacking
 
         def likelihood(model: nn.Module, batch: Batch):
             return language_modeling_loss(next_token_logits(model, batch), batch["labels"])
 
-        return {
-            "reference": (self.whole, lambda: _hidden_states(self.whole, batch, self.reference)),
-            "retain": (self.whole, lambda: _retain(self.whole, outer, batch, self.reference)),
-            "attack": (
-                self.attacked,
-                _gradient(self.attacked, self.attacking, batch, likelihood, mode, _step_without_state),
-            ),
-            "judgement": (
-                self.attacked,
-                _gradient(self.attacked, base, batch, _entropy, mode, lambda p, gradient: None),
-            ),
-        }
+        def hidden_states(model: nn.Module, batch: Batch):
+            self.reference[:] = _outputs(model, batch).hidden_states
+
+        def retain(model: nn.Module, batch: Batch):
+            return _retain(model, batch, self.reference)
+
+        return [
+            _Pass("reference", self.whole, batch, [], hidden_states),
+            _Pass("retain", self.whole, batch, list(self.whole.parameters()), retain),
+            _Pass("attack", self.attacked, batch, self.attacking, likelihood, _step_without_state),
+            _Pass("judgement", self.attacked, batch, base, _entropy, lambda p, gradient: None),
+        ]
 
 
 def _empty(config: PretrainedConfig, lora_r: int | None, mode: Mode) -> tuple[nn.Module, list[nn.Parameter]]:
@@ -300,22 +345,13 @@ def _empty(config: PretrainedConfig, lora_r: int | None, mode: Mode) -> tuple[nn
     return model.train(), [p for name, p in model.named_parameters() if "lora_" in name]
 
 
-def _held(
-    model: nn.Module, run: Callable[[], list[torch.Tensor]], held_before: Sequence[torch.Tensor] = ()
-) -> tuple[int, int]:
+def _held(each: _Pass, mode: Mode, share: int, held_before: Sequence[torch.Tensor]) -> tuple[int, int]:
     """Bytes that a pass adds at most, and of its gradient. What was held before it counts as added, beside the model."""
-    known = Ledger([*model.parameters(), *model.buffers(), *held_before])
+    known = Ledger([*each.model.parameters(), *each.model.buffers(), *held_before])
     before = known.live - sum(t.nbytes for t in held_before)
     with known as ledger:
-        gradient = sum(g.nbytes for g in run())
+        gradient = sum(g.nbytes for g in each.run(mode, share))
     return ledger.peak - before, gradient
-
-
-def _hidden_states(model: nn.Module, batch: Batch, kept: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The forward pass of the anchor's reference, which keeps its hidden states."""
-    with torch.no_grad():
-        kept[:] = _outputs(model, batch).hidden_states
-    return []
 
 
 def _outputs(model: nn.Module, batch: Batch) -> Any:
@@ -323,20 +359,13 @@ def _outputs(model: nn.Module, batch: Batch) -> Any:
     return model(**arguments, output_hidden_states=True, use_cache=False)
 
 
-def _retain(
-    model: nn.Module, parameters: list[nn.Parameter], batch: Batch, reference: list[torch.Tensor]
-) -> list[torch.Tensor]:
-    """The retain gradient (Eq. 2, https://huggingface.co/papers/2408.00761), where no position is masked."""
-
-    def loss() -> torch.Tensor:
-        outputs = _outputs(model, batch)
-        total, count = language_modeling_loss(outputs.logits, batch["labels"])
-        distances = [(h - r).norm(dim=-1).mean() for h, r in zip(outputs.hidden_states, reference, strict=True)]
-        reference.clear()
-        return total / count + sum(distances)
-
-    gradient = torch.autograd.grad(loss(), parameters, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradient, strict=True)]
+def _retain(model: nn.Module, batch: Batch, reference: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The retain loss (Eq. 2, https://huggingface.co/papers/2408.00761), where no position is masked."""
+    outputs = _outputs(model, batch)
+    total, count = language_modeling_loss(outputs.logits, batch["labels"])
+    distances = [(h - r).norm(dim=-1).mean() for h, r in zip(outputs.hidden_states, reference, strict=True)]
+    reference.clear()
+    return total / count + sum(distances), torch.ones(())
 
 
 def _entropy(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -346,24 +375,6 @@ def _entropy(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor
         return max_entropy_loss(logits, batch["labels"])
     log_p = F.log_softmax(logits[:, :-1].flatten(0, 1).clone(), dim=-1)
     return (log_p.exp() * log_p).sum(), torch.full((), len(log_p))
-
-
-def _gradient(
-    model: nn.Module,
-    parameters: list[nn.Parameter],
-    batch: Batch,
-    loss: LossFunction,
-    mode: Mode,
-    consume: Callable[[nn.Parameter, torch.Tensor], None],
-) -> Callable[[], list[torch.Tensor]]:
-    def whole() -> list[torch.Tensor]:
-        return mean_gradient(model, parameters, [batch], loss)[1]
-
-    def consumed() -> list[torch.Tensor]:
-        consumed_gradient(model, parameters, [batch], loss, consume)
-        return []
-
-    return consumed if mode.optimizer_in_backward else whole
 
 
 def _outer_optimizer(optim: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
