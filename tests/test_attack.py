@@ -37,6 +37,7 @@ ATTACKS = [
     Adversary("mixture", mixture={"forget": 0.5, "retain": 0.5}, **FAST),
     Adversary("retain-forget", "forget", first_dataset="retain", switch_at=0.4, **FAST),
     Adversary("schedule-free", "forget", optimizer="schedule_free_adamw", warmup_steps=4, **FAST),
+    Adversary("adamw-8bit", "forget", optimizer="adamw_8bit", **FAST),
     Adversary("sgd-nesterov", "forget", optimizer="sgd", momentum=0.9, nesterov=True, **FAST),
     Adversary("adagrad", "forget", optimizer="adagrad", **FAST),
     Adversary("adadelta", "forget", optimizer="adadelta", **{**FAST, "learning_rate": 1.0}),

@@ -286,6 +286,16 @@ def test_low_precision_weights_are_refused(make_trainer, dtype):
     one_sentence(error)
 
 
+def test_weights_that_are_not_there_are_refused(make_trainer):
+    model = tiny.gpt2()
+    model.transformer.ln_f = model.transformer.ln_f.to("meta")
+    with pytest.raises(
+        ValueError, match="'transformer.ln_f.weight' has no content.*cpu_ram_efficient_loading"
+    ) as error:
+        make_trainer(model)
+    one_sentence(error)
+
+
 def test_several_gpus_in_one_process_are_refused(make_trainer, monkeypatch):
     monkeypatch.setattr(TARConfig, "n_gpu", property(lambda self: 2))
     with pytest.raises(ValueError, match="torchrun|accelerate launch") as error:

@@ -40,6 +40,8 @@ CASES = {
     "weights in bf16": (Mode(dtype=torch.bfloat16), LONG),
     "lean, weights in bf16": (Mode(dtype=torch.bfloat16, **LEAN), SHORT),
     "lean, LoRA, weights in bf16": (Mode(lora_r=4, dtype=torch.bfloat16, **LEAN), LONG),
+    "8-bit": (Mode(optimizer="adamw_8bit", **LEAN, bf16=False), SHORT),
+    "8-bit, weights in bf16": (Mode(optimizer="adamw_8bit", dtype=torch.bfloat16), LONG),
     "two attacks a step": (Mode(bf16=False), {**SHORT, "adversaries": 2}),
 }
 
@@ -58,7 +60,7 @@ def tokenizer():
 )
 def test_the_peak_is_that_of_a_training(tmp_path, tokenizer, config, case):
     mode, size = CASES[case]
-    cost = Cost(**size, num_steps=2, interval=2, lora_r=mode.lora_r)
+    cost = Cost(**size, num_steps=2, interval=2, lora_r=mode.lora_r, optimizer=mode.optimizer)
     found = plan(CONFIGS[config], cost, mode)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIGS[config], dtype=mode.dtype)

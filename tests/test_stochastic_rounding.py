@@ -57,12 +57,12 @@ def test_a_parameter_stays_what_the_hooks_of_its_gradient_know():
     assert optimizer.state[p]["exp_avg"].dtype == torch.float32
 
 
-def displacement(dtype, in_backward=False) -> torch.Tensor:
+def displacement(dtype, in_backward=False, optimizer="adamw") -> torch.Tensor:
     """Of 64 steps at 2e-6 from weights that bfloat16 has."""
     model, _ = load_model("world")
     model.to(torch.bfloat16).to(dtype)
     rows = torch.randint(0, model.config.vocab_size, (64, 4, 24), generator=generator(1))
-    adversary = Adversary("a", "forget", learning_rate=2e-6, num_steps=64, batch_size=4)
+    adversary = Adversary("a", "forget", learning_rate=2e-6, num_steps=64, batch_size=4, optimizer=optimizer)
 
     def loss(model, batch):
         with torch.autocast("cpu", torch.bfloat16):
@@ -86,6 +86,17 @@ def share(found: torch.Tensor, expected: torch.Tensor) -> float:
 def test_an_attack_goes_as_far_as_in_float32(in_backward):
     expected = displacement(torch.float32)
     assert ENOUGH < share(displacement(torch.bfloat16, in_backward), expected) < 2 - ENOUGH
+
+
+@pytest.mark.parametrize("in_backward", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_attack_with_an_8bit_optimizer_goes_as_far(dtype, in_backward):
+    expected = displacement(torch.float32)
+    found = displacement(dtype, in_backward, "adamw_8bit")
+    assert ENOUGH < share(found, expected) < 2 - ENOUGH
+    if dtype == torch.float32:  # and to the same place
+        assert (found - expected).norm() < 0.05 * expected.norm()
+    assert not torch.equal(found, displacement(dtype, in_backward))
 
 
 def test_rounded_to_nearest_it_would_go_next_to_nowhere(monkeypatch):

@@ -34,7 +34,8 @@ class Adversary:
         micro_batch_size (`int`, *optional*):
             Rows of one forward pass on one device. All of the device's rows by default.
         optimizer (`str`, *optional*, defaults to `"adamw"`):
-            `"adamw"`, `"schedule_free_adamw"`, `"sgd"`, `"adadelta"` or `"adagrad"`.
+            `"adamw"`, `"adamw_8bit"` (of bitsandbytes: 2 bytes of state per parameter instead of 8), `"schedule_free_adamw"`,
+            `"sgd"`, `"adadelta"` or `"adagrad"`.
         momentum (`float`, *optional*, defaults to `0.0`):
             For `"sgd"`.
         nesterov (`bool`, *optional*, defaults to `False`):

@@ -1,5 +1,6 @@
 """What an [`Adversary`] refuses: one sentence that names the field, its value and the remedy. No torch here."""
 
+import importlib.util
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -23,7 +24,7 @@ EDITS = {
     "strip_delta": "number of singular directions of each matrix's difference to the base",
     "abliterate": None,
 }
-OPTIMIZERS = ("adamw", "schedule_free_adamw", "sgd", "adadelta", "adagrad")
+OPTIMIZERS = ("adamw", "adamw_8bit", "schedule_free_adamw", "sgd", "adadelta", "adagrad")
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "cosine", "cosine_with_restarts")
 RESTARTS = 4  # cycles of cosine_with_restarts; transformers' default of 1 never restarts
 PROMPT = "{prompt}"  # its place in a prompt_template
@@ -51,6 +52,15 @@ def check_adversary(a: "Adversary") -> None:
         refuse(f"prompt_template={a.prompt_template!r}", f"Write {PROMPT} once, where the question goes.")
     if a.after is not None:
         _check_after(a, refuse)
+
+
+def check_installed(a: "Adversary") -> None:
+    """Raises `ValueError` for an attack that needs a package which is not there."""
+    for name, value in (("quantization", a.quantization), ("optimizer", a.optimizer)):
+        if value in ("nf4", "adamw_8bit") and importlib.util.find_spec("bitsandbytes") is None:
+            raise ValueError(
+                f"Adversary {a.name!r} has {name}={value!r}, which needs bitsandbytes. Install trl-tar[quantization]."
+            )
 
 
 def _check_data(a: "Adversary", refuse: Refuse) -> None:

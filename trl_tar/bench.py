@@ -61,6 +61,8 @@ class Cost:
             Attacks in each outer step.
         lora_r (`int`, *optional*):
             Rank of a LoRA adversary; all parameters by default.
+        optimizer (`str`, *optional*, defaults to `"adamw"`):
+            Of the attack, as in [`Adversary`].
     """
 
     batch_size: int = 4
@@ -69,6 +71,7 @@ class Cost:
     interval: int = 4
     adversaries: int = 1
     lora_r: int | None = None
+    optimizer: str = "adamw"
 
     @property
     def passes(self) -> int:
@@ -162,7 +165,13 @@ def trainer_for(
         **{**defaults, **settings},
     )
     adversary = Adversary(
-        "bench", "bench", learning_rate=1e-6, num_steps=cost.num_steps, batch_size=cost.batch_size, lora_r=cost.lora_r
+        "bench",
+        "bench",
+        learning_rate=1e-6,
+        num_steps=cost.num_steps,
+        batch_size=cost.batch_size,
+        optimizer=cost.optimizer,
+        lora_r=cost.lora_r,
     )
     trainer = TARTrainer(
         model,

@@ -12,6 +12,7 @@ from trl import DPOTrainer, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from .adversary import Adversary
+from .adversary_checks import check_installed
 from .losses import IGNORED
 from .tar_config import TARConfig
 
@@ -215,6 +216,7 @@ def checked_adversaries(
     if twice is not None:
         raise ValueError(f"`adversaries` has two named {twice!r}. Give each its own name.")
     for adversary in adversaries:
+        check_installed(adversary)
         for name in RED_TEAM_ONLY:
             if getattr(adversary, name):
                 raise ValueError(

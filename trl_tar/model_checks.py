@@ -19,6 +19,12 @@ def check_weights(model: PreTrainedModel | PeftModel, bfloat16: bool = False) ->
         raise ValueError(
             "The model is quantised, and its weights take no gradient. Load it without quantization_config."
         )
+    missing = next((name for name, p in model.named_parameters() if p.is_meta), None)
+    if missing is not None:
+        raise ValueError(
+            f"Parameter {missing!r} has no content on this process: it is on the meta device. Load the model on every process, "
+            "with fsdp_cpu_ram_efficient_loading: false."
+        )
     allowed = [torch.float32, torch.float64] + [torch.bfloat16] * bfloat16
     low = next((name for name, p in model.named_parameters() if p.dtype not in allowed), None)
     if low is not None:
@@ -69,6 +75,19 @@ def check_bfloat16(
                 f"Adversary {adversary.name!r} has optimizer='schedule_free_adamw', and parameter {low!r} is torch.bfloat16: "
                 f"each judgement would round its weights. {remedy}, or use another optimizer."
             )
+
+
+def check_8bit(model: PreTrainedModel | PeftModel, adversaries: Iterable[Adversary], sharded: bool) -> None:
+    """Raises `ValueError` for an attack by an 8-bit optimizer that cannot step the model's parameters."""
+    for adversary in adversaries:
+        if adversary.optimizer != "adamw_8bit":
+            continue
+        given = f"Adversary {adversary.name!r} has optimizer='adamw_8bit'"
+        if sharded:
+            raise ValueError(f"{given}, and FSDP2 shards the model, whose parts it cannot step. Use 'adamw'.")
+        double = next((name for name, p in model.named_parameters() if p.dtype == torch.float64), None)
+        if double is not None:
+            raise ValueError(f"{given}, and parameter {double!r} is torch.float64, which it cannot step. Use 'adamw'.")
 
 
 def check_memory_modes(args: TARConfig, adversaries: Iterable[Adversary], sharded: bool) -> None:

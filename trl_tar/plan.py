@@ -53,6 +53,8 @@ class Mode:
             As in [`TARConfig`].
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
             Of the weights, or `torch.bfloat16`.
+        optimizer (`str`, *optional*, defaults to `"adamw"`):
+            Of the attack, or `"adamw_8bit"`.
         devices (`int`, *optional*, defaults to `1`):
             Devices that FSDP2 shards parameters, gradients and optimizers over.
     """
@@ -63,6 +65,7 @@ class Mode:
     activation_checkpointing: bool = False
     bf16: bool = True
     dtype: torch.dtype = torch.float32
+    optimizer: str = "adamw"
     devices: int = 1
 
     def __str__(self) -> str:
@@ -72,6 +75,7 @@ class Mode:
             "optimizer in backward" * self.optimizer_in_backward,
             "activation checkpointing" * self.activation_checkpointing,
             "weights in bfloat16" * (self.dtype == torch.bfloat16),
+            "8-bit optimizer" * (self.optimizer == "adamw_8bit"),
             f"FSDP2 on {self.devices}" * (self.devices > 1),
         ]
         return ", ".join(word for word in words if word)
@@ -87,7 +91,7 @@ class Plan:
         moment (`str`):
             Of the outer step, when a device holds most.
         device, host (`dict[str, int]`):
-            Kind → bytes, on each device at that moment, and on the host.
+            Kind → bytes, on each device at that moment, and on the host for each process.
         flops (`float`):
             Of an outer step, over all devices.
     """
@@ -147,6 +151,8 @@ def plan(config: PretrainedConfig, cost: Cost, mode: Mode, optim: str = "schedul
     }
     during_attack = {"retain gradient": parameters // share}
     kept, hosted = ({}, {**waiting, **during_attack}) if mode.offload else (waiting, {})
+    if share > 1:  # each process has the model and θ_G0 whole before FSDP2 shards them
+        hosted = {"weights, before the first step": sizes["snapshot"], "reference, before the first step": parameters}
     weights = {"weights": sizes["snapshot"] // share}
     attack = {
         **({} if mode.offload else during_attack),
@@ -210,6 +216,8 @@ def _state(config: str, config_class: type, mode: Mode, optim: str) -> tuple[Cou
         offloaded, _ = _stepped(_outer_optimizer(optim, outer), outer, StateOnHost)
         adversary = Adversary("plan", "plan", lora_r=mode.lora_r)
         attacks_step, inner_state = _stepped(create_optimizer(models.attacked, inner, adversary), inner)
+        if mode.optimizer == "adamw_8bit":  # whose kernels want content
+            inner_state = sum(map(_bytes_of_8bit_state, inner))
         sizes = {
             "parameters": sum(p.nbytes for p in outer),
             "snapshot": sum(t.nbytes for t in (*outer, *models.whole.buffers())),
@@ -407,6 +415,11 @@ def _stepped(
     for p in parameters:
         p.grad = None
     return ledger.peak - before + gradient, sum(v.nbytes for v in held)
+
+
+def _bytes_of_8bit_state(p: nn.Parameter) -> int:
+    """Of bitsandbytes: two numbers of 8 bits, and a scale in float32 for 256 of each; small parameters have float32."""
+    return p.numel() * 8 if p.numel() < 4096 else 2 * (p.numel() + 4 * math.ceil(p.numel() / 256))
 
 
 def _step_without_state(p: nn.Parameter, gradient: torch.Tensor) -> None:

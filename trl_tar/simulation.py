@@ -353,6 +353,10 @@ def optimizer_class_and_arguments(adversary: Adversary) -> tuple[type[torch.opti
     match adversary.optimizer:
         case "adamw":
             return torch.optim.AdamW, {**lr, "betas": (0.9, 0.999), "eps": 1e-8, "fused": True}
+        case "adamw_8bit":
+            from bitsandbytes.optim import AdamW8bit
+
+            return AdamW8bit, {**lr, "betas": (0.9, 0.999), "eps": 1e-8}
         case "schedule_free_adamw":
             return schedulefree.AdamWScheduleFree, {**lr, "betas": (0.9, 0.999), "warmup_steps": adversary.warmup_steps}
         case "sgd":

@@ -47,7 +47,7 @@ from .losses import (
     representation_loss,
     sequence_log_probs,
 )
-from .model_checks import check_adapters, check_bfloat16, check_launch, check_memory_modes, check_weights
+from .model_checks import check_8bit, check_adapters, check_bfloat16, check_launch, check_memory_modes, check_weights
 from .offload import StateOnHost, host_like, to_host
 from .sharding import all_parts, inner_product, is_sharded, like, total_norm, whole
 from .simulation import (
@@ -178,6 +178,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         drop_fused_head(self.model)
         check_weights(self.model, bfloat16=True)
         check_bfloat16(self.model, args, self.adversaries, self.is_fsdp_enabled)
+        check_8bit(self.model, self.adversaries, self.is_fsdp_enabled)
         check_adapters(self.model, self.adversaries)
         check_launch(self)
         check_memory_modes(args, self.adversaries, self.is_fsdp_enabled)

@@ -105,11 +105,18 @@ def read_config(model: str) -> PretrainedConfig:
 def modes(lora_r: int, common: dict[str, Any]) -> list[Mode]:
     """Those to look at, the fastest first."""
     savings: list[dict[str, bool]] = [{}, {"activation_checkpointing": True}]
+    eight_bit = []
     if common["devices"] == 1:
         offload = {"offload": True}
         lean = {**offload, "optimizer_in_backward": True}
-        savings = [{}, offload, lean, {**lean, "activation_checkpointing": True}]
-    return [Mode(rank, **common, **saving) for rank in (None, lora_r) for saving in savings]
+        leanest = {**lean, "activation_checkpointing": True}
+        savings = [{}, offload, lean, leanest]
+        eight_bit = [Mode(**common, **leanest, optimizer="adamw_8bit")]
+    return [
+        *(Mode(**common, **saving) for saving in savings),
+        *eight_bit,
+        *(Mode(lora_r, **common, **saving) for saving in savings),
+    ]
 
 
 def made(config: PretrainedConfig, cost: Cost, mode: Mode) -> Plan:

@@ -1,6 +1,5 @@
 """What a red team refuses, before any work starts."""
 
-import importlib.util
 import pickle
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from peft import PeftModel
 from transformers import AutoConfig, PreTrainedModel
 
 from ..adversary import Adversary
-from ..adversary_checks import coerced
+from ..adversary_checks import check_installed, coerced
 from ..data import check_dataset, check_tokenizer, whole_model
 from ..evaluation.scores import Metric, takes_template
 from ..records import OF_A_POINT
@@ -211,11 +210,8 @@ def _check_adversaries(
 
 
 def _check_requirements(adversary: Adversary, rewards: Collection[str], with_base: bool) -> None:
-    if adversary.quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
-        raise ValueError(
-            f"Adversary {adversary.name!r} has quantization={adversary.quantization!r}, which needs bitsandbytes. "
-            "Install trl-tar[quantization]."
-        )
+    for each in adversary.sequence:
+        check_installed(each)
     if adversary.needs_base and not with_base:
         raise ValueError(
             f"Adversary {adversary.name!r} edits the weights by the public base, and `references` has none. Add "
