@@ -27,6 +27,7 @@ CONFIGS = {
 }
 SHORT, LONG = {"batch_size": 4, "length": 32}, {"batch_size": 8, "length": 128}
 LEAN = {"offload": True, "optimizer_in_backward": True}
+LEANEST = Mode(**LEAN, activation_checkpointing=True)
 CASES = {
     "short rows": (Mode(bf16=False), SHORT),
     "long rows": (Mode(bf16=False), LONG),
@@ -112,16 +113,15 @@ DEEP = {
     "alike": LlamaConfig(hidden_size=64, num_hidden_layers=19, vocab_size=2000, **SMALL),
     "of two kinds": Qwen2Config(hidden_size=64, num_hidden_layers=9, vocab_size=2000, use_sliding_window=True, **SMALL),
 }
-LEANEST = Mode(lora_r=4, **LEAN, activation_checkpointing=True)
 
 
 @pytest.mark.parametrize(
     ("config", "mode", "size"),
     [
         ("alike", Mode(), SHORT),
-        ("alike", LEANEST, LONG),
+        ("alike", replace(LEANEST, lora_r=4), LONG),
         pytest.param("alike", Mode(), LONG, marks=pytest.mark.slow),
-        pytest.param("alike", LEANEST, SHORT, marks=pytest.mark.slow),
+        pytest.param("alike", replace(LEANEST, lora_r=4), SHORT, marks=pytest.mark.slow),
         ("of two kinds", Mode(), SHORT),
     ],
 )
@@ -160,23 +160,35 @@ def test_flops_are_six_for_each_weight_and_token_and_pass_and_those_of_attention
     assert lora < 0.85 * expected(cost.passes)  # no gradient of weights in the attack
 
 
-LLAMA_8B = LlamaConfig(
-    hidden_size=4096,
-    num_hidden_layers=32,
-    num_attention_heads=32,
-    num_key_value_heads=8,
-    intermediate_size=14336,
-    vocab_size=128256,
-    tie_word_embeddings=False,
-)
+def llama(hidden_size: int, intermediate_size: int, layers: int, heads: int) -> LlamaConfig:
+    return LlamaConfig(
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=8,
+        vocab_size=128256,
+        tie_word_embeddings=False,
+    )
+
+
+LLAMA_8B, LLAMA_70B = llama(4096, 14336, 32, 32), llama(8192, 28672, 80, 64)
 
 
 @pytest.mark.slow
-def test_the_plan_of_eight_billion_parameters_is_what_is_told():
-    mode = Mode(lora_r=16, **LEAN, activation_checkpointing=True)
-    found = plan(LLAMA_8B, Cost(batch_size=8, length=256), mode)
+@pytest.mark.parametrize(
+    ("config", "rows", "mode"),
+    [
+        (LLAMA_8B, 8, replace(LEANEST, lora_r=16)),
+        (LLAMA_8B, 8, replace(LEANEST, dtype=torch.bfloat16, optimizer="adamw_8bit")),
+        (LLAMA_8B, 8, Mode(activation_checkpointing=True, devices=8)),
+        (LLAMA_70B, 64, Mode(devices=64)),
+    ],
+)
+def test_the_plans_of_large_models_are_what_is_told(config, rows, mode):
+    found = plan(config, Cost(batch_size=rows, length=256), mode)
     assert found.fits(80e9)
-    assert f"({found.device_bytes / 1e9:.1f} GB, and {found.host_bytes / 1e9:.0f} on the host)" in README
+    assert f"| {found.device_bytes / 1e9:.1f} | {found.host_bytes / 1e9:.0f} |" in README
 
 
 def test_more_devices_hold_less_each_and_share_the_rows():

@@ -95,7 +95,7 @@ def test_an_attack_with_an_8bit_optimizer_goes_as_far(dtype, in_backward):
     found = displacement(dtype, in_backward, "adamw_8bit")
     assert ENOUGH < share(found, expected) < 2 - ENOUGH
     if dtype == torch.float32:  # and to the same place
-        assert (found - expected).norm() < 0.05 * expected.norm()
+        assert (found - expected).norm() < 0.08 * expected.norm()
     assert not torch.equal(found, displacement(dtype, in_backward))
 
 

@@ -24,7 +24,7 @@ REFUSED_FIELDS = {
     "use_liger_kernel": (False, "it replaces the logits that the losses need"),
     "fp16": (False, "its loss scaling would scale the attack; use bf16=True"),
     "deepspeed": (None, "its backward pass steps the optimizer in the middle of an attack; use FSDP2 or DDP"),
-    "torch_compile": (False, "the compiled graph does not see weights that are edited in place"),
+    "torch_compile": (False, "accelerate would compile the retain pass, and leave the attack as it is"),
     "router_aux_loss_coef": (None, "the retain loss is that of the paper"),
 }
 

@@ -86,6 +86,12 @@ def test_the_growth_that_is_told_was_recorded_and_is_that_of_the_passes():
     assert long["trainer"] / short["trainer"] < 1.05 * long["passes"] / short["passes"]
 
 
+def test_what_compiling_would_save_is_what_is_told():
+    for model in MAX_RATIO:
+        ratio = json.loads((RESULTS / f"compiled_{model}.json").read_text())["ratio"]
+        assert f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]" in README
+
+
 FULL_COLUMN = re.findall(r"^\| .*? \| (\d+) \| \d+ \| \d+ \|$", README, re.MULTILINE)  # of the table of memory modes
 
 

@@ -1,0 +1,95 @@
+"""Whether torch.compile pays for the passes of an attack: eager and compiled attacks in turn, and what compiling takes.
+
+python tests/benchmarks/compiled_attack.py smollm2 tests/benchmarks/results/compiled_smollm2.json
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from trl_tar import Adversary
+from trl_tar.bench import load_model, median_interval
+from trl_tar.losses import language_modeling_loss
+from trl_tar.records import write_json
+from trl_tar.red_teaming.runner import environment
+from trl_tar.simulation import attack_steps, next_token_logits, restored
+
+
+ROWS, LENGTH, STEPS, PAIRS = 4, 64, 8, 8
+FULL = Adversary("full", "forget", learning_rate=1e-6, num_steps=STEPS, batch_size=ROWS)
+LORA = Adversary("lora", "forget", learning_rate=1e-6, num_steps=1, batch_size=ROWS, lora_r=16)
+
+
+@contextmanager
+def compiled(model: PreTrainedModel, by: Callable[[nn.Module], None]) -> Iterator[None]:
+    """Calls of the model run its compiled graph for a while."""
+    by(model)
+    try:
+        yield
+    finally:
+        model._compiled_call_impl = None
+
+
+def attack(model: PreTrainedModel, adversary: Adversary, length: int = LENGTH) -> float:
+    """Seconds of this process for a simulated attack."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(5, model.config.vocab_size, (adversary.num_steps, ROWS, length), generator=generator)
+    batches = [[{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}] for ids in rows]
+
+    def loss(model: nn.Module, batch: dict[str, torch.Tensor]):
+        return language_modeling_loss(next_token_logits(model, batch), batch["labels"])
+
+    start = time.process_time()
+    with restored(model, adversary, seed=0) as attacked:
+        for _ in attack_steps(attacked, adversary, batches, loss, adversary.num_steps):
+            pass
+    return time.process_time() - start
+
+
+def main(name: str, output: Path) -> None:
+    torch.set_num_threads(1)
+    model, _ = load_model(name)
+    kept: list = []
+
+    def make(model: nn.Module) -> None:
+        if not kept:  # compiled once, and taken up again
+            model.compile()
+            kept.append(model._compiled_call_impl)
+        model._compiled_call_impl = kept[0]
+
+    attack(model, FULL)
+    with compiled(model, make):
+        first, other_length = attack(model, FULL), attack(model, FULL, LENGTH // 2)
+    ratios = []
+    for _ in range(PAIRS):
+        eager = attack(model, FULL)
+        with compiled(model, make):
+            ratios.append(attack(model, FULL) / eager)
+    lora = attack(model, LORA)
+    with compiled(model, make):
+        adapters = [attack(model, LORA) for _ in range(2)]
+    found = {
+        "model": name,
+        "attack": {"rows": ROWS, "length": LENGTH, "steps": STEPS},
+        "ratio": median_interval(ratios),
+        "seconds": {
+            "eager": eager,
+            "first compiled": first,
+            "at another length": other_length,
+            "lora, eager": lora,
+            "lora, each adapter": adapters,
+        },
+        "environment": environment(),
+    }
+    print(found)
+    write_json(output, found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
