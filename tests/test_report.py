@@ -138,7 +138,7 @@ def test_file_that_cannot_be_read_is_one_sentence(tmp_path, content, message):
         (lambda content: content["before"].update(harm=True), "is not whole .before.harm"),
         (
             lambda content: content["summary"].pop("worst_harm"),
-            "is not whole .summary: there is no mean of 'worst_harm'",
+            "is not whole .summary.worst_harm: Field required",
         ),
         (lambda content: content["config"].update(chance="a"), "is not whole .config.chance"),
         (lambda content: content["config"].update(adversaries=[{"name": "a", "colour": 1}]), "adversaries.0.*colour"),
