@@ -151,7 +151,7 @@ TAMPERED = {
     ),
     "a file that is no data": (
         name_a_file("code.py"),
-        "lists the file 'code.py'. Only .jinja, .json, .safetensors are read",
+        "lists the file 'code.py'. Only .jinja, .json, .model, .safetensors, .txt are read",
     ),
     "a path that leads out, digest not forged": (
         lambda f: rewrite(f, lambda c: c["files"].update({"../../x.json": c["files"]["config.json"]}), forge=False),
