@@ -194,8 +194,8 @@ def optimizer_kept_between_attacks(m):
 
 
 def mean_of_adversary_micro_batches(m):
-    def averaged(original, model, parameters, micro_batches, loss_function):
-        parts = [original(model, parameters, [batch], loss_function) for batch in micro_batches]
+    def averaged(original, model, parameters, micro_batches, loss_function, group=None):
+        parts = [original(model, parameters, [batch], loss_function, group) for batch in micro_batches]
         gradients = [sum(gs) / len(parts) for gs in zip(*(g for _, g in parts), strict=True)]
         return sum(sums for sums, _ in parts), gradients
 
