@@ -146,7 +146,7 @@ def accumulation_ignored(m):
 
 
 def judged_before_the_step(m):
-    def early(original, attacked, adversary, batches, loss_function, interval, in_backward):
+    def early(original, attacked, adversary, batches, loss_function, interval, in_backward, group):
         steps = original(attacked, adversary, batches, loss_function, 1)
         for k in range(adversary.num_steps):
             if (k + 1) % interval == 0:
@@ -157,7 +157,7 @@ def judged_before_the_step(m):
 
 
 def judged_at_the_end_only(m):
-    def late(original, attacked, adversary, batches, loss_function, interval, in_backward):
+    def late(original, attacked, adversary, batches, loss_function, interval, in_backward, group):
         return original(attacked, adversary, batches, loss_function, adversary.num_steps)
 
     wrapped(m, tar_trainer, "attack_steps", late)
