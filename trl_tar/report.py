@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,6 +24,7 @@ from .statistics import (
     selectivity,
     share,
 )
+from .strict_json import read_strict_json
 from .survival import Interval, break_interval, time_to_break
 from .verdict import MAX_ABOVE_BASE, Gate, Verdict, judge
 
@@ -37,7 +36,6 @@ ADDED: dict[str, Any] = {
     "files": {},
 }  # by version 4; what a report of version 3 says of them
 SUMMARIES = ("summary", "by_adversary")  # follow from the attacks: those of older reports are taken anew
-SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can say it, and UTF-8 cannot
 MAX_BYTES = 64 * 2**20  # of 200 attacks one has 2 MB
 PROBE = "linear_probe"  # among the attacks without training, the one that only reads hidden states
 FILE_NAME = "report.json"
@@ -177,28 +175,7 @@ def read_content(file: Path) -> dict[str, Any]:
             f"the {FILE_NAME} of a red team."
         )
 
-    def refuse(what: str) -> None:
-        raise ValueError(f"{str(file)!r} has {what}. Give the {FILE_NAME} as it was saved.")
-
-    def number(text: str) -> float:
-        value = float(text)
-        if not math.isfinite(value):
-            refuse(f"{text}, which is no number of JSON")
-        return value
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        fields = dict(pairs)
-        if len(fields) < len(pairs):
-            refuse(f"the field {next(name for name, _ in pairs if [n for n, _ in pairs].count(name) > 1)!r} twice")
-        return fields
-
-    hooks = {"parse_constant": number, "parse_float": number, "object_pairs_hook": once}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"), **hooks)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{str(file)!r} is not JSON ({error}). Give the {FILE_NAME} of a red team.") from error
-    if SURROGATE.search(json.dumps(content, ensure_ascii=False)):
-        refuse("half of a character, which no text holds")
+    content = read_strict_json(file, f"Give the {FILE_NAME} of a red team, as it was saved.")
     version = content.get("schema_version") if isinstance(content, dict) else None
     if type(version) is not int:
         raise ValueError(f"{str(file)!r} has no schema_version. Give the {FILE_NAME} of a red team.")
@@ -388,6 +365,8 @@ def _worst_adversary(adversaries: Sequence[str], values: Sequence[float | None])
 
 
 def _file(path: str | Path) -> Path:
+    if str(path) == "":
+        raise ValueError(f"'' is no report. Give the {FILE_NAME} of a red team, or its folder.")
     return Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
 
 

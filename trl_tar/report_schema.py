@@ -1,6 +1,7 @@
 """What the JSON of a report must hold: every field that something reads, its type and its range."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, NotRequired
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -13,9 +14,13 @@ from .records import STATUSES
 Value = Annotated[float | None, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Values = dict[str, Value]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Text = Annotated[str, Field(max_length=2**16)]
 STRICT = ConfigDict(strict=True, extra="forbid")
 OPEN = ConfigDict(strict=True, extra="allow")
+# of an adversary, what cards and pages say of it
+TOLD = ("dataset", "mixture", "objective", "num_steps", "learning_rate", "batch_size", "optimizer", "lora_r", "weight")
+MOST_ATTACKS = 10**5  # adversaries × seeds, which readers go through one by one
 
 
 def _measured(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -34,16 +39,38 @@ def _point(values: Mapping[str, Any]) -> Mapping[str, Any]:
             raise ValueError(f"there is no {name!r}")
         if values[name] < 0:
             raise ValueError(f"{name!r} is {values[name]}")
+    if "loss" not in values:
+        raise ValueError("there is no 'loss'")
     return _measured(values)
 
 
-def _summary(estimates: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-    missing = [
-        name for name in ("harm_after", "worst_harm", "capability_after") if "mean" not in estimates.get(name, {})
-    ]
-    if missing:
-        raise ValueError(f"there is no mean of {missing[0]!r}")
-    return estimates
+def _trajectory(points: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    steps = [point["step"] for point in points]
+    if any(step != int(step) for step in steps) or any(b <= a for a, b in zip(steps, steps[1:], strict=False)):
+        raise ValueError("its steps are no whole numbers in ascending order")
+    return points
+
+
+def _once(values: Iterable[Hashable]) -> None:
+    twice = [value for value, count in Counter(values).items() if count > 1]
+    if twice:
+        raise ValueError(f"{twice[0]!r} is there twice")
+
+
+def _attacks(attacks: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    _once((attack["adversary"], attack["seed"]) for attack in attacks)
+    return attacks
+
+
+def _seeds(seeds: Sequence[int]) -> Sequence[int]:
+    _once(seeds)
+    return seeds
+
+
+def _estimate(estimate: Mapping[str, Any]) -> Mapping[str, Any]:
+    if (estimate["low"] is None) != (estimate["high"] is None):
+        raise ValueError("one of its bounds is missing")
+    return estimate
 
 
 def _adversary(fields: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -51,14 +78,21 @@ def _adversary(fields: Mapping[str, Any]) -> Mapping[str, Any]:
         Adversary(**fields)
     except TypeError as error:
         raise ValueError(str(error)) from error
+    missing = [name for name in TOLD if name not in fields]
+    if missing:
+        raise ValueError(f"there is no {missing[0]!r}")
     return fields
+
+
+def _adversaries(adversaries: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    _once(each["name"] for each in adversaries)
+    return adversaries
 
 
 Metrics = Annotated[Values, AfterValidator(_measured)]
 Point = Annotated[Values, AfterValidator(_point)]
+Trajectory = Annotated[list[Point], AfterValidator(_trajectory)]
 Described = Annotated[dict[str, Any], AfterValidator(_adversary)]
-Estimate = dict[str, Value | Text]
-Summary = Annotated[dict[str, Estimate], AfterValidator(_summary)]
 
 
 class Attack(TypedDict):
@@ -66,12 +100,73 @@ class Attack(TypedDict):
 
     __pydantic_config__ = STRICT
     adversary: Text
-    seed: int
+    seed: Seed
     status: Annotated[str, Field(pattern=f"^({'|'.join(STATUSES)})$")]
     error: Text | None
-    trajectory: list[Point]
+    trajectory: Trajectory
     after: Metrics | None
     best: Point | None
+
+
+Attacks = Annotated[list[Attack], AfterValidator(_attacks)]
+
+
+class Bounds(TypedDict):
+    """Of [`~trl_tar.statistics.t_interval`]."""
+
+    __pydantic_config__ = STRICT
+    mean: Value
+    low: Value
+    high: Value
+    n: Count
+
+
+class WorstBounds(TypedDict):
+    """The same of the strongest adversary."""
+
+    __pydantic_config__ = STRICT
+    mean: Value
+    low: Value
+    high: Value
+    n: Count
+    adversary: Text | None
+
+
+class TimeToBreak(TypedDict):
+    """Of [`~trl_tar.survival.time_to_break`]."""
+
+    __pydantic_config__ = STRICT
+    median: Value
+    low: Value
+    high: Value
+    n: Count
+    adversaries: Count
+    broken: Count
+
+
+Estimate = Annotated[Bounds, AfterValidator(_estimate)]
+Worst = Annotated[WorstBounds, AfterValidator(_estimate)]
+
+
+class Summary(TypedDict):
+    """Of [`~trl_tar.report.summarise`]."""
+
+    __pydantic_config__ = OPEN
+    harm_after: Estimate
+    worst_harm: Worst
+    best_harm: Estimate
+    recovery: Estimate
+    worst_recovery: Worst
+    worst_reached_recovery: Worst
+    capability_after: Estimate
+    bystander_after: Estimate
+    selectivity: Estimate
+    twin_difference: Estimate
+    worst_harm_cross_fit: Worst
+    worst_recovery_cross_fit: Worst
+    steps_to_break: TimeToBreak
+    usable_steps_to_break: TimeToBreak
+    flops_to_break: TimeToBreak
 
 
 class Base(TypedDict):
@@ -98,7 +193,7 @@ class Record(TypedDict):
     __pydantic_config__ = STRICT
     model: Model
     before: Metrics
-    attacks: list[Attack]
+    attacks: Attacks
     zero_step: NotRequired[Values]
     standard_errors: NotRequired[Values]
 
@@ -131,8 +226,8 @@ class Benign(TypedDict):
     batch_size: Count
     trainability: Estimate
     capability_ratio: Estimate
-    base: list[Attack]
-    model: list[Attack]
+    base: Attacks
+    model: Attacks
 
 
 class Rows(TypedDict):
@@ -160,7 +255,7 @@ class Config(TypedDict):
 
     __pydantic_config__ = OPEN
     chance: Annotated[float, Field(ge=0, lt=1)]
-    adversaries: NotRequired[list[Described]]
+    adversaries: NotRequired[Annotated[list[Described], AfterValidator(_adversaries)]]
     datasets: NotRequired[list[Rows]]
     metrics: NotRequired[list[Text]]
     max_length: NotRequired[Count]
@@ -176,7 +271,7 @@ class Phase(TypedDict):
     __pydantic_config__ = OPEN
     name: Text
     settings: dict[str, Any]
-    adversaries: NotRequired[list[Described]]
+    adversaries: list[Described]
 
 
 class Training(TypedDict):
@@ -209,7 +304,7 @@ class Content(TypedDict):
     schema_version: int
     model: Model
     before: Metrics
-    attacks: list[Attack]
+    attacks: Attacks
     references: dict[Annotated[str, Field(pattern="^(base|twin|floor)$")], Record]
     summary: Summary
     verdict: VerdictContent
@@ -217,7 +312,7 @@ class Content(TypedDict):
     standard_errors: Values
     zero_step: Values
     benign: Benign | None
-    seeds: list[int]
+    seeds: Annotated[list[Seed], AfterValidator(_seeds)]
     config: Config
     environment: dict[str, Text]
     training: Training | None
@@ -244,4 +339,8 @@ def what_is_wrong(content: Mapping[str, Any], but: Sequence[str] = ()) -> str | 
         for each in found:
             if each["loc"][0] not in but:
                 return f"{'.'.join(map(str, each['loc']))}: {each['msg'].removeprefix('Value error, ')}"
+    names = {each["name"] for each in content["config"].get("adversaries", [])}
+    names |= {attack["adversary"] for attack in content["attacks"]}
+    if len(names) * len(content["seeds"]) > MOST_ATTACKS:
+        return f"{len(names)} adversaries with {len(content['seeds'])} seeds each, more than {MOST_ATTACKS} attacks"
     return None
