@@ -157,7 +157,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: str | PreTrainedM
             "end of text, so that the model still learns to stop."
         )
     if isinstance(model, str):
-        rows = AutoConfig.from_pretrained(whole_model(model)).get_text_config().vocab_size
+        configuration = AutoConfig.from_pretrained(whole_model(model), trust_remote_code=False)
+        rows = configuration.get_text_config().vocab_size
     else:
         rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:

@@ -33,12 +33,17 @@ def verify_command(
         datasets (`Path`, *optional*):
             YAML file of data sets and metrics, where they do not come with this package.
         as_json (`bool`, *optional*, defaults to `False`):
-            Print JSON.
+            Print JSON, also of an error: `verified` is `null` then, and `error` says why.
     """
     quiet()
-    rows, metrics, rewards = (None, None, None) if datasets is None else data_and_metrics(datasets)
     settings = {"revision": revision, "num_workers": workers, "output_dir": output}
-    found = verify(model, None if all else attacks, rows, metrics, rewards, **settings)
+    try:
+        rows, metrics, rewards = (None, None, None) if datasets is None else data_and_metrics(datasets)
+        found = verify(model, None if all else attacks, rows, metrics, rewards, **settings)
+    except (ValueError, OSError) as error:
+        if as_json:
+            print(json.dumps({"verified": None, "error": str(error)}, indent=1))
+        raise
     if as_json:
         print(json.dumps({"verified": found.verified, **asdict(found)}, indent=1))
     else:

@@ -175,7 +175,7 @@ def _check_model(role: str, model: Any) -> None:
         raise ValueError(f"The {role} is {type(model).__name__!r}. Give a folder, a Hub id or a PreTrainedModel.")
     if not isinstance(model, PreTrainedModel):
         try:
-            AutoConfig.from_pretrained(whole_model(str(model)))
+            AutoConfig.from_pretrained(whole_model(str(model)), trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"The {role} is {str(model)!r}, neither the folder of a model (or of an adapter with its base) nor one of the "

@@ -14,14 +14,20 @@ from ..data import whole_model
 from .fingerprints import weights_sha256
 
 
-def base_weights(model: str) -> dict[str, str] | None:
+def base_weights(model: str, safetensors_only: bool = False) -> dict[str, str] | None:
     """Name and hash of the base that an adapter is merged into by [`load`]; `None` for a whole model."""
     if whole_model(model) == model:
         return None
     adapter = PeftConfig.from_pretrained(model)
     name = adapter.base_model_name_or_path
-    base = AutoModelForCausalLM.from_pretrained(name, revision=adapter.revision, dtype=torch.float32)
+    arguments = {"dtype": torch.float32, "trust_remote_code": False, **_format(safetensors_only)}
+    base = AutoModelForCausalLM.from_pretrained(name, revision=adapter.revision, **arguments)
     return {"id": shown_name(name), "weights_sha256": weights_sha256(base)}
+
+
+def _format(safetensors_only: bool) -> dict[str, bool]:
+    """By default transformers takes safetensors where there are any, and else what `torch.save` wrote."""
+    return {"use_safetensors": True} if safetensors_only else {}
 
 
 def shown_name(name: str) -> str:
@@ -30,11 +36,11 @@ def shown_name(name: str) -> str:
     return Path(os.path.abspath(name)).name if is_folder else name
 
 
-def load(model: str, quantization: str | None = None) -> PreTrainedModel:
+def load(model: str, quantization: str | None = None, *, safetensors_only: bool = False) -> PreTrainedModel:
     """The model in float32 (or 4-bit) in evaluation mode, built anew from its files; `ValueError` where they are damaged.
 
-    An adapter is merged into its base."""
-    arguments: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False}
+    An adapter is merged into its base. With `safetensors_only` neither is read from a pickle."""
+    arguments: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False, **_format(safetensors_only)}
     if quantization == "nf4":
         from bitsandbytes.nn import Linear4bit
         from transformers import BitsAndBytesConfig
@@ -51,8 +57,12 @@ def load(model: str, quantization: str | None = None) -> PreTrainedModel:
             loaded.requires_grad_(True)  # peft freezes the base
         else:
             loaded = AutoModelForCausalLM.from_pretrained(model, **arguments)
-    except (SafetensorError, RuntimeError) as error:  # a file that is not whole, or weights of another shape
-        reason = str(error).splitlines()[0]
+    except (
+        SafetensorError,
+        RuntimeError,
+        ImportError,
+    ) as error:  # not whole, of another shape, or of a missing library
+        reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"The model {model!r} cannot be loaded ({reason}). Check that its files are whole, and that there is memory."
         ) from error

@@ -1,0 +1,118 @@
+"""The files of a published model: which of them a library reads, and whether they are those that the report is about."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from .configuration_checks import json_fields, shards
+from .hub import OUR_FILES
+from .phases import file_sha256
+from .report import Report
+
+
+READ = {".safetensors", ".json", ".jinja"}  # the last one is text, which transformers renders in a sandbox
+LOADABLE = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".msgpack", ".h5"}
+BESIDE = {".json", ".jinja", ".model", ".py"}  # what else a library reads beside weights
+# of the trainer itself, which no library loads as weights
+TRAINER = re.compile(r"training_args\.bin|optimizer\.(pt|bin)|(scheduler|scaler)\.pt|rng_state(_\d+)?\.pth")
+TEMPLATES = "additional_chat_templates"  # the only folder within a model's that transformers reads: default.jinja first
+UNREAD = {"figures", "examples", "runs", "logs", "wandb"}  # folders, beside hidden ones and checkpoints
+LONGEST_NAME = 255  # bytes
+SHA256 = re.compile("[0-9a-f]{64}")
+
+
+def files_in(folder: Path) -> list[str]:
+    """Paths of all files in a folder, as the Hub lists those of a repository, without those that no library reads."""
+    found = set()
+    for top in (folder, folder / TEMPLATES):  # which may be a link, and links are not followed
+        for root, folders, names in os.walk(top):
+            at = Path(root).relative_to(folder)
+            folders[:] = [name for name in folders if not _is_unread(at / name / "x")]
+            found |= {(at / name).as_posix() for name in names}
+    return sorted(found)
+
+
+def _is_unread(path: PurePosixPath) -> bool:
+    """Whether the path lies in a folder that no library reads when it loads a model."""
+    first = path.parts[0]
+    return len(path.parts) > 1 and (first.startswith((".", "checkpoint-")) or first in UNREAD)
+
+
+def about_the_file_list(content: Mapping[str, Any]) -> Iterator[str]:
+    """Names that nothing may be looked up or downloaded by, and what a model cannot be without."""
+    files = content.get("files")
+    if not isinstance(files, dict) or not any(str(name).endswith(".safetensors") for name in files):
+        yield "The report names no file of weights, so it is bound to no model. Publish it with trl-tar push."
+        return
+    if not {"config.json", "adapter_config.json"} & set(files):
+        yield "The report names no configuration (config.json), so its weights can be read as another model."
+    if "tokenizer.json" not in files:
+        yield "The report names no tokenizer (tokenizer.json), so its numbers can be of another one."
+    for name, each in files.items():
+        path = PurePosixPath(name)
+        template = path.parts[:-1] == (TEMPLATES,) and path.suffix == ".jinja"
+        if not (template or path.name == name) or "\\" in name or path.name.startswith("."):
+            yield f"The report lists the file {name!r}, which is not in the model's own folder."
+        elif not name.isprintable() or len(name.encode()) > LONGEST_NAME:
+            yield f"The report lists the file {name[:40]!r}, which is no name for one."
+        elif name in OUR_FILES:
+            yield f"The report lists the file {name!r}, which is no part of a model."
+        elif path.suffix not in READ:
+            yield f"The report lists the file {name!r}. Only {', '.join(sorted(READ))} are read."
+        elif (
+            not isinstance(each, dict)
+            or type(each.get("size")) is not int
+            or not SHA256.fullmatch(str(each.get("sha256")))
+        ):
+            yield f"The report lists {name!r} without size and SHA-256."
+
+
+def about_the_files(folder: Path, report: Report, there: Sequence[str]) -> Iterator[str]:
+    """Files that are not those the report is about; `there` are the paths of all."""
+    for name, each in report.files.items():
+        file = folder / name
+        what = "the weights" if name.endswith(".safetensors") else "the tokenizer" if "token" in name else "this file"
+        if not file.is_file():
+            yield f"{name!r} is missing."
+        elif file.stat().st_size != each["size"]:
+            change = "cut short" if file.stat().st_size < each["size"] else "added to, or exchanged"
+            yield f"{name!r} has {file.stat().st_size} bytes, and the report says {each['size']}: {what} were {change}."
+        elif (found := file_sha256(file)) != each["sha256"]:
+            yield (
+                f"{name!r} has the SHA-256 {found[:12]}…, and the report says {each['sha256'][:12]}…: {what} were changed, or "
+                "the report is of another model."
+            )
+        elif name.endswith(".index.json"):
+            yield from _about_the_shards(file, report)
+    yield from _about_what_is_beside(set(there) - set(report.files) - OUR_FILES)
+
+
+def _about_the_shards(index: Path, report: Report) -> Iterator[str]:
+    other = sorted(name for name in shards(index) if name not in report.files or not name.endswith(".safetensors"))
+    if other:
+        yield f"{index.name!r} reads weights from {other[0]!r}, which is no safetensors file of the report."
+
+
+def _about_what_is_beside(names: set[str]) -> Iterator[str]:
+    for name in sorted(names):
+        path = PurePosixPath(name)
+        if _is_unread(path):
+            continue
+        if path.suffix in LOADABLE and not TRAINER.fullmatch(path.name):
+            yield f"{name!r} holds weights that the report says nothing of, and a library may load them. Remove it."
+        elif path.parts[:-1] in ((), (TEMPLATES,)) and (
+            path.suffix in BESIDE or path.name in {"vocab.txt", "merges.txt"}
+        ):
+            yield f"{name!r} is beside the model, a library may read it, and the report says nothing of it. Remove it."
+
+
+def needs_code(folder: Path, report: Report) -> str | None:
+    """The file that has the model's code read from a repository, if there is one."""
+    for name in report.files:
+        if name.endswith(".json"):
+            for field, value in json_fields(folder / name):
+                if field == "auto_map" and type(value) is not int:  # a number is that of a token
+                    return name
+    return None
