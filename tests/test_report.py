@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from trl_tar import Adversary
 from trl_tar.model_card import model_card
 from trl_tar.records import AttackRecord, ModelRecord, attack_record, write_json
 from trl_tar.report import MAX_BYTES, SCHEMA_VERSION, Report, build_report, digest_of
@@ -21,6 +22,9 @@ GOOD = {
     "trainability": {"mean": 0.95, "low": 0.9, "high": 1.0, "n": 3},
     "capability_ratio": {"mean": 0.99, "low": 0.97, "high": 1.01, "n": 3},
 }
+
+
+NAMED = asdict(Adversary("a", "hazard"))
 
 
 def attack(adversary: str, seed: int, harm: float, capability: float = 0.9) -> AttackRecord:
@@ -106,6 +110,9 @@ def test_file_with_fields_of_this_version_is_pinned(tmp_path):
         ('{"schema_version": 4, "before": 1e999}', "has 1e999, which is no number of JSON"),
         ('{"schema_version": 4, "before": {"harm": 0.9, "harm": 0.1}}', "has the field 'harm' twice"),
         (r'{"schema_version": 4, "model": {"id": "\ud800"}}', "has half of a character, which no text holds"),
+        ('{"schema_version": 4, "training": ' + '{"a":' * 100 + "1" + "}" * 101, "within each other more than 64 deep"),
+        ('{"schema_version": 4, "training": ' + "[" * 900 + "]" * 900 + "}", "within each other more than 64 deep"),
+        ('{"schema_version": 4, "seeds": [1' + "0" * 5000 + "]}", "report.json.* has a number of 5001 digits"),
         (" " * (MAX_BYTES + 1), "has 64 MiB, more than the 64 of any report"),
     ],
 )
@@ -139,6 +146,49 @@ def test_file_that_cannot_be_read_is_one_sentence(tmp_path, content, message):
         (
             lambda content: content["summary"].pop("worst_harm"),
             "is not whole .summary.worst_harm: Field required",
+        ),
+        (
+            lambda content: content["summary"]["worst_harm"].pop("adversary"),
+            ".summary.worst_harm.adversary: Field required",
+        ),
+        (
+            lambda content: content["summary"]["harm_after"].update(mean="x"),
+            ".summary.harm_after.mean: Input should be",
+        ),
+        (
+            lambda content: content["summary"]["harm_after"].update(low=None),
+            ".summary.harm_after: one of its bounds is",
+        ),
+        (
+            lambda content: content["summary"].pop("worst_harm_cross_fit"),
+            ".summary.worst_harm_cross_fit: Field required",
+        ),
+        (lambda content: content["by_adversary"]["a"].pop("steps_to_break"), ".by_adversary.a.steps_to_break: Field"),
+        (lambda content: content["benign"].update(trainability={}), ".benign.trainability.mean: Field required"),
+        (
+            lambda content: content.update(training={"phases": [{"name": "x", "settings": {}}]}),
+            "phases.0.adversaries: Field",
+        ),
+        (lambda content: content.update(seeds=[0, 0, 1]), ".seeds: 0 is there twice"),
+        (lambda content: content.update(seeds=[10**400]), ".seeds.0: Input should be"),
+        (lambda content: content["attacks"].append(content["attacks"][0]), r".attacks: .'a', 0. is there twice"),
+        (
+            lambda content: content["config"].update(adversaries=[NAMED, NAMED]),
+            ".config.adversaries: 'a' is there twice",
+        ),
+        (
+            lambda content: content["config"].update(adversaries=[{"name": "a", "dataset": "x"}]),
+            "adversaries.0: there is no 'mixture'",
+        ),
+        (lambda content: content["attacks"][0]["trajectory"][1].update(step=0), "trajectory: its steps are no whole"),
+        (lambda content: content["attacks"][0]["trajectory"][1].update(step=0.5), "trajectory: its steps are no whole"),
+        (lambda content: content["attacks"][0]["trajectory"][1].pop("loss"), "trajectory.1: there is no 'loss'"),
+        (
+            lambda content: content.update(
+                seeds=list(range(1000)),
+                config={"chance": 0.25, "adversaries": [{**NAMED, "name": f"{i}"} for i in range(100)]},
+            ),
+            "102 adversaries with 1000 seeds each, more than 100000 attacks",
         ),
         (lambda content: content["config"].update(chance="a"), "is not whole .config.chance"),
         (lambda content: content["config"].update(adversaries=[{"name": "a", "colour": 1}]), "adversaries.0.*colour"),
@@ -177,6 +227,8 @@ def test_the_digest_is_that_of_the_file_and_of_every_number_in_it(tmp_path):
 def test_missing_file_is_one_sentence(tmp_path):
     with pytest.raises(ValueError, match="holds no report"):
         Report.load(tmp_path / "nothing.json")
+    with pytest.raises(ValueError, match="'' is no report. Give the report.json of a red team"):
+        Report.load("")
 
 
 def test_nan_is_never_written_and_the_old_file_stays(tmp_path):

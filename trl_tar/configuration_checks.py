@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from peft import PeftConfig
 from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, cached_file, has_file
@@ -42,6 +43,21 @@ def json_fields(file: Path) -> Iterator[tuple[str, Any]]:
         if isinstance(each, dict):
             yield from each.items()
         left += each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
+
+
+def base_of(adapter: str) -> tuple[str, str | None]:
+    """Folder or Hub id of the base of an adapter, and its revision; `ValueError` where the adapter's configuration has none."""
+    try:
+        config = PeftConfig.from_pretrained(adapter)
+    except NONSENSE as error:
+        raise ValueError(f"{adapter!r} is no adapter that can be loaded ({_reason(error)}). Use attacks=0.") from error
+    if not isinstance(config.base_model_name_or_path, str):
+        raise ValueError(f"The adapter {adapter!r} names no base. Use attacks=0.")
+    return config.base_model_name_or_path, config.revision
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def check_configuration(model: str, revision: str | None = None, size: int | None = None) -> None:
@@ -98,9 +114,8 @@ def _count_numbers(model: str, revision: str | None) -> int:
         with torch.device("meta"):
             empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except NONSENSE as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"The configuration of {model!r} gives no model that can be loaded ({reason}). Use attacks=0."
+            f"The configuration of {model!r} gives no model that can be loaded ({_reason(error)}). Use attacks=0."
         ) from error
     finally:
         counting.remove()

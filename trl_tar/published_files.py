@@ -7,16 +7,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .configuration_checks import json_fields, shards
-from .hub import BESIDE, LOADABLE, OUR_FILES
+from .hub import OUR_FILES
 from .phases import file_sha256
 from .report import Report
 
 
-# templates are text, which transformers renders in a sandbox; the last two are what a tokenizer.json was made of
-READ = {".safetensors", ".json", ".jinja", ".txt", ".model"}
+READ = {".safetensors", ".json", ".jinja"}  # the last one is text, which transformers renders in a sandbox
+LOADABLE = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".msgpack", ".h5"}
+BESIDE = {".json", ".jinja", ".model", ".py"}  # what else a library reads beside weights
 # of the trainer itself, which no library loads as weights
 TRAINER = re.compile(r"training_args\.bin|optimizer\.(pt|bin)|(scheduler|scaler)\.pt|rng_state(_\d+)?\.pth")
 TEMPLATES = "additional_chat_templates"  # the only folder within a model's that transformers reads: default.jinja first
+UNREAD = {"figures", "examples", "runs", "logs", "wandb"}  # folders, beside hidden ones and checkpoints
 LONGEST_NAME = 255  # bytes
 SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -33,8 +35,9 @@ def files_in(folder: Path) -> list[str]:
 
 
 def _is_unread(path: PurePosixPath) -> bool:
-    """Whether the path lies in a folder that no library reads when it loads a model, unless a shard is named there."""
-    return len(path.parts) > 1 and path.parts[0] != TEMPLATES
+    """Whether the path lies in a folder that no library reads when it loads a model."""
+    first = path.parts[0]
+    return len(path.parts) > 1 and (first.startswith((".", "checkpoint-")) or first in UNREAD)
 
 
 def about_the_file_list(content: Mapping[str, Any]) -> Iterator[str]:

@@ -18,6 +18,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Text = Annotated[str, Field(max_length=2**16)]
 STRICT = ConfigDict(strict=True, extra="forbid")
 OPEN = ConfigDict(strict=True, extra="allow")
+# of an adversary, what cards and pages say of it
+TOLD = ("dataset", "mixture", "objective", "num_steps", "learning_rate", "batch_size", "optimizer", "lora_r", "weight")
 MOST_ATTACKS = 10**5  # adversaries × seeds, which readers go through one by one
 
 
@@ -37,6 +39,8 @@ def _point(values: Mapping[str, Any]) -> Mapping[str, Any]:
             raise ValueError(f"there is no {name!r}")
         if values[name] < 0:
             raise ValueError(f"{name!r} is {values[name]}")
+    if "loss" not in values:
+        raise ValueError("there is no 'loss'")
     return _measured(values)
 
 
@@ -74,6 +78,9 @@ def _adversary(fields: Mapping[str, Any]) -> Mapping[str, Any]:
         Adversary(**fields)
     except TypeError as error:
         raise ValueError(str(error)) from error
+    missing = [name for name in TOLD if name not in fields]
+    if missing:
+        raise ValueError(f"there is no {missing[0]!r}")
     return fields
 
 

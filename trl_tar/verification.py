@@ -9,11 +9,10 @@ from typing import Any
 
 from datasets import Dataset
 from huggingface_hub import HfApi
-from peft import PeftConfig
 from transformers import PreTrainedModel
 
 from .adversary import Adversary
-from .configuration_checks import check_configuration
+from .configuration_checks import base_of, check_configuration
 from .data import own_tokenizer
 from .evaluation.scores import Metric
 from .hub import card_of, download, hub_errors
@@ -262,25 +261,20 @@ def _again(
     if problems:
         return problems, []
     if datasets is None or metrics is None:
-        if report.task is None:
-            raise ValueError(
-                "The report does not say where its data and metrics come from. Give `datasets` and `metrics`, or attacks=0."
-            )
-        task = built_in_task(**report.task)
-        datasets, metrics = task.datasets, task.metrics
+        datasets, metrics = _data_and_metrics(report)
     by_seed = {seed: [a for a in chosen if a.seed == seed] for seed in sorted({a.seed for a in chosen})}
     made: list[dict[str, Any]] = []
     for seed, records in by_seed.items():
         adversaries = [described[record.adversary] for record in records]
-        missing = {name for each in adversaries for name in each.reads} - set(datasets)
-        if missing:
+        read = {name for each in adversaries for name in each.reads}
+        if missing := read - set(datasets):
             raise ValueError(
                 f"The attacks read {min(missing)!r}, and there is no such data set. Add it to the data sets."
             )
         again = red_team(
             model,
             adversaries,
-            {name: datasets[name] for each in adversaries for name in each.reads},
+            {name: datasets[name] for name in datasets if name in read},
             metrics,
             [seed],
             processing_class=own_tokenizer(str(folder)),
@@ -299,6 +293,16 @@ def _again(
     return list(dict.fromkeys(problems)), made
 
 
+def _data_and_metrics(report: Report) -> tuple[Mapping[str, Dataset], Mapping[str, Metric]]:
+    """Of the task that the report names."""
+    if report.task is None:
+        raise ValueError(
+            "The report does not say where its data and metrics come from. Give `datasets` and `metrics`, or attacks=0."
+        )
+    task = built_in_task(**report.task)
+    return task.datasets, task.metrics
+
+
 def _loaded(folder: Path, report: Report) -> tuple[Path | PreTrainedModel, list[str]]:
     """What is attacked, and problems: the folder of a model, or an adapter merged into its base.
 
@@ -308,8 +312,7 @@ def _loaded(folder: Path, report: Report) -> tuple[Path | PreTrainedModel, list[
         check_configuration(str(folder), size=sum(sizes))
         loaded = load(str(folder), safetensors_only=True)
         return folder, list(_about_the_weights(report, weights_sha256(loaded), None))
-    adapter = PeftConfig.from_pretrained(str(folder))
-    check_configuration(adapter.base_model_name_or_path, adapter.revision)
+    check_configuration(*base_of(str(folder)))
     loaded = load(str(folder), safetensors_only=True)
     base = base_weights(str(folder), safetensors_only=True)
     return loaded, list(_about_the_weights(report, weights_sha256(loaded), base))
