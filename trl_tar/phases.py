@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,11 @@ def is_finished(folder: Path, run: dict[str, Any]) -> bool:
 # of a trainer's settings those that decide what it writes and where, but not what it comes to
 UNDECISIVE = ("output_dir", "logging", "log_", "save_", "report_to", "run_name", "push_to_hub", "hub_", "disable_tqdm")
 
-SECRETS = ("token", "use_auth_token", "api_key", "password")
+SECRETS = re.compile(
+    r".*(auth|authorization|(api|access|private|secret)_?key|passwo?r?d|secret|credentials?|token)", re.IGNORECASE
+)
+TOKENS_OF_TEXT = re.compile(r"(bos|eos|pad|unk|sep|cls|mask)_token")
+SECRET_VALUES = re.compile(r"hf_\w{8,}|Bearer\s.*")
 
 
 def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,8 +54,22 @@ def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in settings.items() if name not in SECRETS}
-    return {name: _without_secrets(value) if isinstance(value, Mapping) else value for name, value in kept.items()}
+    kept = {name: value for name, value in settings.items() if not _is_secret(name, value)}
+    return {name: _described(value) for name, value in kept.items()}
+
+
+def _is_secret(name: str, value: Any) -> bool:
+    name = str(name).replace("-", "_")
+    named = SECRETS.fullmatch(name) is not None and TOKENS_OF_TEXT.fullmatch(name) is None
+    return named or (isinstance(value, str) and SECRET_VALUES.match(value) is not None)
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _without_secrets(value)
+    if isinstance(value, list | tuple):
+        return [_described(each) for each in value if not _is_secret("", each)]
+    return value
 
 
 def training_record(folders: Iterable[Path]) -> dict[str, Any] | None:
