@@ -23,6 +23,7 @@ class Repository:
     private: bool = False
     branches: dict[str, str] = field(default_factory=dict)
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    stored: dict[str, bytes] = field(default_factory=dict)  # by SHA-256, what came through LFS
     messages: list[str] = field(default_factory=list)
 
     def __post_init__(self):
@@ -44,9 +45,12 @@ class Repository:
         return self.commits[self.branches["main"]]
 
 
+HANGS_UP, CUTS, STALLS = 0, -1, -2  # after the body; in the middle of it; in the middle, until the client is gone
+
+
 @dataclass
 class Failure:
-    """What the server does instead of answering: a status, or with 0 it hangs up."""
+    """What the server does instead of answering: a status, or one of those above."""
 
     path: str  # regular expression
     status: int
@@ -61,6 +65,9 @@ class Hub:
     failures: list[Failure] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)  # of a client that is told not to sleep
+    lfs: bool = False  # whether weights, pictures and archives are sent as the real Hub wants it
+    stalled: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
 
     def fail(self, path: str, status: int, times: int = 1, **headers: str) -> None:
         """The next requests whose method and path match end in that status."""
@@ -78,6 +85,7 @@ def running_hub() -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        hub.released.set()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -93,9 +101,14 @@ ROUTES = [  # method, path → name of the method that answers
     ("GET", r"/api/models/(?P<id>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)", "tree"),
     ("GET", r"/api/models/(?P<id>[^/]+/[^/]+)/revision/(?P<revision>[^/]+)", "info"),
     ("GET", r"/api/models/(?P<id>[^/]+/[^/]+)", "info"),
+    ("POST", r"/(?P<id>[^/]+/[^/]+)\.git/info/lfs/objects/batch", "batch"),
+    ("POST", r"/(?P<id>[^/]+/[^/]+)\.git/info/lfs/objects/verify", "check"),
+    ("PUT", r"/storage/(?P<id>[^/]+/[^/]+)/(?P<file>[0-9a-f]{64})", "store"),
     ("GET|HEAD", r"/(?P<id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)", "file"),
 ]
 READS = {"tree", "info", "file"}
+SIGNED = {"store"}  # its address is what authorises, as that of S3
+LARGE = (".safetensors", ".png", ".gz")
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -105,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self._answer()
 
-    do_HEAD = do_POST = do_GET
+    do_HEAD = do_POST = do_PUT = do_GET
 
     def log_message(self, *arguments):
         pass
@@ -113,31 +126,39 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self):
         path = urlparse(self.path).path
         self.hub.requests.append(f"{self.command} {path}")
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
         failure = next((f for f in self.hub.failures if re.search(f.path, f"{self.command} {path}")), None)
         if failure is not None:
-            failure.times -= 1
-            if failure.times == 0:
-                self.hub.failures.remove(failure)
-            if failure.status == 0:
-                self.close_connection = True
-                return None
-            return self._json({"error": f"refused with {failure.status}"}, failure.status, **failure.headers)
+            return self._fail(failure, length)
+        body = self.rfile.read(length)
         for method, pattern, name in ROUTES:
             found = re.fullmatch(pattern, path)
             if self.command in method.split("|") and found is not None:
                 return self._routed(name, body, {key: unquote(value) for key, value in found.groupdict().items()})
         return self._json({"error": f"no route for {self.command} {path}"}, 404)
 
+    def _fail(self, failure: Failure, length: int):
+        failure.times -= 1
+        if failure.times == 0:
+            self.hub.failures.remove(failure)
+        self.rfile.read(length if failure.status >= HANGS_UP else length // 2)
+        if failure.status == STALLS:
+            self.hub.stalled.set()
+            self.hub.released.wait()
+        if failure.status <= HANGS_UP:
+            self.close_connection = True
+            return
+        self._json({"error": f"refused with {failure.status}"}, failure.status, **failure.headers)
+
     def _routed(self, name: str, body: bytes, found: dict[str, str]):
         authorised = self.headers.get("Authorization") == f"Bearer {TOKEN}"
         repository = self.hub.repositories.get(found.get("id", ""))
-        hidden = repository is None or (repository.private and not authorised)
+        hidden = repository is None or (repository.private and not authorised and name not in SIGNED)
         if "id" in found and hidden:
             return self._json(
                 {"error": "Repository not found"}, 404 if authorised else 401, **{"X-Error-Code": "RepoNotFound"}
             )
-        if not authorised and name not in READS and name != "validate":
+        if not authorised and name not in READS | SIGNED | {"validate"}:
             return self._json({"error": "Invalid credentials"}, 401)
         sha = None if repository is None else repository.resolve(found.get("revision", "main"))
         if name in READS and sha is None:
@@ -167,11 +188,31 @@ class _Handler(BaseHTTPRequestHandler):
         return self._json({})
 
     def _preupload(self, body, found, repository, sha):
-        files = [
-            {"path": each["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None}
-            for each in json.loads(body)["files"]
-        ]
+        paths = [each["path"] for each in json.loads(body)["files"]]
+        modes = {path: "lfs" if self.hub.lfs and path.endswith(LARGE) else "regular" for path in paths}
+        files = [{"path": path, "uploadMode": modes[path], "shouldIgnore": False, "oid": None} for path in paths]
         self._json({"files": files})
+
+    def _batch(self, body, found, repository, sha):
+        objects = [{"oid": each["oid"], "size": each["size"]} for each in json.loads(body)["objects"]]
+        storage = f"{self.hub.url}/storage/{found['id']}"
+        for each in objects:
+            if each["oid"] not in repository.stored:
+                upload = {"href": f"{storage}/{each['oid']}?X-Amz-Signature=OnlyForTheTests"}
+                verify = {"href": f"{self.hub.url}/{found['id']}.git/info/lfs/objects/verify"}
+                each["actions"] = {"upload": upload, "verify": verify}
+        self._json({"transfer": "basic", "objects": objects})
+
+    def _store(self, body, found, repository, sha):
+        if hashlib.sha256(body).hexdigest() != found["file"]:
+            return self._json({"error": "BadDigest"}, 400)
+        repository.stored[found["file"]] = body
+        return self._send(b"", "text/plain", 200)
+
+    def _check(self, body, found, repository, sha):
+        asked = json.loads(body)
+        whole = len(repository.stored.get(asked["oid"], b"")) == asked["size"]
+        self._json({} if whole else {"error": "not whole"}, 200 if whole else 422)
 
     def _commit(self, body, found, repository, sha):
         lines = [json.loads(line) for line in body.splitlines()]
@@ -179,6 +220,8 @@ class _Handler(BaseHTTPRequestHandler):
         for line in lines:
             if line["key"] == "file":
                 files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            elif line["key"] == "lfsFile":
+                files[line["value"]["path"]] = repository.stored[line["value"]["oid"]]
             elif line["key"] == "deletedFile":
                 del files[line["value"]["path"]]
         made = repository.commit(found["revision"], files, lines[0]["value"]["summary"])

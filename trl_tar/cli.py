@@ -47,11 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
 
             report(**args)
         elif command == "push":
-            from .hub import publish
-            from .report import Report
+            from .hub import load_with_answers, publish
 
             given = args.pop("report")
-            print(publish(**args, report=None if given is None else Report.load(given)))
+            print(publish(**args, report=None if given is None else load_with_answers(given)))
         elif command == "verify":
             from .commands.verify import verify_command
 
@@ -136,6 +135,7 @@ def _add_push(commands: argparse._SubParsersAction) -> None:
     push.add_argument("--private", action="store_true", default=None, help="for a repository that is made here")
     push.add_argument("--revision", help="branch; made if there is none")
     push.add_argument("--message", dest="commit_message", help="of the commit")
+    push.add_argument("--overwrite-card", action="store_true", help="also a README.md that is no card of ours")
 
 
 def _add_verify(commands: argparse._SubParsersAction) -> None:

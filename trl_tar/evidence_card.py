@@ -62,12 +62,13 @@ class EvidenceCardMixin:
             blocking (`bool`, *optional*, defaults to `True`):
                 Only `True`: what is published has been checked.
             report ([`Report`], *optional*):
-                A red team's, on this very model. Without one the card says that the model was not attacked.
+                A red team's, on this very model; by default the `report.json` in the output folder. Without one, or after
+                further training, the card says that the model was not attacked.
 
         Returns:
             `str`: address of the commit, on the first process.
         """
-        from .hub import publish
+        from .hub import own_report, publish
 
         if not blocking or kwargs:
             raise ValueError(
@@ -77,14 +78,16 @@ class EvidenceCardMixin:
         self.save_model(folder, _internal_call=True)
         if not self.is_world_process_zero():
             return None
-        if report is not None and report.training is None:
+        if report is None:
+            report = own_report(Path(folder))
+        elif report.training is None:
             report = replace(report, training={"phases": [self._phase()]})
         private = self.args.hub_private_repo if private is None else private
         return publish(
             folder,
             self.args.hub_model_id or Path(folder).name,
-            report,
-            description=self._description(),
+            report or False,
+            description=None if report is not None and "card" in report.config else self._description(),
             private=private,
             token=token or self.args.hub_token,
             revision=revision or self.args.hub_revision,

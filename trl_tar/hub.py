@@ -1,24 +1,27 @@
 """Model and evidence, together in a folder and on the Hub."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
+import os
+import warnings
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from huggingface_hub import HfApi, get_hf_file_metadata, get_token, hf_hub_download, hf_hub_url
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
 )
 
-from .model_card import HUB_ID, ROLES, evaluation_results, model_card, unattacked_card
+from .connection import clean_token, hub_errors, patiently, push_errors
+from .model_card import DIGEST, HUB_ID, ROLES, evaluation_results, model_card, unattacked_card
 from .phases import WEIGHTS, file_sha256
 from .plots import plot_attacks, plot_tradeoff
+from .questions import QUESTIONS_FILE, Questions
 from .records import write_json
 from .red_teaming.fingerprints import weights_sha256
 from .red_teaming.loading import load
@@ -40,10 +43,25 @@ MODEL_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
     "preprocessor_config.json",
     "processor_config.json",
     "chat_template.json",
     "*.jinja",
+    "additional_chat_templates/*.jinja",
+)
+# weights of an older model in formats that would load beside ours, or in their place, and a trainer's pickle
+OLDER_FILES = (
+    "pytorch_model*.bin",
+    "pytorch_model.bin.index.json",
+    "adapter_model.bin",
+    "tf_model.h5",
+    "flax_model.msgpack",
+    "training_args.bin",
 )
 EVIDENCE = (
     "README.md",
@@ -51,21 +69,34 @@ EVIDENCE = (
     "report.html",
     FILE_NAME,
     "training.json",
-    "questions.json.gz",
-    "figures/*.png",
-    ".eval_results/*.yaml",
+    QUESTIONS_FILE,
+    "figures/attacks.png",
+    "figures/tradeoff.png",
+    ".eval_results/trl-tar.yaml",
+)
+# what `verify` takes for a model's own, and refuses where the report says nothing of it
+FOREIGN = (
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".gguf",
+    ".msgpack",
+    ".h5",
+    ".json",
+    ".jinja",
+    ".model",
+    ".py",
 )
 FIGURES = (
     {"path": "figures/attacks.png", "alt": "Harm and held-out capability along the attacks"},
     {"path": "figures/tradeoff.png", "alt": "Capability against harm, before and after attack"},
 )
 UNNAMED = {"title": "A model", "description": "", "repository": None}
-REASONS = {
-    401: "the Hub does not know the token. Log in with hf auth login, or give another token.",
-    403: "the token may not write there. Use a token with the role 'write', and a repository of your own.",
-    404: "there is no such repository, or the token may not see it. Check its name.",
-    409: "the repository was changed meanwhile. Push again.",
-}
+DESCRIPTION = "A language model with a safeguard against fine-tuning attacks."
+UNATTACKED = "**Not attacked.**"  # in the card of a model without a report
+BLANK = "# Model Card for Model ID"  # heading of the form that peft saves with an adapter
 
 
 def model_files(folder: Path) -> list[Path]:
@@ -93,14 +124,17 @@ def bound(report: Report, folder: Path) -> Report:
     if found != report.model["weights_sha256"]:
         raise ValueError(
             f"The report is about weights {report.model['weights_sha256'][:12]}…, and {str(folder)!r} holds {found[:12]}…. "
-            "Attack this model, or give the report that belongs to it."
+            f"Attack this model, or give the report that belongs to it; without one, remove {FILE_NAME} first."
         )
     return replace(report, files=_described(folder))
 
 
 def _described(folder: Path) -> dict[str, dict[str, Any]]:
     """Size and hash of each file of the model."""
-    return {file.name: {"size": file.stat().st_size, "sha256": file_sha256(file)} for file in model_files(folder)}
+    return {
+        file.relative_to(folder).as_posix(): {"size": file.stat().st_size, "sha256": file_sha256(file)}
+        for file in model_files(folder)
+    }
 
 
 def belongs(folder: Path) -> bool | None:
@@ -114,6 +148,37 @@ def belongs(folder: Path) -> bool | None:
     return _described(folder) == files if files else None
 
 
+def load_with_answers(path: str | Path) -> Report:
+    """A report from the disk with the answers of its side file, where it has one: they go where the report goes."""
+    report = Report.load(path)
+    file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+    side = file.with_name(QUESTIONS_FILE) if file.name == FILE_NAME else file.with_suffix(f".{QUESTIONS_FILE}")
+    return replace(report, questions=Questions.load(side)) if side.is_file() else report
+
+
+def own_report(folder: Path) -> Report | None:
+    """The report in the folder, if there is one and it is about the weights beside it."""
+    if not (folder / FILE_NAME).is_file():
+        return None
+    report = load_with_answers(folder)
+    return report if weights_sha256(load(str(folder))) == report.model["weights_sha256"] else None
+
+
+def _answers_beside(report: Report, folder: Path) -> Questions | None:
+    """Those in the folder, if the report there is this one; what lies there of another is put aside."""
+    side = folder / QUESTIONS_FILE
+    if not side.is_file():
+        return None
+    try:
+        held = load_with_answers(folder)
+    except ValueError:  # of a newer version, damaged, or not there
+        held = None
+    if held is not None and (held.before, held.attacks) == (report.before, report.attacks):
+        return held.questions
+    os.replace(side, folder / f"other.{QUESTIONS_FILE}")
+    return None
+
+
 def write_evidence(
     report: Report,
     folder: Path,
@@ -125,6 +190,8 @@ def write_evidence(
     """Report, card, pages, figures and metrics beside the weights in the folder; returns the report, bound to them."""
     card = {"title": title, "description": description, "repository": repository, "license": license}
     report = bound(replace(report, config={**report.config, "card": card}), folder)
+    if report.questions is None:
+        report = replace(report, questions=_answers_beside(report, folder))
     report.save(folder)
     if report.training is not None:
         write_json(folder / "training.json", report.training)
@@ -159,31 +226,34 @@ def _write_figures(report: Report, folder: Path) -> None:
 def publish(
     folder: str | Path,
     repository: str,
-    report: Report | None = None,
+    report: Report | Literal[False] | None = None,
     *,
     title: str | None = None,
-    description: str = "A language model with a safeguard against fine-tuning attacks.",
+    description: str | None = None,
     license: str | None = None,
     private: bool | None = None,
     token: str | None = None,
     revision: str | None = None,
     commit_message: str | None = None,
+    overwrite_card: bool = False,
 ) -> str:
     """Pushes a model, and the evidence on it, in one commit; safe to repeat after an interruption.
 
-    Without a report, neither given nor in the folder, the card says that the model was not attacked.
+    Without a report, neither given nor in the folder, the card says that the model was not attacked. Of what is in the
+    repository already, weights, configuration and tokenizer at its top give way, and evidence of an earlier push; all
+    else is left alone.
 
     Args:
         folder (`str` or `Path`):
-            Of a model or adapter in safetensors, with its tokenizer.
+            Of a model or adapter in safetensors, with its tokenizer. Card and evidence are written there.
         repository (`str`):
             Its Hub id; made if there is none.
-        report ([`Report`], *optional*):
-            The red team's, on this very model. By default the `report.json` in the folder.
+        report ([`Report`] or `False`, *optional*):
+            The red team's, on this very model. By default the `report.json` in the folder; `False`: not even that.
         title, description (`str`, *optional*):
-            Of the card.
+            Of the card; by default those that the report's card has had.
         license (`str`, *optional*):
-            Of the weights, as the Hub names it, such as `"apache-2.0"`.
+            Of the weights, as the Hub names it, such as `"apache-2.0"`; by default the one told before.
         private (`bool`, *optional*):
             For a repository that is made here.
         token (`str`, *optional*):
@@ -192,6 +262,9 @@ def publish(
             Branch; made if there is none.
         commit_message (`str`, *optional*):
             One of your own.
+        overwrite_card (`bool`, *optional*, defaults to `False`):
+            Whether a `README.md` in the folder that is no card of ours may give way. Otherwise it is refused, and
+            nothing is written. A card of ours is always written anew.
 
     Returns:
         `str`: address of the commit.
@@ -199,65 +272,118 @@ def publish(
     Raises:
         `ValueError`: for a folder without a model, a report of another one, or what the Hub refuses, with the reason.
     """
-    folder = Path(folder)
+    folder, token = Path(folder), clean_token(token)
+    words = {"title": title, "description": description, "license": license}
+    _check_words(repository=repository, revision=revision or None, commit_message=commit_message, **words)
     check_model(folder)
+    _check_base(folder)
+    if not overwrite_card:
+        _check_card(folder / "README.md")
     if report is None and (folder / FILE_NAME).is_file():
-        report = Report.load(folder)
-    title = title or repository.split("/")[-1]
-    if report is None:
-        (folder / "README.md").write_text(unattacked_card(title, description, license), encoding="utf-8")
+        report = load_with_answers(folder)
+    if not report:
+        report = None
+        words = {"title": repository.split("/")[-1], "description": DESCRIPTION} | _given(words)
+        (folder / "README.md").write_text(unattacked_card(**words), encoding="utf-8")
     else:
-        report = write_evidence(report, folder, title, description, repository, license)
+        told = {name: report.config.get("card", {}).get(name) for name in words}
+        words = {"title": repository.split("/")[-1], "description": DESCRIPTION} | _given(told) | _given(words)
+        report = write_evidence(report, folder, **words, repository=repository)
     message = commit_message or ("Model, not attacked" if report is None else "Model and evidence")
-    api = HfApi(token=token)
+    return _push(folder, repository, report, private, token, revision or None, message)
 
-    with _push_errors(repository, token):
-        made = api.create_repo(repository, private=private, exist_ok=True).repo_id
-        if private and not api.model_info(made).private:
-            raise ValueError(
-                f"{made!r} is there already, and public. Make it private in its settings, or leave private out."
-            )
-        if revision is not None:
-            api.create_branch(made, branch=revision, exist_ok=True)
-        files = [file.name for file in model_files(folder)]
-        evidence = [name for name in EVIDENCE if report is not None or name == "README.md"]
-        commit = api.upload_folder(
-            repo_id=made,
-            folder_path=folder,
-            revision=revision,
-            commit_message=message,
-            allow_patterns=[*files, *evidence],
-            delete_patterns=[*EVIDENCE, *MODEL_FILES],  # what an earlier push left: of another model, or about it
+
+def _given(words: dict[str, str | None]) -> dict[str, str]:
+    return {name: word for name, word in words.items() if word}
+
+
+def _check_words(repository: str, **words: str | None) -> None:
+    """Raises `ValueError` for what is no text."""
+    for name, word in {"repository": repository, **words}.items():
+        if not isinstance(word, str) and (word is not None or name == "repository"):
+            raise ValueError(f"{name} is {word!r}, which is no text. Give a str.")
+    if not repository:
+        raise ValueError("repository is empty. Give a Hub id, such as me/my-model.")
+
+
+def _check_base(folder: Path) -> None:
+    """Raises `ValueError` for an adapter that nobody else could load."""
+    file = folder / "adapter_config.json"
+    base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path") if file.is_file() else None
+    if base and (Path(base).is_absolute() or Path(base).is_dir()):
+        raise ValueError(
+            f"The adapter in {str(folder)!r} has the base {base!r}, a folder that only this machine has. Publish the base, and "
+            "name its Hub id as base_model_name_or_path in adapter_config.json; or merge the adapter."
         )
+
+
+def _check_card(file: Path) -> None:
+    """Raises `ValueError` for a card that somebody wrote: neither of ours, nor a blank form."""
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    if text.strip() and not (DIGEST.search(text) or UNATTACKED in text or BLANK in text):
+        raise ValueError(
+            f"{str(file)!r} is no card of trl-tar, and a push would write one in its place. Rename it, or give "
+            "overwrite_card=True (--overwrite-card)."
+        )
+
+
+def _push(
+    folder: Path,
+    repository: str,
+    report: Report | None,
+    private: bool | None,
+    token: str | None,
+    revision: str | None,
+    message: str,
+) -> str:
+    """One commit with model and evidence, and without what an earlier push left; returns its address."""
+    api = HfApi(token=token)
+    sent = [*(file.relative_to(folder).as_posix() for file in model_files(folder)), *_evidence_on(report)]
+    with push_errors(repository, token):
+        made = patiently(lambda: api.create_repo(repository, private=private, exist_ok=True)).repo_id
+        public = private and not patiently(lambda: api.model_info(made)).private
+    if public:
+        raise ValueError(
+            f"{made!r} is there already, and public. Make it private in its settings, or leave private out."
+        )
+    with push_errors(repository, token):
+        if revision is not None:
+            patiently(lambda: api.create_branch(made, branch=revision, exist_ok=True))
+        there = [file.rfilename for file in patiently(lambda: api.model_info(made, revision=revision)).siblings or ()]
+        # not upload_folder, which makes several commits with Xet
+        additions = [CommitOperationAdd(name, folder / name) for name in sent]
+        deletions = [CommitOperationDelete(name) for name in there if name not in sent and _gives_way(name)]
+        api.preupload_lfs_files(made, additions, revision=revision, free_memory=False)  # tries again by itself
+        operations = [*additions, *deletions]
+        commit = patiently(lambda: api.create_commit(made, operations, commit_message=message, revision=revision))
+    if report is not None:
+        _tell_what_is_left(made, {*there} - {*sent} - {each.path_in_repo for each in deletions})
     return commit.commit_url
 
 
-@contextmanager
-def _push_errors(repository: str, token: str | None) -> Iterator[None]:
-    """What the Hub refuses, or what broke down after the retries of huggingface_hub, as one sentence without the token."""
-    try:
-        yield
-    except OfflineModeIsEnabled as error:
-        raise ValueError(f"{repository!r} cannot be pushed offline. Unset HF_HUB_OFFLINE.") from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        reason = REASONS.get(status, "the Hub failed. Push again later: what arrived is not sent twice.")
-        raise ValueError(f"{repository!r} was not pushed ({status}): {reason}") from None
-    except HTTPError as error:
-        reason = _without(f"{type(error).__name__}: {error}", token)
-        raise ValueError(f"{repository!r} was not pushed ({reason}): the connection broke. Push again.") from None
-    except HFValidationError as error:
-        raise ValueError(
-            f"{repository!r} is no id of the Hub ({str(error).splitlines()[0]}). Use me/my-model."
-        ) from None
+def _evidence_on(report: Report | None) -> list[str]:
+    """Files of the evidence, without those that the report has nothing for."""
+    if report is None:
+        return ["README.md"]
+    lacking = {"training.json": report.training is None, QUESTIONS_FILE: report.questions is None}
+    return [name for name in EVIDENCE if not lacking.get(name, False)]
 
 
-def _without(text: str, token: str | None) -> str:
-    """The first line, with the token taken out."""
-    lines = text.splitlines() or [""]
-    for secret in {token, get_token()} - {None}:
-        lines[0] = lines[0].replace(str(secret), "hf_…")
-    return lines[0]
+def _gives_way(name: str) -> bool:
+    """Whether a file of the repository, by its path, is of an earlier model, or evidence of ours."""
+    of_model = (*MODEL_FILES, *OLDER_FILES)
+    depth = name.count("/")  # a * of fnmatch stands for a slash too
+    return name in EVIDENCE or any(fnmatchcase(name, each) for each in of_model if each.count("/") == depth)
+
+
+def _tell_what_is_left(repository: str, left: set[str]) -> None:
+    foreign = sorted(name for name in left if "/" not in name and name.endswith(FOREIGN) and name not in OUR_FILES)
+    if foreign:
+        warnings.warn(
+            f"{repository!r} also holds {', '.join(map(repr, foreign))}, which this push left alone: verify will refuse the "
+            "repository until it is removed, since a library may read it.",
+            stacklevel=4,
+        )
 
 
 def load_report(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Report:
@@ -281,7 +407,7 @@ def download(
     repository: str, name: str, revision: str | None = None, token: str | None = None, most: int = MAX_BYTES
 ) -> Path:
     """One file of a repository; `ValueError` where it is not to be had, or larger than `most` bytes."""
-    where = f"{name!r} of {repository!r}"
+    where, token = f"{name!r} of {repository!r}", clean_token(token)
     if not HUB_ID.fullmatch(repository):
         raise ValueError(f"{repository!r} is neither a folder nor a repository of the Hub. Check its spelling.")
     with hub_errors(where, token):
@@ -291,16 +417,3 @@ def download(
                 f"{where} has {size / 2**20:.0f} MiB, more than the {most // 2**20} expected. It was not downloaded."
             )
         return Path(hf_hub_download(repository, name, revision=revision, token=token))
-
-
-@contextmanager
-def hub_errors(what: str, token: str | None) -> Iterator[None]:
-    """What cannot be read from the Hub as one sentence, without the token."""
-    try:
-        yield
-    except (HFValidationError, HTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
-        status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
-        reason = REASONS.get(status) if isinstance(error, RepositoryNotFoundError) else None
-        raise ValueError(
-            f"{what} cannot be had from the Hub: {reason or _without(str(error), token)} Check its name, and your connection."
-        ) from None
