@@ -105,7 +105,7 @@ def _why_not_pushed(error: Exception, token: str | None) -> str:
         return _refusal(error, NO_WRITING, PUSH_AGAIN, token)
     if isinstance(error, RuntimeError) and isinstance(hidden, HfHubHTTPError):
         what = without_secrets(str(error), token)  # "Error while uploading 'model.safetensors' to the Hub."
-        return f"({hidden.response.status_code}, {what.rstrip('.')}): its storage refused. {PUSH_AGAIN}"
+        return f"({hidden.response.status_code}, {what.rstrip('.')}): its storage did not take it. {PUSH_AGAIN}"
     if isinstance(hidden, HfHubHTTPError):
         return _refusal(hidden, NO_WRITING, PUSH_AGAIN, token)
     broken = hidden if isinstance(hidden, HTTPError) else error

@@ -80,7 +80,7 @@ class EvidenceCardMixin:
             return None
         if report is None:
             report = own_report(Path(folder))
-        if report is not None and report.training is None:
+        elif report.training is None:
             report = replace(report, training={"phases": [self._phase()]})
         private = self.args.hub_private_repo if private is None else private
         return publish(

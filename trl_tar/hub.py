@@ -3,7 +3,6 @@
 import json
 import os
 import warnings
-from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -53,6 +52,7 @@ MODEL_FILES = (
     "processor_config.json",
     "chat_template.json",
     "*.jinja",
+    "additional_chat_templates/*.jinja",
 )
 # weights of an older model in formats that would load beside ours, or in their place, and a trainer's pickle
 OLDER_FILES = (
@@ -74,8 +74,21 @@ EVIDENCE = (
     "figures/tradeoff.png",
     ".eval_results/trl-tar.yaml",
 )
-LOADABLE = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".msgpack", ".h5")  # as weights
-BESIDE = (".json", ".jinja", ".model", ".py")  # what a library reads beside them
+# what `verify` takes for a model's own, and refuses where the report says nothing of it
+FOREIGN = (
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".gguf",
+    ".msgpack",
+    ".h5",
+    ".json",
+    ".jinja",
+    ".model",
+    ".py",
+)
 FIGURES = (
     {"path": "figures/attacks.png", "alt": "Harm and held-out capability along the attacks"},
     {"path": "figures/tradeoff.png", "alt": "Capability against harm, before and after attack"},
@@ -118,7 +131,10 @@ def bound(report: Report, folder: Path) -> Report:
 
 def _described(folder: Path) -> dict[str, dict[str, Any]]:
     """Size and hash of each file of the model."""
-    return {file.name: {"size": file.stat().st_size, "sha256": file_sha256(file)} for file in model_files(folder)}
+    return {
+        file.relative_to(folder).as_posix(): {"size": file.stat().st_size, "sha256": file_sha256(file)}
+        for file in model_files(folder)
+    }
 
 
 def belongs(folder: Path) -> bool | None:
@@ -322,7 +338,7 @@ def _push(
 ) -> str:
     """One commit with model and evidence, and without what an earlier push left; returns its address."""
     api = HfApi(token=token)
-    sent = [*(file.name for file in model_files(folder)), *_evidence_on(report)]
+    sent = [*(file.relative_to(folder).as_posix() for file in model_files(folder)), *_evidence_on(report)]
     with push_errors(repository, token):
         made = patiently(lambda: api.create_repo(repository, private=private, exist_ok=True)).repo_id
         public = private and not patiently(lambda: api.model_info(made)).private
@@ -354,15 +370,14 @@ def _evidence_on(report: Report | None) -> list[str]:
 
 
 def _gives_way(name: str) -> bool:
-    """Whether a file of the repository, by its path, is of an earlier model at its top, or evidence of ours."""
-    of_model = "/" not in name and any(fnmatchcase(name, each) for each in (*MODEL_FILES, *OLDER_FILES))
-    return of_model or name in EVIDENCE
+    """Whether a file of the repository, by its path, is of an earlier model, or evidence of ours."""
+    of_model = (*MODEL_FILES, *OLDER_FILES)
+    depth = name.count("/")  # a * of fnmatch stands for a slash too
+    return name in EVIDENCE or any(fnmatchcase(name, each) for each in of_model if each.count("/") == depth)
 
 
-def _tell_what_is_left(repository: str, left: Sequence[str] | set[str]) -> None:
-    foreign = sorted(
-        name for name in left if "/" not in name and name.endswith((*LOADABLE, *BESIDE)) and name not in OUR_FILES
-    )
+def _tell_what_is_left(repository: str, left: set[str]) -> None:
+    foreign = sorted(name for name in left if "/" not in name and name.endswith(FOREIGN) and name not in OUR_FILES)
     if foreign:
         warnings.warn(
             f"{repository!r} also holds {', '.join(map(repr, foreign))}, which this push left alone: verify will refuse the "
