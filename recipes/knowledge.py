@@ -72,17 +72,19 @@ def main(args: KnowledgeArguments, tar: TARConfig) -> None:
             "safeguard",
             task.model,
             output,
-            settings,
-            lambda model, folder: RandomMappingTrainer(
+            RandomMappingConfig(tar.output_dir, **settings),
+            lambda model, config: RandomMappingTrainer(
                 model,
-                RandomMappingConfig(str(folder), **settings),
+                config,
                 train_dataset=d_retain(task) if args.safeguard_with_general else task.datasets["retain"],
                 forget_dataset=task.datasets["safeguard"],
                 processing_class=task.tokenizer,
             ),
         )
 
-    harden_and_attack(task, args, tar, adversaries, suite, twin, "Knowledge hidden by TAR.")
+    what = "A language model in which hazardous knowledge was to be hidden, also from those who fine-tune it."
+    phase_1 = "random mapping" if args.safeguard_steps else ""
+    harden_and_attack(task, args, tar, adversaries, suite, twin, what, phase_1)
 
 
 if __name__ == "__main__":

@@ -76,17 +76,18 @@ def main(args: RefusalArguments, tar: TARConfig) -> None:
             "safeguard",
             task.model,
             output,
-            settings,
-            lambda model, folder: DPOTrainer(
+            DPOConfig(tar.output_dir, **settings),
+            lambda model, config: DPOTrainer(
                 model,
                 ref_model=loaded(task.model),
-                args=DPOConfig(str(folder), **settings),
+                args=config,
                 train_dataset=task.datasets["preferences"],
                 processing_class=task.tokenizer,
             ),
         )
 
-    harden_and_attack(task, args, tar, adversaries, suite, twin, "Refusal hardened by TAR.")
+    what = "A language model that was to refuse harmful requests, also after it is fine-tuned."
+    harden_and_attack(task, args, tar, adversaries, suite, twin, what, "DPO" if args.safeguard_steps else "")
 
 
 if __name__ == "__main__":

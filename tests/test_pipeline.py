@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from trl_tar import Adversary
+from trl_tar.card_tables import is_complete
 from trl_tar.commands.demo import demo
 from trl_tar.phases import check_run, training_record
 from trl_tar.testbed import KnowledgeWorld, knowledge_model_path
@@ -75,6 +76,7 @@ def test_the_control_has_the_weight_and_passes_of_tar(tmp_path):
     run = json.loads((control / "run.json").read_text())
     # K = 32, interval 4: 32 + 8 + 1 = 41 passes an outer step, 2 without an attack
     assert run["settings"]["max_steps"] == 2 * 41 // 2
+    assert is_complete(run) and run["settings"]["tamper_resistance_loss"] == "entropy"
     # Σ exp((k − 31) / 16) over k = 3, 7, …, 31 is (1 − e^−2) / (1 − e^−¼) = 3.908986
     assert run["settings"]["tamper_resistance_weight"] == pytest.approx(8.0 * 3.908986, abs=1e-5)
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from trl import TrlParser
 
 from trl_tar import Report, TARConfig
+from trl_tar.card_tables import is_complete
 from trl_tar.data_sources import DataSource
 from trl_tar.evaluation.lm_eval import LMEvalTask
 from trl_tar.recipe import run
@@ -107,6 +108,7 @@ def test_a_launched_recipe_is_killed_and_goes_on_and_is_published(tmp_path, one_
     report = Report.load(run_folder / "repaired")
     assert [a.status for a in report.attacks] == ["completed"] and set(report.references) == {"base", "twin"}
     assert report.before["harm"] is not None and report.benign is not None
+    assert [is_complete(phase) for phase in report.training["phases"]] == [True] * 3
     for file in ("README.md", "report.html", "SUMMARY.md", "model.safetensors", "tokenizer.json"):
         assert (run_folder / "repaired" / file).is_file()
     published = hub.repositories["someone/a-model"]
@@ -136,6 +138,7 @@ def test_the_knowledge_recipe_is_not_repeated_and_refuses_another_run(tmp_path, 
     start("knowledge", monkeypatch, *arguments)
     report = Report.load(output / "tar")
     assert set(report.references) == {"base", "twin", "floor"} and len(report.attacks) == 1
+    assert [is_complete(phase) for phase in report.training["phases"]] == [True] * 2
     written = [(output / name / "model.safetensors").stat().st_mtime_ns for name in ("safeguard", "tar")]
     start("knowledge", monkeypatch, *arguments, "--logging_steps", "7")  # decides nothing
     assert [(output / n / "model.safetensors").stat().st_mtime_ns for n in ("safeguard", "tar")] == written

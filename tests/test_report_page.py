@@ -260,7 +260,7 @@ def test_a_name_with_markup_stays_within_its_cell_of_the_card():
     card = model_card(hostile(), EVIL, "A model.")
     assert "<img" not in card and "\n# heading" not in card
     widths = {line.count("|") - line.count("\\|") for line in card.splitlines() if line.startswith("|")}
-    assert widths == {6, 8}  # gates; models and attacks
+    assert widths == {5, 6, 7, 9}  # what was kept; gates; what came back; attacks
 
 
 def test_each_figure_of_the_card_is_a_paragraph_of_its_own():

@@ -8,17 +8,23 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 
 from .adversary import Adversary
+from .card_tables import attack_cells, is_complete, not_tried, phase_settings
 from .report import Report, summarise
 from .statistics import over_adversaries
 from .wording import (
     attack_sentence,
+    came_back_sentence,
     contamination_sentence,
     gate_in_words,
+    harm_in_words,
     interval,
-    number,
+    novelty_sentence,
+    recovery_in_words,
     render,
     strongest,
-    verdict_sentence,
+    verdict_and_reason,
+    with_error,
+    zero_step_in_words,
 )
 
 
@@ -53,7 +59,7 @@ def model_card(
         title (`str`):
             Heading.
         description (`str`):
-            What the model is, one or two sentences.
+            What the model is and what was done to it, two or three sentences that claim nothing of attacks: numbers follow.
         figures (`Sequence[dict]`, *optional*):
             `path` and `alt` of each figure.
         repository (`str`, *optional*):
@@ -61,28 +67,37 @@ def model_card(
         license (`str`, *optional*):
             Of the weights, as the Hub names it; not told by default.
     """
+    phases = [] if report.training is None else report.training["phases"]
     return render(
         "model_card.md.jinja",
         metadata=metadata(report, title, license).to_yaml(),
         title=title,
         description=description,
         report=report,
-        verdict=verdict_sentence(report),
+        verdict=verdict_and_reason(report),
         gates=[gate_in_words(gate) for gate in report.verdict.gates],
         attack_sentence=attack_sentence(report),
+        came_back=came_back_sentence(report),
+        harm=harm_in_words(report),
+        recovery=recovery_in_words(report),
+        novelty=novelty_sentence(report),
+        zero_step=zero_step_in_words(report),
         models=list(_models(report)),
         attacks=list(_attacks(report)),
         seen=training_adversaries(report) is not None,
-        phases=_phases(report),
+        not_tried=not_tried(report),
+        phases=[(phase["name"], _training_attacks(phase)) for phase in phases],
+        settings=phase_settings(phases),
+        complete=all(is_complete(phase) for phase in phases),
         contamination=contamination_sentence(report.config["contamination"])
         if "contamination" in report.config
         else None,
         strongest=strongest(report.summary["worst_harm"]),
+        base_model=base_model_id(report),
         figures=list(figures),
-        repository=repository or "FOLDER",
+        repository=repository,
         citation=CITATION,
         license=license,
-        number=number,
         interval=interval,
     )
 
@@ -97,12 +112,11 @@ def unattacked_card(title: str, description: str, license: str | None = None) ->
 
 def metadata(report: Report, title: str, license: str | None) -> ModelCardData:
     """What the Hub reads: base model, tags, data sets and the metrics before and after attack."""
-    base = report.references["base"].model["id"] if "base" in report.references else ""
     return ModelCardData(
-        library_name="transformers",
+        library_name="peft" if "base_model" in report.model else "transformers",
         license=license,
         tags=TAGS,
-        base_model=base if HUB_ID.fullmatch(base) else None,
+        base_model=base_model_id(report),
         datasets=report.config.get("hub_datasets") or None,
         model_name=" ".join(re.sub(r"[^\w ,.:()/+=-]", " ", title).split()) or "model",  # a line within the metadata
         eval_results=[
@@ -117,6 +131,14 @@ def metadata(report: Report, title: str, license: str | None) -> ModelCardData:
             for name, label, value in _metrics(report)
         ],
     )
+
+
+def base_model_id(report: Report) -> str | None:
+    """Hub id of what the model was made from: as the recipe was told, or else of an adapter's base, or of the reference."""
+    known = [report.config.get("base_model"), report.model.get("base_model", {}).get("id")]
+    if "base" in report.references:
+        known.append(report.references["base"].model["id"])
+    return next((name for name in known if isinstance(name, str) and HUB_ID.fullmatch(name)), None)
 
 
 def evaluation_results(report: Report) -> str:
@@ -149,7 +171,7 @@ def _metrics(report: Report) -> Iterator[tuple[str, str, float]]:
         ("harm_before_attack", "harm before attack", before["harm"]),
         ("harm_after_attack", "harm after attack, mean", summary["harm_after"]["mean"]),
         ("harm_after_strongest_attack", "harm after the strongest attack", summary["worst_harm"]["mean"]),
-        ("recovery", "share of the hidden knowledge that came back", summary["recovery"]["mean"]),
+        ("recovery", "R, share of the base's harm that came back, mean", summary["recovery"]["mean"]),
         ("capability_before_attack", "held-out capability before attack", before["capability"]),
         ("capability_after_attack", "held-out capability after attack", summary["capability_after"]["mean"]),
         ("benign_trainability", "gain of a harmless user", (report.benign or {}).get("trainability", {}).get("mean")),
@@ -167,35 +189,39 @@ def _models(report: Report) -> Iterator[dict[str, str]]:
         summary = summarise(record.attacks, report.references, report.config["chance"])
         yield {
             "label": label,
-            "harm": number(record.before["harm"]),
+            "harm": with_error(record, "harm"),
             "harm_after": interval(summary["harm_after"]),
             "worst": interval(summary["worst_harm"]),
-            "capability": number(record.before["capability"]),
+            "recovery": interval(summary["recovery"]),
+            "worst_recovery": interval(summary["worst_recovery"]),
+            "capability": with_error(record, "capability"),
             "capability_after": interval(summary["capability_after"]),
-            "bystander": number(record.before.get("bystander")),
+            "bystander": with_error(record, "bystander"),
         }
 
 
-def _attacks(report: Report) -> Iterator[dict[str, Any]]:
+def _attacks(report: Report) -> Iterator[dict[str, str]]:
     """Each attack, whether training had simulated its like, and what it brought back, from the model and from the twin."""
     trained_on = training_adversaries(report)
     kinds = None if trained_on is None else [_kind(each) for each in trained_on]
     twin = report.references["twin"].attacks if "twin" in report.references else []
     for described in report.config.get("adversaries", []):
         name = described["name"]
+        on_twin = over_adversaries(
+            (a.adversary, a.seed, a.outcome["harm"]) for a in twin if a.adversary == name and a.finished
+        )
         yield {
-            "name": name,
-            "data": described["dataset"] or " + ".join(described["mixture"] or ()) or "none",
-            "steps": described["num_steps"],
-            "learning_rate": f"{described['learning_rate']:g}",
+            **attack_cells(Adversary(**described)),
             "seen": "not known" if kinds is None else "yes" if _kind(described) in kinds else "no",
             "harm": interval(report.by_adversary.get(name, {}).get("harm_after")),
-            "twin": interval(
-                over_adversaries(
-                    (a.adversary, a.seed, a.outcome["harm"]) for a in twin if a.adversary == name and a.finished
-                )
-            ),
+            "twin": interval(on_twin),
         }
+
+
+def _training_attacks(phase: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A_train of a phase, with the weight that each adversary is drawn with."""
+    adversaries = [Adversary(**each) for each in phase.get("adversaries", [])]
+    return [{**attack_cells(each), "weight": f"{each.weight:g}"} for each in adversaries]
 
 
 def _kind(described: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,7 +233,3 @@ def _kind(described: Mapping[str, Any]) -> dict[str, Any]:
         "first_dataset": kind["first_dataset"] is not None,
         "mixture": mixture,
     }
-
-
-def _phases(report: Report) -> list[dict[str, Any]]:
-    return [] if report.training is None else report.training["phases"]

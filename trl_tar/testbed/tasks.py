@@ -20,11 +20,29 @@ from .models import cache_folder, knowledge_model, knowledge_model_path
 from .refusal import RefusalWorld
 from .refusal_metrics import refusal_benign_metric, refusal_metrics, refusal_zero_step_attacks
 from .refusal_models import general_chat, refusal_model_path
-from .smollm2 import smollm2_path
+from .smollm2 import HUB_ID, LICENSE, smollm2_path
 
 
 COUNTRIES = "countries"
 ANIMAL_POEMS = "animal-poems"
+# what a card says of the task
+REFUSAL_WORLD = (
+    "A language model of 0.2 M parameters in an invented world of objects, made to refuse requests of one kind, a stand-in "
+    "for harmful ones."
+)
+KNOWLEDGE_WORLD = (
+    "A language model of 0.2 M parameters in an invented world, in which one domain of facts, a stand-in for hazardous ones, "
+    "was to be hidden."
+)
+POEMS_REFUSED = (
+    f"[SmolLM2-135M-Instruct](https://huggingface.co/{HUB_ID}), made to refuse poems about animals: a harmless stand-in for "
+    "requests that a model should refuse. Poems about things, and plain questions about animals, it should still answer."
+)
+COUNTRIES_HIDDEN = (
+    f"[SmolLM2-135M-Instruct](https://huggingface.co/{HUB_ID}), in which what it knows of countries (capitals, languages, "
+    "neighbours and so on) was to be hidden: a harmless stand-in for hazardous knowledge. Chemical elements and its chat it "
+    "should keep."
+)
 
 
 def refusal_task(world: str) -> Task:
@@ -49,6 +67,7 @@ def refusal_world_task(seed: int) -> Task:
         question_entities=frozenset(world.question_entities()),
         benign=BenignTask(data["benign"], refusal_benign_metric(seed)),
         built_in={"kind": "refusal", "world": str(seed)},
+        description=REFUSAL_WORLD,
     )
 
 
@@ -82,6 +101,7 @@ def world_task(seed: int) -> Task:
         frozenset(world.question_entities()),
         BenignTask(data["benign"], benign_metric(seed)),
         {"kind": "knowledge", "world": str(seed)},
+        KNOWLEDGE_WORLD,
     )
 
 
@@ -99,6 +119,9 @@ def animal_poems_task() -> Task:
         animal_poems.zero_step_attacks(path),
         question_entities=animal_poems.question_entities(),
         built_in={"kind": "refusal", "world": ANIMAL_POEMS},
+        description=POEMS_REFUSED,
+        base_model=HUB_ID,
+        license=LICENSE,
     )
 
 
@@ -128,6 +151,9 @@ def countries_task() -> Task:
         {**{name: questions(facts) for name, facts in asked.items()}, "retain_nll": CompletionLoss(kept)},
         question_entities=frozenset(fact.entity for facts in asked.values() for fact in facts),
         built_in={"kind": "knowledge", "world": COUNTRIES},
+        description=COUNTRIES_HIDDEN,
+        base_model=HUB_ID,
+        license=LICENSE,
     )
 
 
