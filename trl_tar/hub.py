@@ -75,20 +75,8 @@ EVIDENCE = (
     ".eval_results/trl-tar.yaml",
 )
 # what `verify` takes for a model's own, and refuses where the report says nothing of it
-FOREIGN = (
-    ".safetensors",
-    ".bin",
-    ".pt",
-    ".pth",
-    ".ckpt",
-    ".gguf",
-    ".msgpack",
-    ".h5",
-    ".json",
-    ".jinja",
-    ".model",
-    ".py",
-)
+LOADABLE = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".msgpack", ".h5")  # as weights
+BESIDE = (".json", ".jinja", ".model", ".py")  # what a library reads beside them
 FIGURES = (
     {"path": "figures/attacks.png", "alt": "Harm and held-out capability along the attacks"},
     {"path": "figures/tradeoff.png", "alt": "Capability against harm, before and after attack"},
@@ -377,7 +365,9 @@ def _gives_way(name: str) -> bool:
 
 
 def _tell_what_is_left(repository: str, left: set[str]) -> None:
-    foreign = sorted(name for name in left if "/" not in name and name.endswith(FOREIGN) and name not in OUR_FILES)
+    foreign = sorted(
+        name for name in left if "/" not in name and name.endswith((*LOADABLE, *BESIDE)) and name not in OUR_FILES
+    )
     if foreign:
         warnings.warn(
             f"{repository!r} also holds {', '.join(map(repr, foreign))}, which this push left alone: verify will refuse the "

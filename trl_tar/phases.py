@@ -103,6 +103,7 @@ def train_phase(trainer: Trainer, folder: Path) -> Path:
     """Trains from the last complete checkpoint, if there is one, and leaves model, tokenizer and log in the folder."""
     for noisy in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(noisy)
+    trainer.add_callback(_NoCheckpointAtTheEnd())
     if trainer.is_world_process_zero():
         trainer.add_callback(_ProgressBar(folder.name.replace("_", " ")))
     trainer.train(resume_from_checkpoint=_last_complete_checkpoint(folder))
@@ -123,6 +124,14 @@ def _last_complete_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint with the file that transformers writes last: a kill can leave half of one."""
     complete = [each for each in folder.glob("checkpoint-*") if (each / "trainer_state.json").is_file()]
     return str(max(complete, key=lambda each: int(each.name.split("-")[1]))) if complete else None
+
+
+class _NoCheckpointAtTheEnd(TrainerCallback):
+    """Where a run is killed while its model is saved: from a checkpoint of its last step, transformers makes one step more."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps:
+            control.should_save = False
 
 
 class _ProgressBar(TrainerCallback):

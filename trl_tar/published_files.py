@@ -7,14 +7,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .configuration_checks import json_fields, shards
-from .hub import OUR_FILES
+from .hub import BESIDE, LOADABLE, OUR_FILES
 from .phases import file_sha256
 from .report import Report
 
 
-READ = {".safetensors", ".json", ".jinja"}  # the last one is text, which transformers renders in a sandbox
-LOADABLE = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".msgpack", ".h5"}
-BESIDE = {".json", ".jinja", ".model", ".py"}  # what else a library reads beside weights
+# templates are text, which transformers renders in a sandbox; the last two are what a tokenizer.json was made of
+READ = {".safetensors", ".json", ".jinja", ".txt", ".model"}
 # of the trainer itself, which no library loads as weights
 TRAINER = re.compile(r"training_args\.bin|optimizer\.(pt|bin)|(scheduler|scaler)\.pt|rng_state(_\d+)?\.pth")
 TEMPLATES = "additional_chat_templates"  # the only folder within a model's that transformers reads: default.jinja first
