@@ -82,10 +82,10 @@ MANY = {"batch_size": 8, "length": 64}
     ("devices", "mode", "size"),
     [
         (2, Mode(lora_r=8, bf16=False), OF_EACH),
-        (4, Mode(activation_checkpointing=True), OF_EACH),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
+                (4, Mode(activation_checkpointing=True), OF_EACH),
                 (2, Mode(bf16=False), OF_EACH),
                 (2, Mode(activation_checkpointing=True), OF_EACH),
                 (2, Mode(bf16=False), MANY),
@@ -119,9 +119,9 @@ DEEP = {
     ("config", "mode", "size"),
     [
         ("alike", Mode(), SHORT),
-        ("alike", replace(LEANEST, lora_r=4), LONG),
         pytest.param("alike", Mode(), LONG, marks=pytest.mark.slow),
         pytest.param("alike", replace(LEANEST, lora_r=4), SHORT, marks=pytest.mark.slow),
+        pytest.param("alike", replace(LEANEST, lora_r=4), LONG, marks=pytest.mark.slow),
         ("of two kinds", Mode(), SHORT),
     ],
 )
@@ -200,18 +200,17 @@ def test_more_devices_hold_less_each_and_share_the_rows():
 
 
 def test_the_command_says_what_fits_and_how_long_it_takes(tmp_path, capsys):
-    CONFIGS["untied"].save_pretrained(tmp_path)
+    config = LlamaConfig(hidden_size=96, num_hidden_layers=2, vocab_size=2000, tie_word_embeddings=False, **SMALL)
+    config.save_pretrained(tmp_path)
     size = ["--seq-len", "32", "--batch-size", "2", "--attack-steps", "4", "--lora-r", "2"]
-    assert main(["plan", str(tmp_path), "--device-memory", "18MB", *size, "--json"]) == 0
+    assert main(["plan", str(tmp_path), "--device-memory", "9MB", *size, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    fits = {
-        (each["mode"]["lora_r"], each["mode"]["offload"], each["mode"]["optimizer_in_backward"]): each["fits"]
-        for each in found
-        if each["mode"]["devices"] == 1
-    }
-    assert not fits[None, False, False] and not fits[None, True, False] and not fits[2, False, False]
-    assert fits[2, True, True]
-    assert any(each["mode"]["devices"] > 1 and each["fits"] for each in found)  # for the attack on all parameters
+    fits = {(each["mode"]["lora_r"], each["mode"]["devices"]): False for each in found}
+    for each in found:
+        fits[each["mode"]["lora_r"], each["mode"]["devices"]] |= each["fits"]
+    assert fits[2, 1] and not fits[None, 1]  # the optimizer's state of an attack on all parameters is too large
+    assert any(fits[None, devices] for lora_r, devices in fits if lora_r is None and devices > 1)
+    assert not found[0]["fits"] and not found[0]["mode"]["offload"]
     assert all(each["hours"] > 0 for each in found)
     assert main(["plan", str(tmp_path / "config.json"), "--device-memory", "1GB", *size]) == 0
     said = " ".join(capsys.readouterr().out.split())
