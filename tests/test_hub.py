@@ -156,10 +156,12 @@ def test_files_of_other_people_in_the_repository_stay(hub, model):
 
 def test_files_that_verify_will_refuse_are_told(hub, model):
     hub.repositories["someone/a-model"] = Repository()
-    hub.repositories["someone/a-model"].commit("main", {"model.gguf": b"", "LICENSE": b"", "a.py": b""}, "theirs")
-    with pytest.warns(UserWarning, match="also holds 'a.py', 'model.gguf', which this push left alone"):
+    hub.repositories["someone/a-model"].commit(
+        "main", {"model.gguf": b"", "LICENSE": b"", "a.py": b"", "onnx/a.bin": b""}, "theirs"
+    )
+    with pytest.warns(UserWarning, match="also holds 'a.py', 'model.gguf', 'onnx/a.bin', which this push left alone"):
         publish(model, "someone/a-model", report_on(model), token=TOKEN)
-    assert len(verify("someone/a-model", 0, token=TOKEN).problems) == 2
+    assert len(verify("someone/a-model", 0, token=TOKEN).problems) == 3
 
 
 def test_every_file_of_a_tokenizer_is_bound_and_sent(hub, model):
@@ -258,8 +260,10 @@ def test_what_another_report_left_is_not_sent(hub, model):
 
 
 def test_a_model_takes_the_place_of_an_adapter(hub, model):
-    (model / "adapter_config.json").write_text("{}")
+    (model / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/base"}')
     publish(model, "someone/a-model", token=TOKEN)
+    metadata = ModelCard.load(model / "README.md").data
+    assert (metadata.library_name, metadata.base_model) == ("peft", "someone/base")
     (model / "adapter_config.json").unlink()
     publish(model, "someone/a-model", token=TOKEN)
     assert "adapter_config.json" not in hub.repositories["someone/a-model"].files
@@ -458,6 +462,12 @@ def test_a_repository_that_cannot_be_read_is_one_sentence(hub):
         ) as error:
             load_report(source, token=TOKEN)
         assert "\n" not in str(error.value) and TOKEN not in str(error.value)
+
+
+@pytest.mark.parametrize("source", [None, 123, ""])
+def test_what_names_no_report_is_one_sentence(source):
+    with pytest.raises(ValueError, match=f"`source` is {source!r}. Give a folder, a report.json or the Hub id"):
+        load_report(source)
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,11 @@ class EvidenceCardMixin:
             self._write_unattacked_card(folder, model_name or folder.name)
 
     def _write_unattacked_card(self, folder: Path, title: str) -> None:
+        from .hub import adapter_base
         from .model_card import unattacked_card
 
-        (folder / "README.md").write_text(unattacked_card(title, self._description()), encoding="utf-8")
+        card = unattacked_card(title, self._description(), base=adapter_base(folder))
+        (folder / "README.md").write_text(card, encoding="utf-8")
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the model; a card beside it that is about other weights gives way to one that says "not attacked"."""

@@ -21,6 +21,7 @@ from .connection import clean_token, hub_errors, patiently, push_errors
 from .model_card import DIGEST, HUB_ID, ROLES, evaluation_results, model_card, unattacked_card
 from .phases import WEIGHTS, file_sha256
 from .plots import plot_attacks, plot_tradeoff
+from .published_files import others_beside, weights_beside
 from .questions import QUESTIONS_FILE, Questions
 from .records import write_json
 from .red_teaming.fingerprints import weights_sha256
@@ -29,8 +30,6 @@ from .report import FILE_NAME, MAX_BYTES, Report
 from .report_page import write_pages
 
 
-# of the report, and of the training's own
-OUR_FILES = {FILE_NAME, "training.json", "run.json", "log_history.json", "comparison.json", "trainer_state.json"}
 # what the libraries save beside weights; nothing else of a folder is sent
 MODEL_FILES = (
     WEIGHTS,
@@ -74,9 +73,6 @@ EVIDENCE = (
     "figures/tradeoff.png",
     ".eval_results/trl-tar.yaml",
 )
-# what `verify` takes for a model's own, and refuses where the report says nothing of it
-LOADABLE = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".msgpack", ".h5")  # as weights
-BESIDE = (".json", ".jinja", ".model", ".py")  # what a library reads beside them
 FIGURES = (
     {"path": "figures/attacks.png", "alt": "Harm and held-out capability along the attacks"},
     {"path": "figures/tradeoff.png", "alt": "Capability against harm, before and after attack"},
@@ -272,7 +268,7 @@ def publish(
     if not report:
         report = None
         words = {"title": repository.split("/")[-1], "description": DESCRIPTION} | _given(words)
-        (folder / "README.md").write_text(unattacked_card(**words), encoding="utf-8")
+        (folder / "README.md").write_text(unattacked_card(**words, base=adapter_base(folder)), encoding="utf-8")
     else:
         told = {name: report.config.get("card", {}).get(name) for name in words}
         words = {"title": repository.split("/")[-1], "description": DESCRIPTION} | _given(told) | _given(words)
@@ -294,10 +290,15 @@ def _check_words(repository: str, **words: str | None) -> None:
         raise ValueError("repository is empty. Give a Hub id, such as me/my-model.")
 
 
+def adapter_base(folder: Path) -> str | None:
+    """Hub id or folder of the base of the adapter in a folder; `None` for a whole model."""
+    file = folder / "adapter_config.json"
+    return json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path") if file.is_file() else None
+
+
 def _check_base(folder: Path) -> None:
     """Raises `ValueError` for an adapter that nobody else could load."""
-    file = folder / "adapter_config.json"
-    base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path") if file.is_file() else None
+    base = adapter_base(folder)
     if base and (Path(base).is_absolute() or Path(base).is_dir()):
         raise ValueError(
             f"The adapter in {str(folder)!r} has the base {base!r}, a folder that only this machine has. Publish the base, and "
@@ -365,9 +366,7 @@ def _gives_way(name: str) -> bool:
 
 
 def _tell_what_is_left(repository: str, left: set[str]) -> None:
-    foreign = sorted(
-        name for name in left if "/" not in name and name.endswith((*LOADABLE, *BESIDE)) and name not in OUR_FILES
-    )
+    foreign = sorted(weights_beside(left) | others_beside(left))
     if foreign:
         warnings.warn(
             f"{repository!r} also holds {', '.join(map(repr, foreign))}, which this push left alone: verify will refuse the "
@@ -388,6 +387,8 @@ def load_report(source: str | Path, *, revision: str | None = None, token: str |
     Raises:
         `ValueError`: if there is no report, or one that this version cannot read.
     """
+    if not isinstance(source, str | Path) or not str(source):
+        raise ValueError(f"`source` is {source!r}. Give a folder, a report.json or the Hub id of a model.")
     if Path(source).exists():
         return Report.load(source)
     return Report.load(download(str(source), FILE_NAME, revision, token))

@@ -102,9 +102,14 @@ def model_card(
     )
 
 
-def unattacked_card(title: str, description: str, license: str | None = None) -> str:
-    """The card of a model without a report: it claims nothing."""
-    data = ModelCardData(library_name="transformers", license=license, tags=TAGS)
+def unattacked_card(title: str, description: str, license: str | None = None, base: str | None = None) -> str:
+    """The card of a model without a report: it claims nothing. `base`: of an adapter, Hub id or folder."""
+    data = ModelCardData(
+        library_name="transformers" if base is None else "peft",
+        license=license,
+        tags=TAGS,
+        base_model=base if base is not None and HUB_ID.fullmatch(base) else None,
+    )
     return render(
         "unattacked_card.md.jinja", metadata=data.to_yaml(), title=title, description=description, citation=CITATION
     )

@@ -2,16 +2,20 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .configuration_checks import json_fields, shards
-from .hub import BESIDE, LOADABLE, OUR_FILES
 from .phases import file_sha256
-from .report import Report
+from .report import FILE_NAME, Report
 
 
+# of the report, and of the training's own
+OUR_FILES = {FILE_NAME, "training.json", "run.json", "log_history.json", "comparison.json", "trainer_state.json"}
+# what is taken for a model's own, and refused where the report says nothing of it
+LOADABLE = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".msgpack", ".h5"}  # as weights
+BESIDE = {".json", ".jinja", ".model", ".py"}  # what a library reads beside them
 # templates are text, which transformers renders in a sandbox; the last two are what a tokenizer.json was made of
 READ = {".safetensors", ".json", ".jinja", ".txt", ".model"}
 # of the trainer itself, which no library loads as weights
@@ -85,7 +89,11 @@ def about_the_files(folder: Path, report: Report, there: Sequence[str]) -> Itera
             )
         elif name.endswith(".index.json"):
             yield from _about_the_shards(file, report)
-    yield from _about_what_is_beside(set(there) - set(report.files) - OUR_FILES)
+    beside = set(there) - set(report.files)
+    for name in sorted(weights_beside(beside)):
+        yield f"{name!r} holds weights that the report says nothing of, and a library may load them. Remove it."
+    for name in sorted(others_beside(beside)):
+        yield f"{name!r} is beside the model, a library may read it, and the report says nothing of it. Remove it."
 
 
 def _about_the_shards(index: Path, report: Report) -> Iterator[str]:
@@ -94,17 +102,23 @@ def _about_the_shards(index: Path, report: Report) -> Iterator[str]:
         yield f"{index.name!r} reads weights from {other[0]!r}, which is no safetensors file of the report."
 
 
-def _about_what_is_beside(names: set[str]) -> Iterator[str]:
-    for name in sorted(names):
-        path = PurePosixPath(name)
-        if _is_unread(path):
-            continue
-        if path.suffix in LOADABLE and not TRAINER.fullmatch(path.name):
-            yield f"{name!r} holds weights that the report says nothing of, and a library may load them. Remove it."
-        elif path.parts[:-1] in ((), (TEMPLATES,)) and (
-            path.suffix in BESIDE or path.name in {"vocab.txt", "merges.txt"}
-        ):
-            yield f"{name!r} is beside the model, a library may read it, and the report says nothing of it. Remove it."
+def weights_beside(names: Iterable[str]) -> set[str]:
+    """Of the files of a repository that belong to no report, those that a library may load as weights."""
+    return {
+        name
+        for name in names
+        if (path := PurePosixPath(name)).suffix in LOADABLE and not (_is_unread(path) or TRAINER.fullmatch(path.name))
+    }
+
+
+def others_beside(names: Iterable[str]) -> set[str]:
+    """Of such files those that a library may read beside the weights."""
+    return {
+        name
+        for name in set(names) - OUR_FILES
+        if (path := PurePosixPath(name)).parts[:-1] in ((), (TEMPLATES,))
+        and (path.suffix in BESIDE or name in {"vocab.txt", "merges.txt"})
+    }
 
 
 def needs_code(folder: Path, report: Report) -> str | None:
