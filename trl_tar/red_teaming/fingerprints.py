@@ -66,9 +66,10 @@ def identity(function: Metric | Reward | None) -> str:
 
 
 def _content(value: Any) -> str:
-    """Hash of what a value holds, where it can be pickled; of a dataclass its fields, and not what it has cached."""
+    """Hash of what a value holds, where it can be pickled; of a dataclass the fields that it is compared by, and not what
+    it has cached."""
     if is_dataclass(value) and not isinstance(value, type):
-        fields_of = {field.name: _content(getattr(value, field.name)) for field in fields(value)}
+        fields_of = {field.name: _content(getattr(value, field.name)) for field in fields(value) if field.compare}
         return hashlib.sha256(json.dumps(fields_of, sort_keys=True).encode()).hexdigest()
     try:
         return Hasher.hash(value)
