@@ -67,7 +67,8 @@ LONGEST_WAIT = 86_400  # seconds
 
 
 class JudgeError(ValueError):
-    """A judge that gives no score. It says nothing of the model: no attack counts as failed for it, and the run ends."""
+    """A judge that gives no score, also one of your own. It says nothing of the model: the run ends, and no attack counts as
+    failed."""
 
 
 @dataclass(frozen=True)
