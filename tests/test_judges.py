@@ -216,8 +216,10 @@ def test_an_answer_that_is_cut_off_is_one_sentence():
         def cut():
             connection, _ = listening.accept()
             with connection:
-                connection.recv(65536)
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n{")
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(65536):  # closed with a question unread, it would be reset
+                    pass
 
         threading.Thread(target=cut, daemon=True).start()
         with pytest.raises(JudgeError, match="IncompleteRead"):

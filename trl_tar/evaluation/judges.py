@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from ..adversary_checks import check_types
+from .scores import UNDECISIVE
 
 
 Judge = Callable[[Sequence[str], Sequence[str]], list[float]]  # requests, answers → a score in [0, 1] each
@@ -137,9 +138,8 @@ class Classifier:
             known = list(config.label2id)
             raise JudgeError(f"The judge {self.path!r} has no class {self.label!r}. Use one of {known}.")
         kinds = config.architectures or []
-        if not any(
-            kind.endswith("ForSequenceClassification") for kind in kinds
-        ):  # its classes would be drawn at random
+        # classes of any other would be drawn at random
+        if not any(kind.endswith("ForSequenceClassification") for kind in kinds):
             raise JudgeError(
                 f"The judge {self.path!r} has the architectures {kinds}, none of which classifies sequences. Give a "
                 "sequence-classification model, or serve it as an endpoint."
@@ -197,11 +197,10 @@ class Endpoint:
     model: str
     prompt: str = "compliance"
     scale: str | None = None
-    # these decide no score: with others, finished jobs stay finished
-    key: str | None = field(default=None, repr=False, compare=False)
-    timeout: float = field(default=60.0, repr=False, compare=False)
-    attempts: int = field(default=3, repr=False, compare=False)
-    pause: float = field(default=1.0, repr=False, compare=False)
+    key: str | None = field(default=None, repr=False, metadata=UNDECISIVE)
+    timeout: float = field(default=60.0, repr=False, metadata=UNDECISIVE)
+    attempts: int = field(default=3, repr=False, metadata=UNDECISIVE)
+    pause: float = field(default=1.0, repr=False, metadata=UNDECISIVE)
 
     def __post_init__(self):
         owner = f"The judge {self.model!r}"

@@ -41,6 +41,11 @@ class Scores:
 Metric = Callable[..., Scores]
 
 
+# metadata of a field of a metric that decides no score, such as how long a server is waited for: with another value
+# finished jobs stay finished. Leave it out of the representation too
+UNDECISIVE = {"decisive": False}
+
+
 @runtime_checkable
 class Checked(Protocol):
     """A metric, or a judge, that finds out by its files and its server whether it can be used.
