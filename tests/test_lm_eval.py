@@ -54,7 +54,10 @@ def test_a_limit_is_kept(task):
 def test_what_lm_eval_does_not_have_is_one_sentence(task):
     model, tokenizer = knowledge_model(WORLD), WORLD.tokenizer()
     with pytest.raises(ValueError, match="lm-eval has no task 'no_such_task'. List those"):
+        LMEvalTask("no_such_task").check(tokenizer)
+    with pytest.raises(ValueError, match="lm-eval has no task 'no_such_task'. List those"):
         LMEvalTask("no_such_task")(model, tokenizer)
+    LMEvalTask("invented_facts", include_path=task[0]).check(tokenizer)
     with pytest.raises(ValueError, match=r"has \['acc'\], without 'f1'. Name one"):
         LMEvalTask("invented_facts", "f1", include_path=task[0])(model, tokenizer)
     with pytest.raises(ValueError, match="'wmdp_bio' of lm-eval cannot be loaded .*in the cache, or within reach"):

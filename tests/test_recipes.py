@@ -148,13 +148,14 @@ def test_the_knowledge_recipe_is_not_repeated_and_refuses_another_run(tmp_path, 
     assert "holds a run with another 'settings'. Give another folder, or remove it." in capsys.readouterr().err
 
 
-def test_the_refusal_recipe_on_files_with_a_judge(tmp_path, monkeypatch):
-    """A model and data of one's own, in the Hub's columns; with the weak judge, and no phase 1."""
+def files_of_ones_own(folder: Path) -> dict:
+    """Configuration of the refusal recipe on a model and data of one's own, in the Hub's columns; with the weak judge, and
+    no phase 1."""
     world = RefusalWorld(0)
 
     def write(name: str, rows: list[dict]) -> str:
-        (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
-        return str(tmp_path / name)
+        (folder / name).write_text("\n".join(map(json.dumps, rows)))
+        return str(folder / name)
 
     def dialogue(row: dict, column: str) -> str:
         return f"\n\nHuman: {row['prompt'][0]['content']}\n\nAssistant: {row[column][0]['content']}"
@@ -179,9 +180,9 @@ def test_the_refusal_recipe_on_files_with_a_judge(tmp_path, monkeypatch):
     pair_file = write("pairs.jsonl", pairs)
     requests = [{"prompt": world.requests(item)[0]} for item in world.select(HARMFUL, "questions")[:4]]
     asked = {"requests": write("requests.jsonl", requests), "judge": "phrases", "max_new_tokens": 16}
-    described = {
+    return {
         "model_name_or_path": str(refusal_model_path(world)),
-        "output_dir": str(tmp_path / "run"),
+        "output_dir": str(folder / "run"),
         "data": {
             "tamper_resistance": {"path": pair_file, "format": "dialogues", "rows": [0.8, 1]},
             "forget": {"path": pair_file, "format": "harmful_dialogues", "rows": [0, 0.8]},
@@ -201,7 +202,10 @@ def test_the_refusal_recipe_on_files_with_a_judge(tmp_path, monkeypatch):
         "bf16": False,
         "report_to": "none",
     }
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(described))
+
+
+def test_the_refusal_recipe_on_files_with_a_judge(tmp_path, monkeypatch):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(files_of_ones_own(tmp_path)))
     start("refusal", monkeypatch, "--config", tmp_path / "config.yaml")
     report = Report.load(tmp_path / "run" / "tar")
     shares = report.config["contamination"]

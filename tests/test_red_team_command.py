@@ -185,7 +185,7 @@ def test_a_description_that_cannot_be_used_is_refused(files, tmp_path, described
         ),
         (
             {"metrics": {"harm": {"requests": "harm.jsonl", "judge": {"url": 5, "model": "m", "prompt": ["quality"]}}}},
-            "The judge of metric 'harm' has url=5. Give url as str.",
+            "The judge 'm' has url=5. Give url as str.",
         ),
     ],
 )

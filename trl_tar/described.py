@@ -13,14 +13,13 @@ import yaml
 from .adversary import Adversary
 from .adversary_checks import check_types
 from .evaluation.judged import Judged
-from .evaluation.judges import COMPLIANCE_PROMPT, QUALITY_PROMPT, Classifier, Endpoint, Judge, RefusalPhrases
+from .evaluation.judges import Classifier, Endpoint, Judge, RefusalPhrases
 from .evaluation.lm_eval import LMEvalTask
 from .evaluation.multiple_choice import MultipleChoice
 from .evaluation.scores import Metric
 from .red_teaming import suites
 
 
-PROMPTS = {"compliance": COMPLIANCE_PROMPT, "quality": QUALITY_PROMPT}
 SUITES = {
     "knowledge": suites.knowledge_suite,
     "refusal": suites.refusal_suite,
@@ -115,7 +114,6 @@ def _metric_of_fields(name: str, fields: dict[str, Any], folder: Path) -> LMEval
     if "task" in fields:
         return LMEvalTask(**fields)
     judge = _judge(name, fields.pop("judge", None))
-    check_types(f"The judge of metric {name!r}", judge)
     return Judged.from_file(folder / str(fields.pop("requests")), judge, **fields)
 
 
@@ -125,8 +123,7 @@ def _judge(name: str, described: Any) -> Judge:
     if isinstance(described, Mapping) and "path" in described:
         return Classifier(**described)
     if isinstance(described, Mapping) and "url" in described:
-        prompt = described.get("prompt")
-        return Endpoint(**{**described, **({"prompt": PROMPTS[prompt]} if prompt in list(PROMPTS) else {})})
+        return Endpoint(**described)
     raise ValueError(
         f"Metric {name!r} has the judge {described!r}. Give 'phrases', path and label of a classifier, or url and model of "
         "an OpenAI-compatible endpoint."

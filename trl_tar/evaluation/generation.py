@@ -1,10 +1,9 @@
 """Greedy answers of a chat model."""
 
-import math
 from collections.abc import Sequence
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def answers(
@@ -29,17 +28,16 @@ def answers(
             Requests that are answered at once, padded on the left.
     """
     check_chat_template(tokenizer)
-    texts = []
+    texts, context = [], context_of(model.config)
     for start in range(0, len(requests), batch_size):
-        chats = [[{"role": "user", "content": request}] for request in requests[start : start + batch_size]]
-        prompts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+        prompts = [_prompt(tokenizer, request) for request in requests[start : start + batch_size]]
         batch = tokenizer(prompts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt")
         ids = batch["input_ids"].to(model.device)
         with torch.no_grad():
             output = model.generate(
                 input_ids=ids,
                 attention_mask=batch["attention_mask"].to(model.device),
-                max_new_tokens=int(min(max_new_tokens, _room(ids.shape[1], model))),
+                max_new_tokens=min(max_new_tokens, _room(ids.shape[1], context) or max_new_tokens),
                 do_sample=False,
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=tokenizer.eos_token_id,
@@ -48,11 +46,28 @@ def answers(
     return texts
 
 
-def _room(length: int, model: PreTrainedModel) -> float:
-    """Tokens that the model's context leaves for an answer to a request of that length."""
-    context = model.config.to_dict().get("max_position_embeddings")  # not every architecture has an end
+def check_requests(tokenizer: PreTrainedTokenizerBase, requests: Sequence[str], context: int | None) -> None:
+    """Raises `ValueError` without a chat template, or for a request that leaves no room in the model's context."""
+    check_chat_template(tokenizer)
+    for request in requests:
+        _room(len(tokenizer(_prompt(tokenizer, request), add_special_tokens=False)["input_ids"]), context)
+
+
+def context_of(config: PretrainedConfig) -> int | None:
+    """Most tokens that the model reads; `None` where its architecture has no end."""
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return None if context is None or context < 1 else context  # XLNet says -1
+
+
+def _prompt(tokenizer: PreTrainedTokenizerBase, request: str) -> str:
+    chat = [{"role": "user", "content": request}]
+    return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+
+
+def _room(length: int, context: int | None) -> int | None:
+    """Tokens that the model's context leaves for an answer to a request of that length; `None` without an end."""
     if context is None:
-        return math.inf
+        return None
     if length >= context:
         raise ValueError(
             f"A request has {length} tokens, and the model's context of {context} leaves none for an answer. Shorten the "

@@ -7,10 +7,10 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .generation import answers
+from .generation import answers, check_requests
 from .judges import Judge
 from .lines import read_lines, sha256_of
-from .scores import Scores, in_template
+from .scores import Checked, Scores, in_template
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Judged:
         requests (`Sequence[dict]`):
             Each `prompt` (`str`) and optionally `group` (`str`), such as its subject.
         judge (`Callable`):
-            See [`trl_tar.evaluation.judges`].
+            See [`trl_tar.evaluation.judges`]. One that has a method `check()` is asked by it before any work starts.
         max_new_tokens (`int`, *optional*, defaults to `128`):
             Longest answer.
         batch_size (`int`, *optional*, defaults to `16`):
@@ -50,6 +50,13 @@ class Judged:
     def from_file(cls, path: str | Path, judge: Judge, **settings) -> "Judged":
         """Reads one JSON object a line; `ValueError` for a file that is not made of such lines."""
         return cls(read_lines(path, "Requests"), judge, **settings)
+
+    def check(self, tokenizer: PreTrainedTokenizerBase, context: int | None = None) -> None:
+        """Raises `ValueError` for a tokenizer without chat template, a request that is longer than the context, or a judge
+        that cannot be asked."""
+        check_requests(tokenizer, [request["prompt"] for request in self.requests], context)
+        if isinstance(self.judge, Checked):
+            self.judge.check()
 
     def __call__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt_template: str | None = None

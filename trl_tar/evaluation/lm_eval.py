@@ -3,7 +3,7 @@
 import contextlib
 import os
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from typing import Any
 
 from datasets.exceptions import DatasetsError
@@ -38,18 +38,16 @@ class LMEvalTask:
     include_path: str | None = None
     batch_size: int = 16
 
-    @cached_property
-    def _manager(self) -> Any:
-        manager = _library().tasks.TaskManager(include_path=self.include_path)
-        if self.task not in manager.all_tasks:
+    def check(self, tokenizer: PreTrainedTokenizerBase, context: int | None = None) -> None:
+        """Raises `ValueError` where lm-eval is not installed, or has no such task."""
+        if self.task not in _manager(self.include_path).all_tasks:
             raise ValueError(f"lm-eval has no task {self.task!r}. List those it has with lm-eval ls tasks.")
-        return manager
 
     def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Scores:
         lm_eval = _library()
         from lm_eval.models.huggingface import HFLM
 
-        manager = self._manager
+        self.check(tokenizer)
         try:
             with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # its progress bars
                 found = lm_eval.simple_evaluate(
@@ -59,7 +57,7 @@ class LMEvalTask:
                     limit=self.limit,
                     log_samples=True,
                     bootstrap_iters=0,
-                    task_manager=manager,
+                    task_manager=_manager(self.include_path),
                 )
         except (OSError, DatasetsError) as error:
             raise ValueError(
@@ -73,6 +71,12 @@ class LMEvalTask:
             raise ValueError(f"The task {without!r} of lm-eval has {known}, without {self.metric!r}. Name one of them.")
         groups = [f"{name}/{sample['doc_id']}" for name, sample in samples]
         return Scores([float(sample[self.metric]) for _, sample in samples], groups)
+
+
+@cache
+def _manager(include_path: str | None) -> Any:
+    """Which tasks there are: found out once in a process, since that takes seconds."""
+    return _library().tasks.TaskManager(include_path=include_path)
 
 
 def _library() -> Any:

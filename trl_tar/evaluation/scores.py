@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 from ..adversary_checks import PROMPT
 
@@ -36,7 +37,25 @@ class Scores:
         return sum(self.values) / len(self.values)
 
 
-Metric = Callable[..., Scores]  # model, tokenizer and, where the attacker may word the question, `prompt_template`
+# of model, tokenizer and, where the attacker may word the question, `prompt_template`; may be [`Checked`] too
+Metric = Callable[..., Scores]
+
+
+# metadata of a field of a metric that decides no score, such as how long a server is waited for: with another value
+# finished jobs stay finished. Leave it out of the representation too
+UNDECISIVE = {"decisive": False}
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """A metric, or a judge, that finds out by its files and its server whether it can be used.
+
+    `check` of a metric gets the tokenizer and the model's context in tokens (`None` where it has no end), that of a judge
+    nothing. A red team and the recipes call it in every process before any work starts; it raises `ValueError`, and loads
+    nothing large.
+    """
+
+    def check(self, *arguments: Any) -> None: ...
 
 
 def takes_template(metric: Metric) -> bool:

@@ -12,7 +12,8 @@ from transformers import AutoConfig, PreTrainedModel
 from ..adversary import Adversary
 from ..adversary_checks import check_installed, coerced
 from ..data import check_dataset, check_tokenizer, whole_model
-from ..evaluation.scores import Metric, takes_template
+from ..evaluation.generation import context_of
+from ..evaluation.scores import Checked, Metric, takes_template
 from ..records import OF_A_POINT
 from .jobs import Settings
 
@@ -141,6 +142,20 @@ def check_red_team(
     _check_quantization(adversaries, models)
     for model in models.values():
         check_tokenizer(settings.tokenizer, model if isinstance(model, PreTrainedModel) else str(model))
+    _check_what_metrics_need(settings, models)  # last: it may ask a server
+
+
+def _check_what_metrics_need(settings: Settings, models: Mapping[str, Any]) -> None:
+    configurations = [
+        model.config
+        if isinstance(model, PreTrainedModel)
+        else AutoConfig.from_pretrained(whole_model(str(model)), trust_remote_code=False)
+        for model in models.values()
+    ]
+    contexts = [context for each in configurations if (context := context_of(each)) is not None]
+    for metric in [*settings.metrics.values(), *settings.zero_step_attacks.values(), settings.benign_metric]:
+        if isinstance(metric, Checked):
+            metric.check(settings.tokenizer, min(contexts, default=None))
 
 
 def _check_quantization(adversaries: Sequence[Adversary], models: Mapping[str, Any]) -> None:

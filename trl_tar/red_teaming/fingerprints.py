@@ -14,7 +14,7 @@ from datasets import Dataset
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..evaluation.scores import Metric
+from ..evaluation.scores import UNDECISIVE, Metric
 from .attackers import Reward
 
 
@@ -66,9 +66,12 @@ def identity(function: Metric | Reward | None) -> str:
 
 
 def _content(value: Any) -> str:
-    """Hash of what a value holds, where it can be pickled; of a dataclass its fields, and not what it has cached."""
+    """Hash of what a value holds, where it can be pickled; of a dataclass the fields that decide scores, and not what it has
+    cached."""
     if is_dataclass(value) and not isinstance(value, type):
-        fields_of = {field.name: _content(getattr(value, field.name)) for field in fields(value)}
+        fields_of = {
+            field.name: _content(getattr(value, field.name)) for field in fields(value) if field.metadata != UNDECISIVE
+        }
         return hashlib.sha256(json.dumps(fields_of, sort_keys=True).encode()).hexdigest()
     try:
         return Hasher.hash(value)

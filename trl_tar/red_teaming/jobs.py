@@ -27,6 +27,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..adversary import Adversary
+from ..evaluation.judges import JudgeError
 from ..evaluation.scores import Metric, Scores, takes_template
 from ..questions import groups_of, rounded
 from ..records import AttackRecord, finite, write_json
@@ -45,7 +46,8 @@ SHARES = ("harm", "capability", "bystander", "validation_harm", "benign", "repet
 MEASURED = {"before", "standard_errors", "zero_step", "groups", "questions"}
 ATTACKED = {"record", "questions"}
 # what an attack may fail with: memory, files, a missing library, data or settings that TRL refuses. Anything else, such
-# as TypeError, KeyError or ZeroDivisionError, is a bug here or in a metric, and ends the run: finished jobs are kept
+# as TypeError, KeyError or ZeroDivisionError, is a bug here or in a metric, and ends the run: finished jobs are kept. So
+# does a judge that fails
 FAILURES = (RuntimeError, ValueError, OSError, MemoryError, ImportError)
 
 
@@ -184,7 +186,7 @@ def run_jobs(jobs: Sequence[Job], settings: Settings, folder: Path, num_workers:
 def run_job(job: Job, settings: Settings) -> dict[str, Any]:
     """The result of a job as JSON: of an attack its `record` and the answers to each of the `questions` at its end.
 
-    An attack that raises is recorded as failed."""
+    An attack that raises is recorded as failed; [`JudgeError`] where a judge does."""
     if job.adversary is None:
         return measure_before(load(job.model), settings)
     assert job.seed is not None and job.data is not None and job.data_sha256 is not None
@@ -218,6 +220,8 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
             base=None if job.base is None else load(job.base),
             rewards=settings.rewards,
         )
+    except JudgeError:  # another attack would ask it too
+        raise
     except FAILURES as error:
         return _failed(job, f"{type(error).__name__}: {error}")
     return {"record": asdict(record), "questions": rounded(last)}

@@ -1,0 +1,40 @@
+"""A judge on loopback, with an OpenAI-compatible address."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@contextmanager
+def running_judge() -> Iterator[ThreadingHTTPServer]:
+    """A server at `url`: `say` decides what it answers, text or bytes as they are; `seen` is what it was asked."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            state.seen.append({"path": self.path, "authorization": self.headers["Authorization"], **body})
+            status, said = state.say(body["messages"][-1]["content"], len(state.seen))
+            content = (
+                said if isinstance(said, bytes) else json.dumps({"choices": [{"message": {"content": said}}]}).encode()
+            )
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *arguments):
+            pass
+
+    state = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state.daemon_threads = True
+    state.seen, state.say = [], lambda asked, n: (200, "yes")
+    state.url = f"http://127.0.0.1:{state.server_port}/v1"
+    thread = threading.Thread(target=state.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield state
+    finally:
+        state.shutdown()
+        state.server_close()
