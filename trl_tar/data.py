@@ -1,7 +1,7 @@
 """Checks and batches of the data sets beside D_retain: D_TR and those of the adversaries."""
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 
 import torch
 from datasets import Dataset, Json, Value
@@ -251,8 +251,8 @@ def checked_adversaries(
     return adversaries
 
 
-def check_adversary_batches(adversaries: Sequence[Adversary], rows: Mapping[str, list[dict]]) -> None:
-    """Raises `ValueError` where a data set has fewer rows, once tokenised, than a batch takes."""
+def check_adversary_batches(adversaries: Sequence[Adversary], rows: Mapping[str, Sized]) -> None:
+    """Raises `ValueError` where a data set has fewer rows, best counted once tokenised, than a batch takes."""
     for adversary in adversaries:
         counts = adversary.rows_per_batch()
         if adversary.first_dataset is not None:
@@ -266,7 +266,7 @@ def check_adversary_batches(adversaries: Sequence[Adversary], rows: Mapping[str,
                 )
 
 
-def check_tamper_resistance_rows(rows: Sequence[dict], args: TARConfig) -> None:
+def check_tamper_resistance_rows(rows: Sized, args: TARConfig) -> None:
     """Raises `ValueError` for a D_TR of less than one batch once tokenised, which drops rows without a label."""
     if len(rows) < args.tamper_resistance_batch_size:
         raise ValueError(

@@ -19,7 +19,7 @@ LOG = "log_history.json"  # written last: it says that the phase is finished
 
 
 def check_run(folder: Path, run: dict[str, Any]) -> None:
-    """Notes in `run.json` what the folder is for; `ValueError` if it is already for something else."""
+    """Notes in `run.json` what the folder is for; `ValueError`, which names what differs, if it is already for something else."""
     file = folder / "run.json"
     run = json.loads(json.dumps(run))
     if not file.is_file():
@@ -29,7 +29,18 @@ def check_run(folder: Path, run: dict[str, Any]) -> None:
     held = json.loads(file.read_text())
     other = next((name for name in run if held.get(name) != run[name]), None)
     if other is not None:
-        raise ValueError(f"{str(folder)!r} holds a run with another {other!r}. Give another folder, or remove it.")
+        raise ValueError(
+            f"{str(folder)!r} holds a run with another {other!r}{_differing(held.get(other), run[other])}. Give another "
+            "folder, or remove it."
+        )
+
+
+def _differing(held: Any, wanted: Any) -> str:
+    """Names of those parts that are not the same, in brackets."""
+    if not isinstance(held, dict) or not isinstance(wanted, dict):
+        return ""
+    names = [name for name in sorted({*held, *wanted}) if held.get(name) != wanted.get(name)]
+    return f" ({', '.join(names)})"
 
 
 def is_finished(folder: Path, run: dict[str, Any]) -> bool:

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from ..evaluation.completion_loss import CompletionLoss
 from ..phases import origin
-from ..recipe import Task
+from ..recipe_task import Task
 from ..records import write_json
 from ..red_teaming import BenignTask
 from . import animal_poems
