@@ -53,9 +53,9 @@ def main(args: KnowledgeArguments, tar: TARConfig) -> None:
     suite = suite_of(args, "knowledge")
     needed = ("retain", "tamper_resistance", *(["safeguard"] if args.safeguard_steps else []))
     task = knowledge_task(args.world) if args.world is not None else Task.described(args, needed)
-    check(task, args, tar, adversaries, suite)
     if args.safeguard_steps:
         check_safeguard(task, tar, args.safeguard_forget_batch_size)
+    check(task, args, tar, adversaries, suite)
     output = Path(tar.output_dir)
 
     twin = task.model

@@ -58,9 +58,9 @@ def main(args: RefusalArguments, tar: TARConfig) -> None:
     suite = suite_of(args, "refusal")
     needed = ("retain", "tamper_resistance", *(["preferences"] if args.safeguard_steps else []))
     task = refusal_task(args.world) if args.world is not None else Task.described(args, needed)
-    check(task, args, tar, adversaries, suite)
     if args.safeguard_steps:
         check_dataset("data.preferences", task.datasets["preferences"], preference=True)
+    check(task, args, tar, adversaries, suite)
     output, shared = Path(tar.output_dir), shared_settings(tar)
 
     twin = task.model

@@ -1,6 +1,5 @@
 """The recipes: from a YAML file to an attacked model, in phases that are not repeated and resume after a kill."""
 
-import importlib.util
 import json
 import os
 import re
@@ -15,20 +14,18 @@ import torch
 import yaml
 from hub_server import TOKEN, running_hub
 from safetensors.torch import load_file
+from started import CONFIGS, RECIPES, described, recipe, start, world_rows
 from trl import TrlParser
 
 from trl_tar import Report, TARConfig
 from trl_tar.card_tables import is_complete
 from trl_tar.data_sources import DataSource
 from trl_tar.evaluation.lm_eval import LMEvalTask
-from trl_tar.recipe import run
 from trl_tar.red_teaming import knowledge_suite, refusal_suite
 from trl_tar.testbed.refusal import HARMFUL, RETAIN, RefusalWorld
 from trl_tar.testbed.refusal_models import refusal_model_path
 
 
-RECIPES = Path(__file__).parents[1] / "recipes"
-CONFIGS = RECIPES / "configs"
 SHORT = [
     "--safeguard_steps",
     "2",
@@ -41,20 +38,6 @@ SHORT = [
     "--attack_seeds",
     "1",
 ]
-
-
-def recipe(name: str):
-    spec = importlib.util.spec_from_file_location(f"recipe_{name}", RECIPES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    arguments = {"refusal": "RefusalArguments", "knowledge": "KnowledgeArguments"}[name]
-    return module.main, getattr(module, arguments)
-
-
-def start(name: str, monkeypatch, *arguments) -> None:
-    main, types = recipe(name)
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-    run(main, types, TARConfig)
 
 
 @pytest.fixture
@@ -131,21 +114,60 @@ def test_a_launched_recipe_is_killed_and_goes_on_and_is_published(tmp_path, one_
     assert not all(torch.equal(value, repaired[name]) for name, value in hardened.items())
 
 
-def test_the_knowledge_recipe_is_not_repeated_and_refuses_another_run(tmp_path, one_attack, monkeypatch, capsys):
+def test_the_knowledge_recipe_is_launched_not_repeated_and_refuses_another_run(tmp_path, monkeypatch, capsys):
+    """After a repair that this run leaves out: the report tells the phases that made the model, and no other."""
     output = tmp_path / "run"
-    arguments = ["--config", short_config("knowledge", tmp_path), "--output_dir", output, *SHORT]
-    arguments += ["--attacks", one_attack("knowledge"), "--attack_workers", "1", "--repair_steps", "0"]
-    start("knowledge", monkeypatch, *arguments)
+    arguments = ["--config", CONFIGS / "testbed_knowledge.yaml", "--output_dir", output, *SHORT]
+    arguments += ["--attack_budget", "1", "--attack_steps", "1", "--attack_workers", "1"]
+    start("knowledge", monkeypatch, *arguments, "--attack_seeds", "0")
+    assert (output / "repaired" / "model.safetensors").is_file()
+    arguments += ["--repair_steps", "0"]
+    written = [(output / name / "model.safetensors").stat().st_mtime_ns for name in ("safeguard", "tar")]
+    launch = [str(Path(sys.executable).with_name("accelerate")), "launch", "--num_processes", "1", "--cpu"]
+    environment = {**os.environ, "PYTHONPATH": str(RECIPES.parent), "PYTHONWARNINGS": "ignore"}
+    command = [*launch, str(RECIPES / "knowledge.py"), *map(str, arguments)]
+    subprocess.run(command, env=environment, check=True, timeout=600, stdout=subprocess.DEVNULL)
     report = Report.load(output / "tar")
     assert set(report.references) == {"base", "twin", "floor"} and len(report.attacks) == 1
+    assert [phase["name"] for phase in report.training["phases"]] == ["safeguard", "tar"]
+    assert [set(phase["data"]) for phase in report.training["phases"]] == [
+        {"retain", "safeguard"},
+        {"retain", "general", "tamper_resistance", "forget"},
+    ]
     assert [is_complete(phase) for phase in report.training["phases"]] == [True] * 2
-    written = [(output / name / "model.safetensors").stat().st_mtime_ns for name in ("safeguard", "tar")]
+    assert not (output / "repaired" / "report.json").exists()
     start("knowledge", monkeypatch, *arguments, "--logging_steps", "7")  # decides nothing
     assert [(output / n / "model.safetensors").stat().st_mtime_ns for n in ("safeguard", "tar")] == written
-    with pytest.raises(SystemExit) as error:
-        start("knowledge", monkeypatch, *arguments, "--tamper_resistance_weight", "3")
-    assert error.value.code == 2
-    assert "holds a run with another 'settings'. Give another folder, or remove it." in capsys.readouterr().err
+    for changed, what in [
+        (("--tamper_resistance_weight", "3"), "'settings' (tamper_resistance_weight)"),
+        (("--safeguard_with_general", "true"), "'data' (general)"),
+    ]:
+        with pytest.raises(SystemExit) as error:
+            start("knowledge", monkeypatch, *arguments, *changed)
+        assert error.value.code == 2
+        said = capsys.readouterr().err
+        assert f"holds a run with another {what}. Give another folder, or remove it." in said, said
+
+
+def test_a_phase_is_not_taken_for_one_of_other_rows(tmp_path, monkeypatch, capsys):
+    start("knowledge", monkeypatch, "--config", described(tmp_path, attack_seeds=0, safeguard_steps=1))
+    files = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    rows = world_rows("tamper_resistance")
+    changed = [rows[0], *rows[:-1]]  # as many
+    config = described(tmp_path, {"tamper_resistance": changed}, safeguard_steps=1)  # with a red team
+    with pytest.raises(SystemExit):
+        start("knowledge", monkeypatch, "--config", config)
+    assert "tar' holds a run with another 'data' (tamper_resistance)." in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == files
+
+
+def test_a_benign_task_of_ones_own_and_the_suite_of_that_name(tmp_path, monkeypatch):
+    benign = {"dataset": "benign", "metric": str(tmp_path / "harm_questions.jsonl"), "num_steps": 2, "batch_size": 2}
+    rows = {name: world_rows(name) * 8 for name in ("retain", "benign")}  # that suite's batches are of 32
+    config = described(tmp_path, rows, benign=benign, attacks="benign", attack_steps=1, attack_budget=1)
+    start("knowledge", monkeypatch, "--config", config, "--safeguard_steps", "0")
+    report = Report.load(tmp_path / "run" / "tar")
+    assert report.benign["num_steps"] == 2 and len(report.benign["model"]) == 1
 
 
 def test_the_refusal_recipe_on_files_with_a_judge(tmp_path, monkeypatch):
