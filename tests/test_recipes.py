@@ -22,6 +22,7 @@ from trl_tar.card_tables import is_complete
 from trl_tar.data_sources import DataSource
 from trl_tar.evaluation.lm_eval import LMEvalTask
 from trl_tar.red_teaming import knowledge_suite, refusal_suite
+from trl_tar.testbed import KnowledgeWorld, knowledge_model_path
 from trl_tar.testbed.refusal import HARMFUL, RETAIN, RefusalWorld
 from trl_tar.testbed.refusal_models import refusal_model_path
 
@@ -136,6 +137,7 @@ def test_the_knowledge_recipe_is_launched_not_repeated_and_refuses_another_run(t
     ]
     assert [is_complete(phase) for phase in report.training["phases"]] == [True] * 2
     assert not (output / "repaired" / "report.json").exists()
+    arguments += ["--attack_seeds", "0"]
     start("knowledge", monkeypatch, *arguments, "--logging_steps", "7")  # decides nothing
     assert [(output / n / "model.safetensors").stat().st_mtime_ns for n in ("safeguard", "tar")] == written
     for changed, what in [
@@ -278,6 +280,8 @@ PAPER = {
         "beta": 0.1,
     },
 }
+# rows of an attack's and of D_retain's batch over 8 devices, and tokens of a row
+BATCHES = {"bio": (32, 64, 256), "cyber": (32, 64, 256), "chem": (32, 64, 256), "refusal": (64, 64, 512)}
 RATES = {"bio": {2e-6, 2e-5, 4e-5}, "refusal": {2e-6, 2e-5, 4e-5}, "cyber": {2e-5, 4e-5}, "chem": {2e-5, 4e-5}}
 
 
@@ -291,7 +295,10 @@ def test_configurations_have_the_papers_hyperparameters(name, monkeypatch):
     assert (tar.tamper_resistance_interval, tar.adversaries_per_step, tar.tamper_resistance_batch_size) == (4, 1, 64)
     adversaries = args.training_adversaries()
     assert {a.learning_rate for a in adversaries} == RATES[name]
-    assert {(a.num_steps, a.batch_size, a.optimizer) for a in adversaries} == {(64, 32, "adamw")}
+    attacked, kept, length = BATCHES[name]
+    assert {(a.num_steps, a.batch_size, a.optimizer) for a in adversaries} == {(64, attacked, "adamw")}
+    assert (8 * tar.per_device_train_batch_size * tar.gradient_accumulation_steps, tar.max_length) == (kept, length)
+    assert (args.repair_steps, args.safeguard_steps) == ((100, 0) if kind == "refusal" else (0, 600))
     suite = refusal_suite() if kind == "refusal" else knowledge_suite()
     wanted = {read for each in [*adversaries, *suite] for read in each.reads} | {"retain", "tamper_resistance"}
     assert wanted <= set(args.data)
@@ -306,3 +313,31 @@ def test_every_scalar_can_be_overridden():
     arguments = ["--config", str(CONFIGS / "testbed_refusal.yaml"), "--learning_rate", "0.5", "--repair_steps", "3"]
     args, tar = TrlParser((recipe("refusal")[1], TARConfig)).parse_args_and_config([*arguments, "--world", "4"])
     assert (tar.learning_rate, args.repair_steps, args.world) == (0.5, 3, "4")
+
+
+SMALL_DISK = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+sys.argv = sys.argv[2:]
+import runpy
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("share", ["weights", "state of the optimizer"])
+def test_a_full_disk_in_a_phase_is_one_sentence_and_the_phase_goes_on(tmp_path, monkeypatch, share):
+    """No file may be larger than a part of the weights, or than the weights alone: the optimizer's state is twice as large."""
+    config = described(tmp_path, attack_seeds=0, safeguard_steps=2, save_steps=1)
+    size = (knowledge_model_path(KnowledgeWorld(0)) / "model.safetensors").stat().st_size
+    limit = size // 2 if share == "weights" else size * 3 // 2
+    environment = {**os.environ, "PYTHONPATH": str(RECIPES.parent)}
+    program = [sys.executable, "-c", SMALL_DISK, str(limit), str(RECIPES / "knowledge.py"), "--config", str(config)]
+    found = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=300)
+    last = found.stderr.strip().splitlines()[-1]
+    assert found.returncode == 2 and "Traceback" not in found.stderr, found.stderr
+    assert last.startswith("knowledge.py: ") and "/run/safeguard' cannot be written (" in last, last
+    assert last.endswith("Make room and start again: it goes on from its last checkpoint.")
+    assert not (tmp_path / "run" / "safeguard" / "model.safetensors").exists()
+    start("knowledge", monkeypatch, "--config", config)
+    assert (tmp_path / "run" / "tar" / "model.safetensors").is_file()
