@@ -83,6 +83,7 @@ def test_preferences_that_are_no_pairs(tmp_path, monkeypatch, capsys, pairs, mes
     refused(tmp_path, monkeypatch, capsys, message, "refusal", data=data, safeguard_steps=1)
 
 
+SFT = {"name": "sft", "dataset": "forget", "num_steps": 4, "batch_size": 2}
 FIELDS = [
     ({"repair_steps": -1}, "The recipe has repair_steps=-1. Use at least 0."),
     ({"repair_steps": 1.5}, "The recipe has repair_steps=1.5. Give repair_steps as int."),
@@ -100,6 +101,8 @@ FIELDS = [
     ({"data": {1: "retain.jsonl"}}, "`data` has the name 1, which YAML does not read as text. Write it in quotes."),
     ({"adversaries": {"name": "sft"}}, "The recipe has adversaries={'name': 'sft'}."),
     ({"max_steps": 1.5}, "TARConfig has max_steps=1.5. Give max_steps as a whole number."),
+    ({"optimizer_in_backward": True, "adversaries": [{**SFT, "micro_batch_size": 1}]}, "or optimizer_in_backward."),
+    ({"adversaries": [{**SFT, "lora_r": 2, "lora_target_modules": ["c_attn"]}]}, "'c_attn' matches no module"),
     ({"save_steps": [3]}, "The recipe has a value of another type than its field"),
     ({"world": 0}, "The recipe has `world` and `model_name_or_path`. Leave one out"),
     ({"benign": {"dataset": "baking", "metric": "a.jsonl"}}, "Name one of the datasets"),

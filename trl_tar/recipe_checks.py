@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 
+import torch
 from datasets import Dataset
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from .adversary import Adversary
 from .contamination import contamination, questions_of, rows_of
@@ -15,7 +17,9 @@ from .data import (
     check_tokenizer,
     checked_adversaries,
     refuse_shared_entities,
+    whole_model,
 )
+from .model_checks import check_lora_targets, check_memory_modes, module_names
 from .random_mapping_trainer import check_forget_rows
 from .recipe_arguments import RecipeArguments
 from .recipe_task import Task, d_retain, kept
@@ -42,8 +46,10 @@ def check(
     tar.check()
     coerce_numbers(tar, ("max_steps", "seed", "per_device_train_batch_size", "gradient_accumulation_steps"), int)
     check_max_length(tar.max_length)
+    check_memory_modes(tar, adversaries, sharded=False)  # what FSDP2 forbids, TARTrainer says
     check_tokenizer(task.tokenizer, str(task.model))
     _check_trained_on(task, tar, adversaries)
+    _check_lora(task, [*adversaries, *(each for attack in suite for each in attack.sequence)])
     for name, dataset in task.datasets.items():
         check_prompts(f"data.{name}", dataset, task.tokenizer, tar.max_length)
     if args.attack_seeds:
@@ -89,6 +95,14 @@ def _check_general(task: Task, text_field: str) -> None:
             f"`data.general` has columns {sorted(general)} and `data.retain` {sorted(retain)}, which cannot be trained on "
             f"together ({str(error).splitlines()[0]}). Give both in one type."
         ) from error
+
+
+def _check_lora(task: Task, adversaries: list[Adversary]) -> None:
+    """What phase 2 and the red team would refuse of adapters, by the names of the model's modules."""
+    config = AutoConfig.from_pretrained(whole_model(str(task.model)), trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    check_lora_targets(module_names(model), adversaries)
 
 
 def _check_attacks(task: Task, args: RecipeArguments, tar: TARConfig, suite: list[Adversary]) -> None:
