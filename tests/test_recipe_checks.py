@@ -36,6 +36,10 @@ ROWS = {
     "nulls in safeguard": ({"safeguard": [*texts(3), {"text": None}]}, "`data.safeguard` has 1 rows without a value"),
     "nulls in retain": ({"retain": [*texts(3), {"text": None}]}, "`data.retain` has 1 rows without a value"),
     "nulls in general": ({"general": [*texts(3), {"text": None}]}, "`data.general` has 1 rows without a value"),
+    "nulls in a chat": (
+        {"forget": [*[{"messages": CHAT[0]["prompt"]}] * 3, {"messages": None}]},
+        "`adversary_datasets['forget']` has 1 rows without a value in its column 'messages'. Give messages in every row.",
+    ),
     "general of another type": ({"general": texts(4)}, "`data.general` has columns ['text'] and `data.retain` "),
     "general of text and messages": ({"general": MIXED}, "`data.general` has plain text and chat messages"),
     "general of chat beside text": ({"general": CHAT}, "which cannot be trained on together"),
