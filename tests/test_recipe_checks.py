@@ -89,14 +89,15 @@ def test_preferences_that_are_no_pairs(tmp_path, monkeypatch, capsys, pairs, mes
 
 SFT = {"name": "sft", "dataset": "forget", "num_steps": 4, "batch_size": 2}
 FIELDS = [
-    ({"repair_steps": -1}, "The recipe has repair_steps=-1. Use at least 0."),
+    ({"repair_steps": -1}, "The recipe has repair_steps=-1. Use a finite number of at least 0."),
     ({"repair_steps": 1.5}, "The recipe has repair_steps=1.5. Give repair_steps as int."),
     ({"repair_learning_rate": 0}, "The recipe has repair_learning_rate=0. Use a finite number above 0."),
-    ({"safeguard_steps": -1}, "The recipe has safeguard_steps=-1. Use at least 0."),
+    ({"safeguard_steps": -1}, "The recipe has safeguard_steps=-1. Use a finite number of at least 0."),
     (
         {"safeguard_learning_rate": float("nan")},
         "The recipe has safeguard_learning_rate=nan. Use a finite number above 0.",
     ),
+    ({"safeguard_forget_weight": float("nan")}, "The recipe has safeguard_forget_weight=nan. Use a finite number of at"),
     ({"attack_seeds": 1.5}, "The recipe has attack_seeds=1.5. Give attack_seeds as int."),
     ({"attack_evaluation_steps": 10}, "The recipe has attack_evaluation_steps=10."),
     ({"attacks": 3}, "The recipe has attacks=3."),

@@ -91,10 +91,10 @@ class RecipeArguments:
                 raise ValueError(f"The recipe has `world` and `{name}`. Leave one out: a world has its own.")
 
     def check_from_0(self, *names: str) -> None:
-        """Raises `ValueError` where one of the fields is below 0."""
+        """Raises `ValueError` where one of the fields is no finite number of at least 0."""
         for name in names:
-            if getattr(self, name) < 0:
-                raise ValueError(f"The recipe has {name}={getattr(self, name)}. Use at least 0.")
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"The recipe has {name}={getattr(self, name)}. Use a finite number of at least 0.")
 
     def check_above_0(self, *names: str) -> None:
         """Raises `ValueError` where one of the fields is no finite number above 0."""
