@@ -97,7 +97,10 @@ FIELDS = [
         {"safeguard_learning_rate": float("nan")},
         "The recipe has safeguard_learning_rate=nan. Use a finite number above 0.",
     ),
-    ({"safeguard_forget_weight": float("nan")}, "The recipe has safeguard_forget_weight=nan. Use a finite number of at"),
+    (
+        {"safeguard_forget_weight": float("nan")},
+        "The recipe has safeguard_forget_weight=nan. Use a finite number of at",
+    ),
     ({"attack_seeds": 1.5}, "The recipe has attack_seeds=1.5. Give attack_seeds as int."),
     ({"attack_evaluation_steps": 10}, "The recipe has attack_evaluation_steps=10."),
     ({"attacks": 3}, "The recipe has attacks=3."),
