@@ -12,17 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trl_tar import RandomMappingConfig, RandomMappingTrainer, TARConfig
-from trl_tar.recipe import (
-    RecipeArguments,
-    Task,
-    check,
-    d_retain,
-    harden_and_attack,
-    phase,
-    run,
-    shared_settings,
-    suite_of,
-)
+from trl_tar.recipe import harden_and_attack, phase, run, shared_settings, suite_of
+from trl_tar.recipe_arguments import RecipeArguments
+from trl_tar.recipe_checks import check, check_safeguard
+from trl_tar.recipe_task import Task, d_retain, kept
 from trl_tar.testbed.tasks import knowledge_task
 
 
@@ -49,19 +42,28 @@ class KnowledgeArguments(RecipeArguments):
     safeguard_forget_weight: float = field(default=1.0, metadata={"help": "Of the mapping term in phase 1."})
     safeguard_with_general: bool = field(default=False, metadata={"help": "Keep `general` in phase 1 already."})
 
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_from_0("safeguard_steps", "safeguard_warmup_steps", "safeguard_forget_weight")
+        self.check_above_0("safeguard_learning_rate")
+
 
 def main(args: KnowledgeArguments, tar: TARConfig) -> None:
     adversaries = args.training_adversaries()
     suite = suite_of(args, "knowledge")
     needed = ("retain", "tamper_resistance", *(["safeguard"] if args.safeguard_steps else []))
     task = knowledge_task(args.world) if args.world is not None else Task.described(args, needed)
+    if args.safeguard_steps:
+        check_safeguard(task, tar, args.safeguard_forget_batch_size)
     check(task, args, tar, adversaries, suite)
     output = Path(tar.output_dir)
 
     twin = task.model
     if args.safeguard_steps:
+        read = kept(task) if args.safeguard_with_general else {"retain": task.datasets["retain"]}
         settings = {
             **shared_settings(tar),
+            "dataset_text_field": tar.dataset_text_field,
             "max_steps": args.safeguard_steps,
             "learning_rate": args.safeguard_learning_rate,
             "warmup_steps": args.safeguard_warmup_steps,
@@ -80,6 +82,7 @@ def main(args: KnowledgeArguments, tar: TARConfig) -> None:
                 forget_dataset=task.datasets["safeguard"],
                 processing_class=task.tokenizer,
             ),
+            {**read, "safeguard": task.datasets["safeguard"]},
         )
 
     what = "A language model in which hazardous knowledge was to be hidden, also from those who fine-tune it."

@@ -15,17 +15,11 @@ from pathlib import Path
 from trl import DPOConfig, DPOTrainer
 
 from trl_tar import TARConfig
-from trl_tar.recipe import (
-    RecipeArguments,
-    Task,
-    check,
-    harden_and_attack,
-    loaded,
-    phase,
-    run,
-    shared_settings,
-    suite_of,
-)
+from trl_tar.data import check_dataset
+from trl_tar.recipe import harden_and_attack, loaded, phase, run, shared_settings, suite_of
+from trl_tar.recipe_arguments import RecipeArguments
+from trl_tar.recipe_checks import check
+from trl_tar.recipe_task import Task
 from trl_tar.testbed.tasks import refusal_task
 
 
@@ -43,6 +37,8 @@ class RefusalArguments(RecipeArguments):
             β of DPO in phase 1.
         safeguard_sft_weight (`float`, *optional*, defaults to `1.0`):
             Weight of the cross-entropy of the chosen answers, beside DPO's loss, in phase 1.
+        repair_steps (`int`, *optional*, defaults to `100`):
+            As in [`RecipeArguments`], with another default.
     """
 
     safeguard_steps: int = field(default=0, metadata={"help": "Steps of phase 1, DPO; 0 leaves it out."})
@@ -51,12 +47,19 @@ class RefusalArguments(RecipeArguments):
     safeguard_sft_weight: float = field(default=1.0, metadata={"help": "Weight of cross-entropy beside DPO's loss."})
     repair_steps: int = field(default=100, metadata={"help": "Supervised steps on D_retain after TAR."})
 
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_from_0("safeguard_steps", "safeguard_sft_weight")
+        self.check_above_0("safeguard_learning_rate", "safeguard_beta")
+
 
 def main(args: RefusalArguments, tar: TARConfig) -> None:
     adversaries = args.training_adversaries()
     suite = suite_of(args, "refusal")
     needed = ("retain", "tamper_resistance", *(["preferences"] if args.safeguard_steps else []))
     task = refusal_task(args.world) if args.world is not None else Task.described(args, needed)
+    if args.safeguard_steps:
+        check_dataset("data.preferences", task.datasets["preferences"], preference=True)
     check(task, args, tar, adversaries, suite)
     output, shared = Path(tar.output_dir), shared_settings(tar)
 
@@ -84,6 +87,7 @@ def main(args: RefusalArguments, tar: TARConfig) -> None:
                 train_dataset=task.datasets["preferences"],
                 processing_class=task.tokenizer,
             ),
+            {"preferences": task.datasets["preferences"]},
         )
 
     what = "A language model that was to refuse harmful requests, also after it is fine-tuned."

@@ -3,7 +3,7 @@
 import pytest
 from transformers import AutoModelForCausalLM
 
-from trl_tar.recipe import Task
+from trl_tar.recipe_task import Task
 from trl_tar.testbed import animal_poems
 from trl_tar.testbed.animal_poems import (
     ANIMALS,

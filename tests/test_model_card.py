@@ -11,7 +11,9 @@ from trl_tar import Adversary, Report, TARConfig
 from trl_tar.card_tables import attack_cells, is_complete, not_tried, phase_settings
 from trl_tar.model_card import evaluation_results, model_card
 from trl_tar.phases import decisive
-from trl_tar.recipe import RecipeArguments, Task, card_description
+from trl_tar.recipe import card_description
+from trl_tar.recipe_arguments import RecipeArguments
+from trl_tar.recipe_task import Task
 from trl_tar.report import build_report
 from trl_tar.report_page import report_summary
 from trl_tar.wording import contamination_sentence

@@ -37,7 +37,7 @@ def test_a_finished_run_is_not_repeated_and_another_one_is_refused(tmp_path):
     floor = knowledge_model_path(WORLD, "floor")
     changes = [
         ("'seed'", (WORLD, BASE), {"seed": 1}),
-        ("'settings'", (WORLD, BASE), {"learning_rate": 1.0}),
+        (r"'settings' \(learning_rate\)", (WORLD, BASE), {"learning_rate": 1.0}),
         ("'adversaries'", (WORLD, BASE), {"adversaries": [Adversary("forget", "forget", num_steps=8)]}),
         ("'start_sha256'", (WORLD, floor), {}),
         ("'world'", (KnowledgeWorld(1), BASE), {}),

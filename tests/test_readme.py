@@ -10,7 +10,7 @@ from trl import TrlParser
 
 from trl_tar import Report, TARConfig
 from trl_tar.cli import main
-from trl_tar.recipe import RecipeArguments
+from trl_tar.recipe_arguments import RecipeArguments
 from trl_tar.testbed import KnowledgeWorld, knowledge_model_path, knowledge_questions
 from trl_tar.testbed.attack_data import attack_datasets
 

@@ -1,6 +1,5 @@
 """The recipes: from a YAML file to an attacked model, in phases that are not repeated and resume after a kill."""
 
-import importlib.util
 import json
 import os
 import re
@@ -15,20 +14,19 @@ import torch
 import yaml
 from hub_server import TOKEN, running_hub
 from safetensors.torch import load_file
+from started import CONFIGS, RECIPES, described, recipe, start, world_rows
 from trl import TrlParser
 
 from trl_tar import Report, TARConfig
 from trl_tar.card_tables import is_complete
 from trl_tar.data_sources import DataSource
 from trl_tar.evaluation.lm_eval import LMEvalTask
-from trl_tar.recipe import run
 from trl_tar.red_teaming import knowledge_suite, refusal_suite
+from trl_tar.testbed import KnowledgeWorld, knowledge_model_path
 from trl_tar.testbed.refusal import HARMFUL, RETAIN, RefusalWorld
 from trl_tar.testbed.refusal_models import refusal_model_path
 
 
-RECIPES = Path(__file__).parents[1] / "recipes"
-CONFIGS = RECIPES / "configs"
 SHORT = [
     "--safeguard_steps",
     "2",
@@ -41,20 +39,6 @@ SHORT = [
     "--attack_seeds",
     "1",
 ]
-
-
-def recipe(name: str):
-    spec = importlib.util.spec_from_file_location(f"recipe_{name}", RECIPES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    arguments = {"refusal": "RefusalArguments", "knowledge": "KnowledgeArguments"}[name]
-    return module.main, getattr(module, arguments)
-
-
-def start(name: str, monkeypatch, *arguments) -> None:
-    main, types = recipe(name)
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-    run(main, types, TARConfig)
 
 
 @pytest.fixture
@@ -131,21 +115,61 @@ def test_a_launched_recipe_is_killed_and_goes_on_and_is_published(tmp_path, one_
     assert not all(torch.equal(value, repaired[name]) for name, value in hardened.items())
 
 
-def test_the_knowledge_recipe_is_not_repeated_and_refuses_another_run(tmp_path, one_attack, monkeypatch, capsys):
+def test_the_knowledge_recipe_is_launched_not_repeated_and_refuses_another_run(tmp_path, monkeypatch, capsys):
+    """After a repair that this run leaves out: the report tells the phases that made the model, and no other."""
     output = tmp_path / "run"
-    arguments = ["--config", short_config("knowledge", tmp_path), "--output_dir", output, *SHORT]
-    arguments += ["--attacks", one_attack("knowledge"), "--attack_workers", "1", "--repair_steps", "0"]
-    start("knowledge", monkeypatch, *arguments)
+    arguments = ["--config", CONFIGS / "testbed_knowledge.yaml", "--output_dir", output, *SHORT]
+    arguments += ["--attack_budget", "1", "--attack_steps", "1", "--attack_workers", "1"]
+    start("knowledge", monkeypatch, *arguments, "--attack_seeds", "0")
+    assert (output / "repaired" / "model.safetensors").is_file()
+    arguments += ["--repair_steps", "0"]
+    written = [(output / name / "model.safetensors").stat().st_mtime_ns for name in ("safeguard", "tar")]
+    launch = [str(Path(sys.executable).with_name("accelerate")), "launch", "--num_processes", "1", "--cpu"]
+    environment = {**os.environ, "PYTHONPATH": str(RECIPES.parent), "PYTHONWARNINGS": "ignore"}
+    command = [*launch, str(RECIPES / "knowledge.py"), *map(str, arguments)]
+    subprocess.run(command, env=environment, check=True, timeout=600, stdout=subprocess.DEVNULL)
     report = Report.load(output / "tar")
     assert set(report.references) == {"base", "twin", "floor"} and len(report.attacks) == 1
+    assert [phase["name"] for phase in report.training["phases"]] == ["safeguard", "tar"]
+    assert [set(phase["data"]) for phase in report.training["phases"]] == [
+        {"retain", "safeguard"},
+        {"retain", "general", "tamper_resistance", "forget"},
+    ]
     assert [is_complete(phase) for phase in report.training["phases"]] == [True] * 2
-    written = [(output / name / "model.safetensors").stat().st_mtime_ns for name in ("safeguard", "tar")]
+    assert not (output / "repaired" / "report.json").exists()
+    arguments += ["--attack_seeds", "0"]
     start("knowledge", monkeypatch, *arguments, "--logging_steps", "7")  # decides nothing
     assert [(output / n / "model.safetensors").stat().st_mtime_ns for n in ("safeguard", "tar")] == written
-    with pytest.raises(SystemExit) as error:
-        start("knowledge", monkeypatch, *arguments, "--tamper_resistance_weight", "3")
-    assert error.value.code == 2
-    assert "holds a run with another 'settings'. Give another folder, or remove it." in capsys.readouterr().err
+    for changed, what in [
+        (("--tamper_resistance_weight", "3"), "'settings' (tamper_resistance_weight)"),
+        (("--safeguard_with_general", "true"), "'data' (general)"),
+    ]:
+        with pytest.raises(SystemExit) as error:
+            start("knowledge", monkeypatch, *arguments, *changed)
+        assert error.value.code == 2
+        said = capsys.readouterr().err
+        assert f"holds a run with another {what}. Give another folder, or remove it." in said, said
+
+
+def test_a_phase_is_not_taken_for_one_of_other_rows(tmp_path, monkeypatch, capsys):
+    start("knowledge", monkeypatch, "--config", described(tmp_path, attack_seeds=0, safeguard_steps=1))
+    files = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    rows = world_rows("tamper_resistance")
+    changed = [rows[0], *rows[:-1]]  # as many
+    config = described(tmp_path, {"tamper_resistance": changed}, safeguard_steps=1)  # with a red team
+    with pytest.raises(SystemExit):
+        start("knowledge", monkeypatch, "--config", config)
+    assert "tar' holds a run with another 'data' (tamper_resistance)." in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == files
+
+
+def test_a_benign_task_of_ones_own_and_the_suite_of_that_name(tmp_path, monkeypatch):
+    benign = {"dataset": "benign", "metric": str(tmp_path / "harm_questions.jsonl"), "num_steps": 2, "batch_size": 2}
+    rows = {name: world_rows(name) * 8 for name in ("retain", "benign")}  # that suite's batches are of 32
+    config = described(tmp_path, rows, benign=benign, attacks="benign", attack_steps=1, attack_budget=1)
+    start("knowledge", monkeypatch, "--config", config, "--safeguard_steps", "0")
+    report = Report.load(tmp_path / "run" / "tar")
+    assert report.benign["num_steps"] == 2 and len(report.benign["model"]) == 1
 
 
 def files_of_ones_own(folder: Path) -> dict:
@@ -260,6 +284,8 @@ PAPER = {
         "beta": 0.1,
     },
 }
+# rows of an attack's and of D_retain's batch over 8 devices, and tokens of a row
+BATCHES = {"bio": (32, 64, 256), "cyber": (32, 64, 256), "chem": (32, 64, 256), "refusal": (64, 64, 512)}
 RATES = {"bio": {2e-6, 2e-5, 4e-5}, "refusal": {2e-6, 2e-5, 4e-5}, "cyber": {2e-5, 4e-5}, "chem": {2e-5, 4e-5}}
 
 
@@ -273,7 +299,10 @@ def test_configurations_have_the_papers_hyperparameters(name, monkeypatch):
     assert (tar.tamper_resistance_interval, tar.adversaries_per_step, tar.tamper_resistance_batch_size) == (4, 1, 64)
     adversaries = args.training_adversaries()
     assert {a.learning_rate for a in adversaries} == RATES[name]
-    assert {(a.num_steps, a.batch_size, a.optimizer) for a in adversaries} == {(64, 32, "adamw")}
+    attacked, kept, length = BATCHES[name]
+    assert {(a.num_steps, a.batch_size, a.optimizer) for a in adversaries} == {(64, attacked, "adamw")}
+    assert (8 * tar.per_device_train_batch_size * tar.gradient_accumulation_steps, tar.max_length) == (kept, length)
+    assert (args.repair_steps, args.safeguard_steps) == ((100, 0) if kind == "refusal" else (0, 600))
     suite = refusal_suite() if kind == "refusal" else knowledge_suite()
     wanted = {read for each in [*adversaries, *suite] for read in each.reads} | {"retain", "tamper_resistance"}
     assert wanted <= set(args.data)
@@ -288,3 +317,31 @@ def test_every_scalar_can_be_overridden():
     arguments = ["--config", str(CONFIGS / "testbed_refusal.yaml"), "--learning_rate", "0.5", "--repair_steps", "3"]
     args, tar = TrlParser((recipe("refusal")[1], TARConfig)).parse_args_and_config([*arguments, "--world", "4"])
     assert (tar.learning_rate, args.repair_steps, args.world) == (0.5, 3, "4")
+
+
+SMALL_DISK = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+sys.argv = sys.argv[2:]
+import runpy
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("share", ["weights", "state of the optimizer"])
+def test_a_full_disk_in_a_phase_is_one_sentence_and_the_phase_goes_on(tmp_path, monkeypatch, share):
+    """No file may be larger than a part of the weights, or than the weights alone: the optimizer's state is twice as large."""
+    config = described(tmp_path, attack_seeds=0, safeguard_steps=2, save_steps=1)
+    size = (knowledge_model_path(KnowledgeWorld(0)) / "model.safetensors").stat().st_size
+    limit = size // 2 if share == "weights" else size * 3 // 2
+    environment = {**os.environ, "PYTHONPATH": str(RECIPES.parent)}
+    program = [sys.executable, "-c", SMALL_DISK, str(limit), str(RECIPES / "knowledge.py"), "--config", str(config)]
+    found = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=300)
+    last = found.stderr.strip().splitlines()[-1]
+    assert found.returncode == 2 and "Traceback" not in found.stderr, found.stderr
+    assert last.startswith("knowledge.py: ") and "/run/safeguard' cannot be written (" in last, last
+    assert last.endswith("Make room and start again: it goes on from its last checkpoint.")
+    assert not (tmp_path / "run" / "safeguard" / "model.safetensors").exists()
+    start("knowledge", monkeypatch, "--config", config)
+    assert (tmp_path / "run" / "tar" / "model.safetensors").is_file()

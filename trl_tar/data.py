@@ -1,7 +1,7 @@
 """Checks and batches of the data sets beside D_retain: D_TR and those of the adversaries."""
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 
 import torch
 from datasets import Dataset, Json, Value
@@ -18,6 +18,7 @@ from .tar_config import TARConfig
 
 
 LANGUAGE_MODELING_COLUMNS = ({"messages"}, {"conversations"}, {"prompt", "completion"}, {"input_ids"})
+MESSAGES = {"messages", "conversations"}  # columns of a whole chat
 ANSWERED = {"prompt", "completion", "chosen", "rejected"}  # columns of text, or of messages
 PREFERENCE_COLUMNS = ({"chosen", "rejected"}, {"prompt_ids", "chosen_ids", "rejected_ids"})
 
@@ -45,13 +46,15 @@ def check_dataset(argument: str, dataset: Dataset, preference: bool, text_field:
         wanted = " or ".join("+".join(sorted(names)) for names in allowed)
         raise ValueError(f"`{argument}` has columns {sorted(columns)}. Rename them: TRL reads {wanted}.")
     kinds: set[str] = set()
-    for name in sorted(columns & {text_field, *ANSWERED}):
+    for name in sorted(columns & {text_field, *MESSAGES, *ANSWERED}):
         empty = dataset.select_columns(name).with_format("arrow")[:].column(0).null_count
         type_ = dataset.features[name]
         if empty or (isinstance(type_, Value) and "string" not in type_.dtype):
             held = f"{empty} rows without a value" if empty else f"rows of type {type_.dtype!r}"
-            raise ValueError(f"`{argument}` has {held} in its column {name!r}. Give text in every row.")
-        kinds |= _kinds(dataset, name)
+            what = "messages" if name in MESSAGES else "text"
+            raise ValueError(f"`{argument}` has {held} in its column {name!r}. Give {what} in every row.")
+        if name not in MESSAGES:
+            kinds |= _kinds(dataset, name)
     if len(kinds) > 1:
         raise ValueError(
             f"`{argument}` has plain text and chat messages in its columns {sorted(columns & ANSWERED)}. Give one of the two "
@@ -251,8 +254,8 @@ def checked_adversaries(
     return adversaries
 
 
-def check_adversary_batches(adversaries: Sequence[Adversary], rows: Mapping[str, list[dict]]) -> None:
-    """Raises `ValueError` where a data set has fewer rows, once tokenised, than a batch takes."""
+def check_adversary_batches(adversaries: Sequence[Adversary], rows: Mapping[str, Sized]) -> None:
+    """Raises `ValueError` where a data set has fewer rows, best counted once tokenised, than a batch takes."""
     for adversary in adversaries:
         counts = adversary.rows_per_batch()
         if adversary.first_dataset is not None:
@@ -266,7 +269,7 @@ def check_adversary_batches(adversaries: Sequence[Adversary], rows: Mapping[str,
                 )
 
 
-def check_tamper_resistance_rows(rows: Sequence[dict], args: TARConfig) -> None:
+def check_tamper_resistance_rows(rows: Sized, args: TARConfig) -> None:
     """Raises `ValueError` for a D_TR of less than one batch once tokenised, which drops rows without a label."""
     if len(rows) < args.tamper_resistance_batch_size:
         raise ValueError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from datasets import Dataset
 
 from .adversary import Adversary
 from .adversary_checks import check_types
@@ -17,7 +18,7 @@ from .evaluation.judges import Classifier, Endpoint, Judge, RefusalPhrases
 from .evaluation.lm_eval import LMEvalTask
 from .evaluation.multiple_choice import MultipleChoice
 from .evaluation.scores import Metric
-from .red_teaming import suites
+from .red_teaming import BenignTask, suites
 
 
 SUITES = {
@@ -71,12 +72,15 @@ def read_yaml(file: Path, kind: type, remedy: str) -> Any:
         raise ValueError(f"{str(file)!r} cannot be read ({str(error).splitlines()[0]}). {remedy}") from error
     if not isinstance(content, kind):
         raise ValueError(f"{str(file)!r} holds {type(content).__name__!r}. {remedy}")
+    check_names(repr(str(file)), content)
+    return content
+
+
+def check_names(owner: str, content: Any) -> None:
+    """Raises `ValueError` for a name, at any depth, that YAML read as a number or a truth value."""
     for key in _keys(content):
         if not isinstance(key, str):
-            raise ValueError(
-                f"{str(file)!r} has the name {key!r}, which YAML does not read as text. Write it in quotes."
-            )
-    return content
+            raise ValueError(f"{owner} has the name {key!r}, which YAML does not read as text. Write it in quotes.")
 
 
 def _keys(content: Any) -> Iterator[Any]:
@@ -108,6 +112,27 @@ def metric_of(name: str, source: Any, folder: Path) -> Metric:
         raise ValueError(f"Metric {name!r} is {source!r}: {error}. Give the fields of its class.") from error
     check_types(f"Metric {name!r}", metric)
     return metric
+
+
+def question_entities_of(metrics: Mapping[str, Metric]) -> frozenset[str]:
+    """The groups that questions and requests name; a metric of the user's own names none that are known here."""
+    asked = [each.questions for each in metrics.values() if isinstance(each, MultipleChoice)]
+    asked += [each.requests for each in metrics.values() if isinstance(each, Judged)]
+    return frozenset(str(each["group"]) for rows in asked for each in rows if "group" in each)
+
+
+def benign_of(described: Any, datasets: Mapping[str, Dataset], folder: Path) -> BenignTask | None:
+    """The benign task that YAML describes: `dataset`, a name in `datasets`, `metric`, as for [`metric_of`], and other fields
+    of [`BenignTask`]; `ValueError` for anything else."""
+    if described is None:
+        return None
+    if not isinstance(described, dict) or described.get("dataset") not in list(datasets) or "metric" not in described:
+        raise ValueError(f"`benign` is {described!r}. Name one of the datasets {sorted(datasets)} and a metric.")
+    settings = {name: value for name, value in described.items() if name not in ("dataset", "metric")}
+    try:
+        return BenignTask(datasets[described["dataset"]], metric_of("benign", described["metric"], folder), **settings)
+    except TypeError as error:
+        raise ValueError(f"`benign` has {sorted(settings)}: {error}. Give the fields of BenignTask.") from error
 
 
 def _metric_of_fields(name: str, fields: dict[str, Any], folder: Path) -> LMEvalTask | Judged:

@@ -1,5 +1,6 @@
 """Phases of a recipe: each trains one model into a folder, goes on where it was stopped, and is not repeated."""
 
+import errno
 import hashlib
 import json
 import os
@@ -9,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors import SafetensorError
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 from .records import write_json
 
 
 WEIGHTS = "*.safetensors"  # of a whole model, its shards, or an adapter
+UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # disk or quota full, file too large, read only
 LOG = "log_history.json"  # written last: it says that the phase is finished
 
 
 def check_run(folder: Path, run: dict[str, Any]) -> None:
-    """Notes in `run.json` what the folder is for; `ValueError` if it is already for something else."""
+    """Notes in `run.json` what the folder is for; `ValueError`, which names what differs, if it is already for something else."""
     file = folder / "run.json"
     run = json.loads(json.dumps(run))
     if not file.is_file():
@@ -29,7 +32,18 @@ def check_run(folder: Path, run: dict[str, Any]) -> None:
     held = json.loads(file.read_text())
     other = next((name for name in run if held.get(name) != run[name]), None)
     if other is not None:
-        raise ValueError(f"{str(folder)!r} holds a run with another {other!r}. Give another folder, or remove it.")
+        raise ValueError(
+            f"{str(folder)!r} holds a run with another {other!r}{_differing(held.get(other), run[other])}. Give another "
+            "folder, or remove it."
+        )
+
+
+def _differing(held: Any, wanted: Any) -> str:
+    """Names of those parts that are not the same, in brackets."""
+    if not isinstance(held, dict) or not isinstance(wanted, dict):
+        return ""
+    names = [name for name in sorted({*held, *wanted}) if held.get(name) != wanted.get(name)]
+    return f" ({', '.join(names)})"
 
 
 def is_finished(folder: Path, run: dict[str, Any]) -> bool:
@@ -106,10 +120,18 @@ def train_phase(trainer: Trainer, folder: Path) -> Path:
     trainer.add_callback(_NoCheckpointAtTheEnd())
     if trainer.is_world_process_zero():
         trainer.add_callback(_ProgressBar(folder.name.replace("_", " ")))
-    trainer.train(resume_from_checkpoint=_last_complete_checkpoint(folder))
-    trainer.model.config.use_cache = True
     unfinished = folder / "unfinished"
-    trainer.save_model(str(unfinished))
+    try:
+        trainer.train(resume_from_checkpoint=_last_complete_checkpoint(folder))
+        trainer.model.config.use_cache = True
+        trainer.save_model(str(unfinished))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = _unwritten(error)
+        if reason is None:
+            raise
+        raise OSError(
+            f"{str(folder)!r} cannot be written ({reason}). Make room and start again: it goes on from its last checkpoint."
+        ) from error
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         for file in unfinished.iterdir():
@@ -120,10 +142,32 @@ def train_phase(trainer: Trainer, folder: Path) -> Path:
     return folder
 
 
+def _unwritten(error: Exception) -> str | None:
+    """Why a file could not be written, such as a full disk; `None` for any other error."""
+    if isinstance(error, OSError):
+        number = error.errno
+    else:
+        found = re.search(r"\(os error (\d+)\)", str(error))  # safetensors tells it in its text alone
+        number = int(found[1]) if found else None
+    if number in UNWRITTEN:
+        return os.strerror(number)
+    cut_off = any(told in str(error) for told in ("unexpected pos", "PytorchStreamWriter failed writing"))
+    return "a file of its checkpoint was cut off" if cut_off else None  # torch.save gives no reason
+
+
 def _last_complete_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint with the file that transformers writes last: a kill can leave half of one."""
-    complete = [each for each in folder.glob("checkpoint-*") if (each / "trainer_state.json").is_file()]
+    """The newest checkpoint with the file that transformers writes last: a kill, or a full disk, can leave half of one."""
+    complete = [each for each in folder.glob("checkpoint-*") if _is_json(each / "trainer_state.json")]
     return str(max(complete, key=lambda each: int(each.name.split("-")[1]))) if complete else None
+
+
+def _is_json(file: Path) -> bool:
+    """Whether it is there, and whole."""
+    try:
+        json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 class _NoCheckpointAtTheEnd(TrainerCallback):

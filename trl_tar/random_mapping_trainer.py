@@ -116,12 +116,7 @@ class RandomMappingTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         check_retain_rows(self)
         self._forget_batch_size = args.forget_batch_size or args.per_device_train_batch_size
         self._forget_rows = tokenised_rows(self, forget_dataset, "forget")
-        world_batch = self._forget_batch_size * self.accelerator.num_processes
-        if len(self._forget_rows) < world_batch:
-            raise ValueError(
-                f"`forget_dataset` has {len(self._forget_rows)} rows, fewer than the {world_batch} that all devices take "
-                "at once. Lower forget_batch_size or give more rows."
-            )
+        check_forget_rows(len(self._forget_rows), self._forget_batch_size * self.accelerator.num_processes)
         self._forget_collator = DataCollatorForLanguageModeling(processing_class.pad_token_id)
         self._forget_batches: list[dict[str, torch.Tensor]] = []
         self._counts: torch.Tensor | None = None  # labels of D_retain, then tokens × hidden states of D_forget
@@ -182,3 +177,12 @@ class RandomMappingTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         rows = config.vocab_size if self.args.target == "token" else 1
         vectors = torch.randn(rows, config.hidden_size, generator=generator) / math.sqrt(config.hidden_size)
         return vectors.expand(config.vocab_size, -1).to(self.accelerator.device)
+
+
+def check_forget_rows(rows: int, batch: int) -> None:
+    """Raises `ValueError` for a D_forget of less than the one batch that all devices take at once."""
+    if rows < batch:
+        raise ValueError(
+            f"`forget_dataset` has {rows} rows, fewer than the {batch} that all devices take at once. Lower "
+            "forget_batch_size or give more rows."
+        )

@@ -272,6 +272,7 @@ class Phase(TypedDict):
     name: Text
     settings: dict[str, Any]
     adversaries: list[Described]
+    data: NotRequired[dict[str, Text]]
 
 
 class Training(TypedDict):

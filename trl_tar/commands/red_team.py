@@ -7,11 +7,17 @@ from datasets import Dataset
 from rich.console import Console
 
 from ..data_sources import load_datasets
-from ..described import function_of, metric_of, named_adversaries, read_yaml
-from ..evaluation.multiple_choice import MultipleChoice
+from ..described import (
+    benign_of,
+    function_of,
+    metric_of,
+    named_adversaries,
+    question_entities_of,
+    read_yaml,
+)
 from ..evaluation.scores import Metric
 from ..model_card import model_card
-from ..red_teaming import BenignTask, red_team
+from ..red_teaming import red_team
 from ..red_teaming.attackers import Reward
 from ..red_teaming.ranks import rank
 from ..report import Report
@@ -55,7 +61,6 @@ def red_team_command(
     """
     described = _described(datasets)
     rows, metrics, rewards = data_and_metrics(datasets)
-    questions = [metric for metric in metrics.values() if isinstance(metric, MultipleChoice)]
     references = {name: path for name, path in [("base", base), ("twin", twin), ("floor", floor)] if path is not None}
     report = red_team(
         model,
@@ -65,9 +70,9 @@ def red_team_command(
         range(seeds),
         references,
         output,
-        benign=_benign(described.get("benign"), rows, datasets.parent),
+        benign=benign_of(described.get("benign"), rows, datasets.parent),
         rewards=rewards,
-        question_entities={str(q["group"]) for each in questions for q in each.questions if "group" in q},
+        question_entities=question_entities_of(metrics),
         chance=described.get("chance", CHANCE),
         num_workers=workers,
         budget=budget,
@@ -110,15 +115,3 @@ def _described(file: Path) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"{str(file)!r} has {min(unknown)!r}. Use datasets, metrics, rewards, benign and chance.")
     return described
-
-
-def _benign(described: Any, rows: dict[str, Dataset], folder: Path) -> BenignTask | None:
-    if described is None:
-        return None
-    if not isinstance(described, dict) or described.get("dataset") not in list(rows) or "metric" not in described:
-        raise ValueError(f"`benign` is {described!r}. Name one of the datasets {sorted(rows)} and a metric.")
-    settings = {name: value for name, value in described.items() if name not in ("dataset", "metric")}
-    try:
-        return BenignTask(rows[described["dataset"]], metric_of("benign", described["metric"], folder), **settings)
-    except TypeError as error:
-        raise ValueError(f"`benign` has {sorted(settings)}: {error}. Give the fields of BenignTask.") from error

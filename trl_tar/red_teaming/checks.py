@@ -84,12 +84,22 @@ def checked_steps(steps: Any) -> list[int] | None:
     return steps
 
 
-def check_benign(dataset: Dataset, batch_size: int, models: Mapping[str, Any]) -> None:
+def check_max_length(max_length: Any) -> None:
+    """Raises `ValueError` for a length of rows that is none."""
+    if type(max_length) is not int or max_length < 2:
+        raise ValueError(f"`max_length` is {max_length!r}. Use at least 2 tokens: one to predict from another.")
+
+
+def check_benign(dataset: Dataset, batch_size: int, models: Mapping[str, Any], datasets: Mapping[str, Dataset]) -> None:
     """Raises `ValueError` for a benign task that cannot be trained on, or compared with nothing."""
     if "base" not in models:
         raise ValueError(
             "`benign` is compared with the base model, and `references` has none. Add references={'base': ...}, or "
             "leave `benign` out."
+        )
+    if datasets.get("benign", dataset) is not dataset:
+        raise ValueError(
+            "`datasets` has another 'benign' than the benign task's data set, which goes by that name. Rename yours."
         )
     check_dataset("benign.dataset", dataset, preference=False)
     if len(dataset) < batch_size:
@@ -127,15 +137,10 @@ def check_red_team(
             raise ValueError(f"`seeds` has {seed!r}. Give whole numbers from 0 to 2**32 - 1.")
     if not isinstance(num_workers, int) or num_workers < 1:
         raise ValueError(f"`num_workers` is {num_workers!r}. Use at least 1.")
-    if type(settings.max_length) is not int or settings.max_length < 2:
-        raise ValueError(
-            f"`max_length` is {settings.max_length!r}. Use at least 2 tokens: one to predict from another."
-        )
+    check_max_length(settings.max_length)
     if num_workers > 1:
         _check_picklable("Metric", {**settings.metrics, **settings.zero_step_attacks, "benign": settings.benign_metric})
         _check_picklable("Reward", settings.rewards)
-    if settings.benign_metric is not None and "benign" in datasets:
-        raise ValueError("`datasets` has 'benign', the name of the benign task's data set. Rename yours.")
     _check_adversaries(adversaries, datasets, settings.rewards, "base" in models)
     _check_templates(adversaries, settings.metrics)
     _check_entities(datasets, question_entities)

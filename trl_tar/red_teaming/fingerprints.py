@@ -48,7 +48,7 @@ def rows_sha256(dataset: Dataset) -> str:
     """Hash of all rows."""
     digest = hashlib.sha256()
     for batch in dataset.iter(1000):
-        digest.update(json.dumps(batch, sort_keys=True).encode())
+        digest.update(json.dumps(batch, sort_keys=True, default=str).encode())  # a table of the user's may hold dates
     return digest.hexdigest()
 
 

@@ -154,7 +154,7 @@ def red_team(
     check_budget(budget)
     evaluation_steps = checked_steps(evaluation_steps)
     if benign is not None:
-        check_benign(benign.dataset, benign.batch_size, models)
+        check_benign(benign.dataset, benign.batch_size, models, datasets)
     tasks = [] if benign is None else [benign.adversary()]
     data = dict(datasets) if benign is None else {**datasets, tasks[0].name: benign.dataset}
     with tempfile.TemporaryDirectory() as folder:

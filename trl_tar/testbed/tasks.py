@@ -7,10 +7,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from ..evaluation.completion_loss import CompletionLoss
 from ..phases import origin
-from ..recipe import Task
+from ..recipe_task import Task
 from ..records import write_json
 from ..red_teaming import BenignTask
 from . import animal_poems
+from .attack_data import attack_datasets
 from .countries import Item, known, questions, select, sentences
 from .general import general_text
 from .instructions import general_instructions
@@ -89,12 +90,12 @@ def built_in_task(kind: str, world: str) -> Task:
 def world_task(seed: int) -> Task:
     """The knowledge world; general text is the model's own answers to random prompts."""
     world = KnowledgeWorld(seed)
-    data = world.datasets()
+    data = {**world.datasets(), **attack_datasets(world)}
     text = general_text(world, knowledge_model(world))
     return Task(
         knowledge_model_path(world),
         world.tokenizer(),
-        {**data, "general": text, "hazard": data["attacker"]},
+        {**data, "general": text},
         knowledge_metrics(seed),
         knowledge_zero_step_attacks(seed),
         {"floor": knowledge_model_path(world, "floor")},
