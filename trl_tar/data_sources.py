@@ -1,7 +1,6 @@
 """Data sets that a YAML file names: where each is, and how its columns become one of TRL's types."""
 
 import re
-import reprlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -14,6 +13,7 @@ from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
 from .adversary_checks import check_types, coerced
+from .row_checks import shortened
 
 
 READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
@@ -266,15 +266,9 @@ def _check_cells(
             found = odd(cell)
             if found is not None:
                 raise ValueError(
-                    f"Data set {role!r} has {_shortened(found[0])} in the column {column!r} of row {number} (the first is "
+                    f"Data set {role!r} has {shortened(found[0])} in the column {column!r} of row {number} (the first is "
                     f"row 0). Give {found[1]}, or leave the row out."
                 )
-
-
-def _shortened(value: Any) -> str:
-    shown = reprlib.Repr()
-    shown.maxstring = shown.maxother = 80
-    return shown.repr(value)
 
 
 def _turns(dialogue: str) -> list[dict[str, str]]:
