@@ -208,7 +208,10 @@ def check(
     Leaves `contamination.json` in the folder of the run, and says where red team and training have text in common."""
     tar.check()
     checked_adversaries(adversaries, task.datasets, tar)
-    check_dataset("data.tamper_resistance", task.datasets["tamper_resistance"], tar.tamper_resistance_loss == "dpo")
+    pairs = {"preferences"} | ({"tamper_resistance"} if tar.tamper_resistance_loss == "dpo" else set())
+    for name in TRAINED_ON:
+        if name in task.datasets:
+            check_dataset(f"data.{name}", task.datasets[name], name in pairs, tar.dataset_text_field)
     check_tokenizer(task.tokenizer, str(task.model))
     for name, dataset in task.datasets.items():
         check_prompts(f"data.{name}", dataset, task.tokenizer, tar.max_length)
