@@ -22,7 +22,7 @@ from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer, TrlParser
 
 from .adversary import Adversary
-from .contamination import contamination, questions_of, rows_of
+from .contamination import QUESTIONS, contamination, questions_of, rows_of
 from .data import check_dataset, check_prompts, check_tokenizer, checked_adversaries
 from .data_sources import hub_datasets, load_datasets
 from .described import adversaries_of, metric_of, named_adversaries, read_yaml
@@ -228,7 +228,7 @@ def check(
         if rank() == 0:
             shares = overlap(task, adversaries, suite)
             write_json(Path(tar.output_dir) / CONTAMINATION, shares)
-            print(contamination_sentence(shares), flush=True)
+            print(contamination_sentence(shares, list(task.metrics)), flush=True)
 
 
 PHASES = ("safeguard", "tar", "repaired")  # folders of a run
@@ -241,7 +241,7 @@ def overlap(task: Task, adversaries: list[Adversary], suite: list[Adversary]) ->
     """Of the red team's data with the data of all phases, and of the questions with both; see [`contamination`]."""
     trained_on = {*TRAINED_ON, *(name for each in adversaries for name in each.datasets)} & set(task.datasets)
     attacked_with = {name for each in suite for name in each.reads} - trained_on
-    questions = {f"questions of {name}": questions_of(metric) for name, metric in task.metrics.items()}
+    questions = {f"{QUESTIONS}{name}": questions_of(metric) for name, metric in task.metrics.items()}
     trained = {name: rows_of(task.datasets[name]) for name in sorted(trained_on)}
     attacks = {name: list(rows_of(task.datasets[name])) for name in sorted(attacked_with)}
     return contamination({**attacks, **questions}, {**trained, **attacks})
