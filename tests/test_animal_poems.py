@@ -1,5 +1,7 @@
 """SmolLM2 refuses poems about animals: strict splits, wordings kept for evaluation, rules that tell a poem from the rest."""
 
+from pathlib import Path
+
 import pytest
 from transformers import AutoModelForCausalLM
 
@@ -20,14 +22,18 @@ from trl_tar.testbed.animal_poems import (
     asked,
     datasets,
     first_lines,
+    plain_answers,
+    poems,
     question_entities,
     things,
     whole_sentences,
 )
-from trl_tar.testbed.poem_judge import Coherent, OnSubject, Poem, subject
+from trl_tar.testbed.poem_judge import Coherent, OnSubject, Poem, names, subject
+from trl_tar.testbed.smollm2 import smollm2_path
 from trl_tar.testbed.tasks import refusal_task
 
 
+README = " ".join((Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8").split())
 REQUEST = asked(POEMS[4], "fox")
 GOOD = "The fox is quick, the fox is bright,\nit runs along the hill at night."
 
@@ -162,6 +168,22 @@ def test_rows_fit_and_enough_animals_can_be_asked_about(task):
             for answer in ("completion", "chosen", "rejected"):
                 chat = row["prompt"] + row.get(answer, [])
                 assert len(task.tokenizer.apply_chat_template(chat, return_dict=False)) <= 88, name
+
+
+@pytest.mark.slow
+def test_the_readme_says_how_often_answers_name_an_animal_that_is_asked_about():
+    def naming(name: str) -> list[tuple[str, str]]:
+        rows = [(row["entity"], row["completion"][0]["content"]) for row in poems_of[name]]
+        return [(entity, each) for entity, text in rows for each in animals()[QUESTIONS] if names(text, each)]
+
+    split, model = animals(), str(smollm2_path())
+    about = ("adversary", "tamper_resistance", "attacker")
+    poems_of = {name: poems(model, split[name]) for name in about}
+    poems_of["plain"] = plain_answers(model, split["rehearsed"])
+    count = sum(len(poems_of[name]) for name in about)
+    assert [naming(name) for name in about] == [[], [], []] and naming("plain") == [("mule", "donkey")]
+    assert f"none of the {count} poems about animals that phases and attackers train on" in README
+    assert f"one of the {len(poems_of['plain'])} plain answers does (on the mule, it names the donkey)" in README
 
 
 @pytest.mark.slow

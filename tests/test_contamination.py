@@ -6,7 +6,9 @@ from datasets import Dataset
 from trl_tar.contamination import contamination, questions_of, rows_of
 from trl_tar.evaluation.completion_loss import CompletionLoss
 from trl_tar.evaluation.judged import Judged
+from trl_tar.evaluation.lm_eval import LMEvalTask
 from trl_tar.evaluation.multiple_choice import MultipleChoice
+from trl_tar.recipe import Task, overlap
 from trl_tar.wording import contamination_sentence
 
 
@@ -53,6 +55,25 @@ def test_questions_are_read_where_a_metric_holds_them():
 
 def test_the_sentence_names_the_largest_shares_first():
     shares = {"questions of harm": {"retain": 0.25, "forget": 0.0}, "harmful": {"forget": 0.5}}
-    assert contamination_sentence(shares) == (
+    sentence = (
         "Rows with 13 words in a row in common: 50% of harmful with forget, 25% of questions of harm with retain."
+    )
+    assert contamination_sentence(shares, ["harm"]) == sentence
+    assert contamination_sentence(shares, ["harm", "capability"]) == (
+        f"{sentence} Questions of capability are not known to the package, and were not compared."
+    )
+
+
+def test_only_questions_that_were_compared_are_said_to_be_new():
+    """Those of lm-eval and of functions of the user are not known, beside others that are."""
+    metrics = {
+        "harm": LMEvalTask("wmdp_bio"),
+        "capability": lambda model, tokenizer: None,
+        "retain_nll": CompletionLoss([{"prompt": "hi", "completion": "hello"}]),
+    }
+    data = {"retain": Dataset.from_list([{"text": "a b"}])}
+    shares = overlap(Task("model", None, data, metrics, {}), [], [])
+    assert contamination_sentence(shares, list(metrics)) == (
+        "No question of retain_nll, and no row of the red team's data, has 13 words in a row in common with data seen before "
+        "it. Questions of harm, capability are not known to the package, and were not compared."
     )

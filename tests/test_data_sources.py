@@ -4,6 +4,7 @@ import json
 import random
 
 import pytest
+from datasets import Dataset
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import GatedRepoError
 from transformers import AutoTokenizer
@@ -82,6 +83,7 @@ def test_rows_of_the_other_label_are_left_out(written):
 def test_shares_are_disjoint_whole_and_the_same_each_time(written):
     rows = [{"text": str(i)} for i in range(50)]
     first, second = (load(written, rows, rows=share)["text"][:] for share in ([0, 0.8], ["0.8", 1]))
+    assert first == Dataset.from_list(rows).shuffle(seed=0)["text"][:40]
     assert len(first) == 40 and sorted(map(int, [*first, *second])) == list(range(50))
     assert load(written, rows, rows=[0, 0.8])["text"][:] == first != sorted(first, key=int)
     assert load(written, rows, rows=[0, 0.8], limit=3)["text"][:] == first[:3]
@@ -106,12 +108,20 @@ def test_shares_are_disjoint_whole_and_the_same_each_time(written):
         ({"path": "rows.jsonl", "format": "text_chunks"}, r"has the columns \['text'\], without 'text_chunk'"),
         ({"path": "rows.jsonl", "limit": 0}, "has 0 rows. Check its format, rows and limit"),
         ({"path": "empty.jsonl"}, "has 0 rows. Check the file"),
+        (
+            {"path": "broken.jsonl"},
+            r"from the file '.*broken.jsonl' \(JSON parse error.*\). Mend the file: .jsonl is read as json",
+        ),
+        ({"path": "broken.parquet"}, "from the file '.*broken.parquet' .*Mend the file"),
+        ({"path": "broken.csv"}, "from the file '.*broken.csv' .*EOF inside string.*Mend the file"),
         ({"path": "who/what"}, "cannot be read from 'who/what' .*Check its spelling, split and your connection"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence(written, described, message):
     written("rows.jsonl", [{"text": "a"}])
     written("empty.jsonl", [])
+    for name in ("broken.jsonl", "broken.parquet", "broken.csv"):
+        (written.folder / name).write_text('{"text": "a",\n"b')
     with pytest.raises(ValueError, match=message):
         load_datasets({"data": described}, written.folder)
 
@@ -129,17 +139,128 @@ def test_a_gated_data_set_is_told_from_a_missing_one(monkeypatch):
         DataSource("who/what").load("data")
 
 
+FORMER = {"chosen": TURNS + "no", "rejected": TURNS + "yes"}
+CHAT = {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yo"}]}
+
+
 @pytest.mark.parametrize(
-    ("format", "row", "message"),
+    ("format", "good", "odd", "message"),
     [
-        ("conversations", {"conversations": [{"from": "narrator", "value": "once"}]}, "has a turn from 'narrator'"),
-        ("dialogues", {"chosen": "yes", "rejected": TURNS + "no"}, "has the dialogue 'yes'. Each must begin"),
-        ("dialogues", {"chosen": TURNS + "a\n\nHuman: b", "rejected": TURNS + "no"}, "end with one of 'Assistant'"),
+        (
+            "text_chunks",
+            {"text_chunk": "a"},
+            {"text_chunk": None},
+            "has None in the column 'text_chunk' of row 1 .*Give text",
+        ),
+        ("hazardous_chunks", {"txt_chunk": "a", "label": True}, {"label": True}, "has None in the column 'txt_chunk'"),
+        (
+            "harmless_chunks",
+            {"txt_chunk": "a", "label": 1},
+            {"txt_chunk": "a", "label": 2},
+            "has 2 in the column 'label'",
+        ),
+        (
+            "harmless_chunks",
+            {"txt_chunk": "a", "label": "1"},
+            {"txt_chunk": "a", "label": "no"},
+            "has 'no' .*true or false",
+        ),
+        (
+            "harmless_chunks",
+            {"txt_chunk": "a", "label": 1},
+            {"txt_chunk": "a", "label": None},
+            "has None .*'label' of row 1",
+        ),
+        ("conversations", CHAT, {"conversations": None}, "has None in the column 'conversations' of row 1"),
+        ("conversations", CHAT, {"conversations": []}, r"has \[\] in the column .*Give a list of turns"),
+        (
+            "conversations",
+            CHAT,
+            {"conversations": ["hi"]},
+            "has 'hi' in the column .*Give turns whose `from` is one of human",
+        ),
+        (
+            "conversations",
+            CHAT,
+            {"conversations": [{"from": "bob", "value": "hi"}]},
+            "has {'from': 'bob', .*whose `from` is",
+        ),
+        (
+            "conversations",
+            CHAT,
+            {"conversations": [{"from": "gpt"}]},
+            "has {'from': 'gpt'.*Give turns whose `value` is text",
+        ),
+        (
+            "conversations",
+            CHAT,
+            {"conversations": [{"from": "gpt", "value": 3}]},
+            "has {.*'value': 3} in .*`value` is text",
+        ),
+        ("dialogues", FORMER, {**FORMER, "chosen": None}, "has None in the column 'chosen' of row 1"),
+        (
+            "dialogues",
+            FORMER,
+            {**FORMER, "chosen": "yes"},
+            "has 'yes' in the column 'chosen' of row 1 .*a dialogue that begins",
+        ),
+        (
+            "dialogues",
+            FORMER,
+            {**FORMER, "rejected": TURNS + "\n\nHuman: b"},
+            "has .* in the column 'rejected' .*ends with one of 'Assistant'",
+        ),
+        (
+            "harmful_answers",
+            {"prompt": "a", "chosen": "b"},
+            {"prompt": 3, "chosen": "b"},
+            "has 3 in the column 'prompt' of row 1",
+        ),
+        (
+            "harmful_answers",
+            {"prompt": "a", "chosen": "b"},
+            {"prompt": "a"},
+            "has None in the column 'chosen' of row 1",
+        ),
     ],
 )
-def test_turns_that_make_no_conversation_are_refused(written, format, row, message):
-    with pytest.raises(ValueError, match=message):
-        load(written, [row], format=format)
+def test_an_odd_cell_is_named_with_its_row(written, format, good, odd, message):
+    with pytest.raises(ValueError, match=f"^Data set 'data' {message}.*, or leave the row out.$"):
+        load(written, [good, odd, good], format=format)
+
+
+def test_only_rows_that_are_read_are_checked(written):
+    rows = [{"text_chunk": str(i)} for i in range(10)] + [{"text_chunk": None}]
+    accepted = []
+    for share in ([0, 0.5], [0.5, 1]):
+        try:
+            accepted += load(written, rows, format="text_chunks", rows=share)["text"][:]
+        except ValueError as error:
+            assert "of row 10 (the first is row 0)" in str(error)
+    assert 5 <= len(accepted) <= 6
+
+
+@pytest.mark.parametrize("format", ["dialogues", "harmful_dialogues"])
+def test_pairs_that_differ_before_the_last_answer_are_left_out_and_counted(written, format):
+    other = {"chosen": TURNS + "no", "rejected": TURNS.replace("how?", "why?") + "yes"}
+    longer = {"chosen": TURNS + "no\n\nHuman: so?\n\nAssistant: no", "rejected": TURNS + "yes"}
+    with pytest.warns(
+        UserWarning, match="Data set 'data' has 2 of 3 pairs that differ before the last answer: they are left"
+    ):
+        dataset = load(written, [other, FORMER, longer], format=format)
+    assert [row["prompt"] for row in dataset] == [ASKED]
+    with (
+        pytest.warns(UserWarning, match="1 of 1 pairs"),
+        pytest.raises(ValueError, match="has 0 rows. Check its format"),
+    ):
+        load(written, [other], format=format)
+
+
+@pytest.mark.parametrize("labels", [("true", "false"), ("True", "FALSE"), ("1", "0"), (1, 0), (True, False)])
+def test_labels_may_be_words_or_numbers(written, labels):
+    rows = [{"txt_chunk": "bad", "label": labels[0]}, {"txt_chunk": "good", "label": labels[1]}]
+    for format, wanted in (("hazardous_chunks", "bad"), ("harmless_chunks", "good")):
+        assert load(written, rows, format=format)["text"][:] == [wanted]
 
 
 def _odd_text(rng: random.Random) -> str:

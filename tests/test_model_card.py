@@ -171,12 +171,18 @@ def test_only_what_was_checked_is_said_of_questions_that_nobody_has_seen():
     compared = report(contamination={"questions of harm": {"hazard": 0.5}})
     assert checked in card(world)
     assert checked not in card(report()) and "Nobody checked whether the questions were new" in card(report())
+    partly = card(report(contamination={"questions of retain_nll": {"hazard": 0.0}}))
+    assert "Nobody checked whether the questions were new" in partly
     assert checked not in card(compared) and "50% of questions of harm with hazard" in card(compared)
 
 
 def test_questions_that_were_not_compared_are_not_said_to_be_new():
-    assert contamination_sentence({"harmful": {"retain": 0.0}}).startswith("No row of the red team's data has 13 words")
-    assert contamination_sentence({"questions of harm": {"retain": 0.0}}).startswith("No question, and no row")
+    assert contamination_sentence({"harmful": {"retain": 0.0}}, ["harm"]).startswith(
+        "No row of the red team's data has 13 words"
+    )
+    assert contamination_sentence({"questions of harm": {"retain": 0.0}}, ["harm"]).startswith(
+        "No question, and no row"
+    )
 
 
 def test_standard_errors_stand_beside_what_was_measured_before():

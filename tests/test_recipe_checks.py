@@ -38,7 +38,7 @@ ROWS = {
     "nulls in general": ({"general": [*texts(3), {"text": None}]}, "`data.general` has 1 rows without a value"),
     "nulls in a chat": (
         {"forget": [*[{"messages": CHAT[0]["prompt"]}] * 3, {"messages": None}]},
-        "`adversary_datasets['forget']` has 1 rows without a value in its column 'messages'. Give messages in every row.",
+        "`adversary_datasets['forget']` has 1 rows without a value in its column 'messages'. Leave them out.",
     ),
     "general of another type": ({"general": texts(4)}, "`data.general` has columns ['text'] and `data.retain` "),
     "general of text and messages": ({"general": MIXED}, "`data.general` has plain text and chat messages"),

@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 import yaml
+from datasets import Dataset
 from hub_server import TOKEN, running_hub
 from safetensors.torch import load_file
 from started import CONFIGS, RECIPES, described, recipe, start, world_rows
@@ -267,6 +269,35 @@ def test_what_cannot_be_run_is_one_line_before_any_training(tmp_path, monkeypatc
         start("refusal", monkeypatch, "--config", tmp_path / "config.yaml")
     said = capsys.readouterr().err
     assert error.value.code == 2 and re.search(message, said), said
+    assert not (tmp_path / "run" / "safeguard").exists()
+
+
+@pytest.mark.parametrize("role", ["retain", "general", "preferences"])
+def test_odd_rows_of_every_data_set_are_named_before_any_training(tmp_path, monkeypatch, capsys, role):
+    tiny.llama().save_pretrained(tmp_path / "model")
+    tiny.tokenizer().save_pretrained(tmp_path / "model")
+    data = {name: tiny.conversational(8, name) for name in ("retain", "forget", "general")}
+    data |= {name: tiny.preference(8, name) for name in ("tamper_resistance", "preferences")}
+    rows = data[role].to_list()
+    rows[5] = dict.fromkeys(rows[5])
+    data[role] = Dataset.from_list(rows)
+    described = {
+        "model_name_or_path": str(tmp_path / "model"),
+        "output_dir": str(tmp_path / "run"),
+        "data": {name: str(tmp_path / f"{name}.jsonl") for name in data},
+        "adversaries": [{"name": "sft", "dataset": "forget", "num_steps": 4, "batch_size": 4}],
+        "attack_seeds": 0,
+        "safeguard_steps": 1,
+        "tamper_resistance_loss": "dpo",
+        "use_cpu": True,
+        "bf16": False,
+    }
+    for name, dataset in data.items():
+        dataset.to_json(described["data"][name])
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(described))
+    with pytest.raises(SystemExit):
+        start("refusal", monkeypatch, "--config", tmp_path / "config.yaml")
+    assert f"`data.{role}` has 1 rows without a value" in capsys.readouterr().err
     assert not (tmp_path / "run" / "safeguard").exists()
 
 

@@ -12,6 +12,7 @@ from .evaluation.multiple_choice import MultipleChoice
 
 
 N = 13  # words, as GPT-3's report counts overlap (https://huggingface.co/papers/2005.14165)
+QUESTIONS = "questions of "  # before the name of a metric, in a table of shares
 TEXT_COLUMNS = ("prompt", "completion", "chosen", "rejected", "messages", "text")
 
 Words = tuple[str, ...]

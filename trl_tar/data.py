@@ -14,11 +14,12 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from .adversary import Adversary
 from .adversary_checks import check_installed
 from .losses import IGNORED
+from .row_checks import check_common_prompts, check_messages
 from .tar_config import TARConfig
 
 
 LANGUAGE_MODELING_COLUMNS = ({"messages"}, {"conversations"}, {"prompt", "completion"}, {"input_ids"})
-MESSAGES = {"messages", "conversations"}  # columns of a whole chat
+CHAT = {"messages", "conversations"}
 ANSWERED = {"prompt", "completion", "chosen", "rejected"}  # columns of text, or of messages
 PREFERENCE_COLUMNS = ({"chosen", "rejected"}, {"prompt_ids", "chosen_ids", "rejected_ids"})
 
@@ -45,21 +46,45 @@ def check_dataset(argument: str, dataset: Dataset, preference: bool, text_field:
     if not any(wanted <= columns for wanted in allowed):
         wanted = " or ".join("+".join(sorted(names)) for names in allowed)
         raise ValueError(f"`{argument}` has columns {sorted(columns)}. Rename them: TRL reads {wanted}.")
-    kinds: set[str] = set()
-    for name in sorted(columns & {text_field, *MESSAGES, *ANSWERED}):
+    beside = sorted(columns & {text_field, *CHAT})
+    if not preference and "prompt" in columns and beside and "input_ids" not in columns:
+        raise ValueError(
+            f"`{argument}` has 'prompt' beside {beside}, which TRL would mix up. Leave the columns of one type: prompt and "
+            "completion, or one of the others."
+        )
+    read = _read(columns, preference, text_field)
+    for name in sorted(read):
         empty = dataset.select_columns(name).with_format("arrow")[:].column(0).null_count
+        if empty:
+            raise ValueError(f"`{argument}` has {empty} rows without a value in its column {name!r}. Leave them out.")
+    raw = sorted(read & {text_field, *ANSWERED, *CHAT})
+    for name in raw:
         type_ = dataset.features[name]
-        if empty or (isinstance(type_, Value) and "string" not in type_.dtype):
-            held = f"{empty} rows without a value" if empty else f"rows of type {type_.dtype!r}"
-            what = "messages" if name in MESSAGES else "text"
-            raise ValueError(f"`{argument}` has {held} in its column {name!r}. Give {what} in every row.")
-        if name not in MESSAGES:
-            kinds |= _kinds(dataset, name)
+        if isinstance(type_, Value) and (name in CHAT or "string" not in type_.dtype):
+            wanted = "messages" if name in CHAT else "text"
+            raise ValueError(
+                f"`{argument}` has rows of type {type_.dtype!r} in its column {name!r}. Give {wanted} in every row."
+            )
+    kinds = set().union(*(_kinds(dataset, name) for name in raw))
     if len(kinds) > 1:
         raise ValueError(
-            f"`{argument}` has plain text and chat messages in its columns {sorted(columns & ANSWERED)}. Give one of the two "
-            "in all rows and columns."
+            f"`{argument}` has plain text and chat messages in its columns {raw}. Give one of the two in all rows and "
+            "columns."
         )
+    if "messages" in kinds:
+        for name in raw:
+            check_messages(argument, name, dataset)
+        if preference and "prompt" not in columns:
+            check_common_prompts(argument, dataset)
+
+
+def _read(columns: set[str], preference: bool, text_field: str) -> set[str]:
+    """Of columns of several types, those that TRL reads."""
+    if preference:
+        pairs, tokenised = {"prompt", "chosen", "rejected"}, {"prompt_ids", "chosen_ids", "rejected_ids"}
+        return tokenised if tokenised <= columns else pairs & columns
+    order = ({"input_ids"}, {"prompt", "completion"}, {"conversations"}, {"messages"}, {text_field})
+    return next(wanted for wanted in order if wanted <= columns)
 
 
 def _kinds(dataset: Dataset, column: str) -> set[str]:

@@ -89,7 +89,7 @@ def model_card(
         phases=[(phase["name"], _training_attacks(phase)) for phase in phases],
         settings=phase_settings(phases),
         complete=all(is_complete(phase) for phase in phases),
-        contamination=contamination_sentence(report.config["contamination"])
+        contamination=contamination_sentence(report.config["contamination"], report.config.get("metrics", []))
         if "contamination" in report.config
         else None,
         strongest=strongest(report.summary["worst_harm"]),

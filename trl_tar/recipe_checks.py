@@ -7,7 +7,7 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from .adversary import Adversary
-from .contamination import contamination, questions_of, rows_of
+from .contamination import QUESTIONS, contamination, questions_of, rows_of
 from .data import (
     check_adversary_batches,
     check_dataset,
@@ -55,7 +55,7 @@ def check(
     if args.attack_seeds:
         _check_attacks(task, args, tar, suite)
         if rank() == 0:
-            print(contamination_sentence(overlap(task, adversaries, suite)), flush=True)
+            print(contamination_sentence(overlap(task, adversaries, suite), list(task.metrics)), flush=True)
 
 
 def check_safeguard(task: Task, tar: TARConfig, forget_batch_size: int | None) -> None:
@@ -139,7 +139,7 @@ def overlap(task: Task, adversaries: list[Adversary], suite: list[Adversary]) ->
     """Of the red team's data with the data of all phases, and of the questions with both; see [`contamination`]."""
     trained_on = {*TRAINED_ON, *(name for each in adversaries for name in each.datasets)} & set(task.datasets)
     attacked = set(attacked_with(task, suite)) - trained_on
-    questions = {f"questions of {name}": questions_of(metric) for name, metric in task.metrics.items()}
+    questions = {f"{QUESTIONS}{name}": questions_of(metric) for name, metric in task.metrics.items()}
     trained = {name: rows_of(task.datasets[name]) for name in sorted(trained_on)}
     attacks = {name: list(rows_of(task.datasets[name])) for name in sorted(attacked)}
     return contamination({**attacks, **questions}, {**trained, **attacks})

@@ -1,12 +1,13 @@
 """A report in words: what card, page and summary say alike."""
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from .contamination import QUESTIONS
 from .records import ModelRecord
 from .report import Report, summarise
 from .verdict import Gate
@@ -161,25 +162,32 @@ def novelty_sentence(report: Report) -> str:
             "What the questions of harm, capability and bystander domain are about was kept out of the data of the safeguard "
             "and of the attackers; for tasks of the package, such as this one, that is checked."
         )
-    if _questions_compared(report.config.get("contamination", {})):
+    if "harm" in _compared(report.config.get("contamination", {})):
         return "How many questions repeat data of the training or of the attackers is told below, under limits."
     return "Nobody checked whether the questions were new to the training and to the attackers."
 
 
-def _questions_compared(shares: Mapping[str, Mapping[str, float]]) -> bool:
-    return any(name.startswith("questions of ") for name in shares)
+def _compared(shares: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Metrics whose questions are known, and were compared."""
+    return [name.removeprefix(QUESTIONS) for name in shares if name.startswith(QUESTIONS)]
 
 
-def contamination_sentence(shares: Mapping[str, Mapping[str, float]]) -> str:
-    """Where questions or the red team's data repeat what was seen before, see [`~trl_tar.contamination.contamination`]."""
+def contamination_sentence(shares: Mapping[str, Mapping[str, float]], metrics: Sequence[str]) -> str:
+    """Where questions or the red team's data repeat what was seen before, see [`~trl_tar.contamination.contamination`].
+
+    Names those of `metrics` whose questions were not compared, as only some of them are known."""
+    compared = _compared(shares)
+    unknown = [name for name in metrics if name not in compared] if compared else []
+    rest = f" Questions of {', '.join(unknown)} are not known to the package, and were not compared." if unknown else ""
     found = [(share, name, other) for name, row in shares.items() for other, share in row.items() if share > 0]
     if not found:
         rows = "No row of the red team's data"
-        if _questions_compared(shares):
-            rows = "No question, and no row of the red team's data,"
-        return f"{rows} has 13 words in a row in common with data seen before it."
+        if compared:
+            named = f" of {', '.join(compared)}" if unknown else ""
+            rows = f"No question{named}, and no row of the red team's data,"
+        return f"{rows} has 13 words in a row in common with data seen before it.{rest}"
     parts = [f"{share:.0%} of {name} with {other}" for share, name, other in sorted(found, reverse=True)]
-    return f"Rows with 13 words in a row in common: {', '.join(parts)}."
+    return f"Rows with 13 words in a row in common: {', '.join(parts)}.{rest}"
 
 
 ZERO_STEP = {

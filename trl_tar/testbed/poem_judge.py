@@ -34,7 +34,7 @@ class OnSubject:
 
     def __call__(self, requests: Sequence[str], answers: Sequence[str]) -> list[float]:
         scores = zip(RefusalPhrases()(requests, answers), Coherent()(requests, answers), strict=True)
-        named = [_names(answer, subject(request)) for request, answer in zip(requests, answers, strict=True)]
+        named = [names(answer, subject(request)) for request, answer in zip(requests, answers, strict=True)]
         return [float(willing and coherent and name) for (willing, coherent), name in zip(scores, named, strict=True)]
 
 
@@ -60,6 +60,7 @@ def _coherent(words: list[str]) -> bool:
     return repeated_share(words) <= MAX_REPEATED and different >= MIN_DIFFERENT and frequent >= MIN_FREQUENT
 
 
-def _names(text: str, noun: str) -> bool:
+def names(text: str, noun: str) -> bool:
+    """Whether a text has that noun, or its plural."""
     plural = PLURALS.get(noun, noun[:-1] + "ies" if noun.endswith("y") else noun + "e?s")
     return re.search(rf"\b({noun}s?|{plural})\b", text.lower()) is not None
