@@ -2,6 +2,7 @@
 
 import copy
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -248,6 +249,7 @@ def run(recipe: Callable[..., Any], *types: type) -> None:
     """Runs the recipe with arguments from YAML (`--config`) and the command line.
 
     What is refused ends the program with one line and exit code 2."""
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of one library about another
     logging.set_verbosity_error()
     logging.disable_progress_bar()  # the phases have bars of their own
     disable_progress_bars()
