@@ -47,7 +47,15 @@ from .losses import (
     representation_loss,
     sequence_log_probs,
 )
-from .model_checks import check_8bit, check_adapters, check_bfloat16, check_launch, check_memory_modes, check_weights
+from .model_checks import (
+    MODEL_INIT_KWARGS,
+    check_8bit,
+    check_adapters,
+    check_bfloat16,
+    check_launch,
+    check_memory_modes,
+    check_weights,
+)
 from .offload import StateOnHost, host_like, to_host
 from .sharding import all_parts, inner_product, is_sharded, like, total_norm, whole
 from .simulation import (
@@ -154,7 +162,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         args.check()
         check_refused_arguments("TARTrainer", kwargs)
         if isinstance(model, str):
-            args.model_init_kwargs = {"dtype": "float32", **(args.model_init_kwargs or {})}
+            args.model_init_kwargs = {**MODEL_INIT_KWARGS, **(args.model_init_kwargs or {})}
         processing_class = tokenizer_of(model, processing_class, args.pad_token)
         self.adversaries = checked_adversaries(adversaries, adversary_datasets, args)
         pairs = args.tamper_resistance_loss == "dpo"
