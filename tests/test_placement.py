@@ -42,3 +42,11 @@ def test_a_model_given_as_a_path_is_not_split_over_devices(make_trainer, monkeyp
     path = str(tmp_path / "model")
     make_trainer(path) if start == "TAR" else random_mapping_trainer(path, tmp_path)
     assert [settings.get("device_map", "TRL's choice") for settings in given] == [None]
+
+
+def test_no_pass_is_made_before_the_model_is_on_its_device(make_trainer):
+    """With FSDP2 it is on the host until training begins, and batches are on the device."""
+    model, passes = tiny.gpt2(), []
+    model.register_forward_pre_hook(lambda *_: passes.append("pass"))
+    make_trainer(model, tamper_resistance_loss="dpo")
+    assert passes == []

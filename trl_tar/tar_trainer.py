@@ -216,9 +216,6 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
             self, tamper_resistance_dataset, "tamper-resistance"
         )
         check_tamper_resistance_rows(self._tamper_resistance_rows, args)
-        if pairs:
-            size = args.tamper_resistance_micro_batch_size or 8
-            self._batches.add_reference_to_rows(self.model, self._tamper_resistance_rows, size)
         self._g_retain: list[torch.Tensor] = []
         self._g_tr: list[torch.Tensor] = []
         self._attack_records: list[dict[str, float]] = []
@@ -375,6 +372,11 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
             self._reference = [
                 (p, like(value, p)) for p, (_, value) in zip(self._outer_parameters, self._reference, strict=True)
             ]
+        rows = self._tamper_resistance_rows
+        if self._tamper_resistance_objective == "dpo" and "reference_log_probs" not in rows[0]:
+            # here, as FSDP2 leaves the model on the host until now; of θ_G0, where a checkpoint was loaded too
+            with swapped_in(self.model, self._reference):
+                self._batches.add_reference_to_rows(self.model, rows, self.args.tamper_resistance_micro_batch_size or 8)
         return prepared
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
