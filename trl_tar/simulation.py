@@ -19,7 +19,7 @@ from .adversary import Adversary
 from .adversary_checks import RESTARTS
 from .averaged_weights import is_schedule_free
 from .gradients import Batch, LossFunction, consumed_gradient, mean_gradient, means
-from .offload import host_like
+from .offload import host_like, park
 from .sharding import is_sharded, local, reshard
 from .stochastic_rounding import in_bfloat16, step_in_float32
 
@@ -41,7 +41,8 @@ class Attacked:
         parameters (`list[nn.Parameter]`):
             What the adversary trains.
         snapshot (`list[tuple[torch.Tensor, torch.Tensor]]`):
-            Each parameter and buffer, and its value before the attack (of a sharded one, this device's part).
+            Each buffer and, unless the attack is through LoRA, each parameter, and its value before the attack (of a
+            sharded one, this device's part).
         seed (`int`):
             Of the attack.
         losses (`list[float]`):
@@ -79,11 +80,14 @@ def restored(
         seed (`int`):
             Of the adapter's initialisation, of dropout during the attack, and of rounding.
         room (`list[torch.Tensor]`, *optional*):
-            Memory for the snapshot, kept from attack to attack of the same model; filled where it is empty.
+            Memory for the snapshot, kept from attack to attack of the same model; filled where it is too short.
         offload (`bool`, *optional*, defaults to `False`):
             Keep the snapshot on the host.
     """
-    snapshot = _taken([*model.parameters(), *model.buffers()], [] if room is None else room, offload)
+    edited = list(model.buffers())
+    if adversary.lora_r is None:  # else the attack steps an adapter of its own, and no parameter of the model
+        edited.extend(model.parameters())
+    snapshot = _taken(edited, [] if room is None else room, offload)
     state = [(p, p.grad, p.requires_grad) for p in model.parameters()]
     mode = {module: module.training for module in model.modules()}
     devices = [next(model.parameters()).device] if next(model.parameters()).is_cuda else []
@@ -112,12 +116,12 @@ def _taken(
     tensors: list[torch.Tensor], room: list[torch.Tensor], offload: bool
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Each tensor with a copy of its value. Fresh memory for it would cost more than the copying."""
-    if not room:
-        room.extend(host_like(t) if offload else torch.empty_like(local(t)) for t in tensors)
+    room.extend(host_like(t) if offload else torch.empty_like(local(t)) for t in tensors[len(room) :])
+    taken = list(zip(tensors, room, strict=False))  # an attack through LoRA leaves the room of parameters to others
     with torch.no_grad():
-        for t, value in zip(tensors, room, strict=True):
-            value.copy_(local(t))
-    return list(zip(tensors, room, strict=True))
+        for t, value in taken:
+            park(t, value)
+    return taken
 
 
 @contextlib.contextmanager

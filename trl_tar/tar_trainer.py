@@ -56,7 +56,7 @@ from .model_checks import (
     check_memory_modes,
     check_weights,
 )
-from .offload import StateOnHost, host_like, to_host
+from .offload import StateOnHost, host_like, park, to_host
 from .sharding import all_parts, inner_product, is_sharded, like, total_norm, whole
 from .simulation import (
     AttackDiverged,
@@ -423,7 +423,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         if self.args.offload:
             if not self._gradient_room:
                 self._gradient_room = list(map(host_like, taken))
-            taken = [room.copy_(g) for room, g in zip(self._gradient_room, taken, strict=True)]
+            taken = [park(g, room) for g, room in zip(taken, self._gradient_room, strict=True)]
         for p in self._outer_parameters:
             p.grad = None
         return taken
