@@ -133,11 +133,28 @@ def test_attack_leaves_everything_bitwise_unchanged(make_model, adversary, raise
 def test_lora_attack_changes_the_output_and_no_base_weight():
     model = plain()
     batch = COLLATE(ROWS[:2])
-    start = next_token_logits(model, batch)
+    start, weights = next_token_logits(model, batch), tiny.weights(model)
+    base = list(model.parameters())
     with restored(model, LORA, seed=0) as attacked:
         for _ in attack_steps(attacked, LORA, batches(4), loss_function, 4):
-            assert all(torch.equal(tensor, value) for tensor, value in attacked.snapshot)
+            assert all(map(torch.equal, base, weights.values()))
             assert not torch.allclose(next_token_logits(attacked.model, batch), start)
+
+
+@pytest.mark.parametrize("make_model", [tiny.llama, peft_model])
+@pytest.mark.parametrize("attacks", [[FULL, LORA, FULL], [LORA, FULL, LORA]], ids=["full first", "LoRA first"])
+def test_a_lora_attack_keeps_no_copy_of_parameters(make_model, attacks):
+    model, room = prepared(make_model), []
+    before, buffers, parameters = everything(model), len(list(model.buffers())), len(list(model.parameters()))
+    for adversary in attacks:
+        with restored(model, adversary, 3, room) as attacked:
+            assert len(attacked.snapshot) == buffers + (parameters if adversary.lora_r is None else 0)
+            for tensor, _ in attacked.snapshot[:buffers]:  # as layers with running statistics do
+                tensor.zero_()
+            for _ in attack_steps(attacked, adversary, batches(4), loss_function, 4):
+                pass
+        assert_same(before, everything(model))
+    assert len(room) == buffers + parameters
 
 
 def test_lora_attack_leaves_no_wrapper_on_modules_that_the_adapter_does_not_have():

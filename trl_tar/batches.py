@@ -65,7 +65,12 @@ class Batches:
         if "reference_log_probs" in rows[0]:
             pairs = torch.tensor([row["reference_log_probs"] for row in rows], dtype=self.dtype)
             batch["reference_log_probs"] = pairs.T.flatten()  # (B, 2) → (2B,), the chosen ones first
-        return {name: value.to(self.accelerator.device) for name, value in batch.items()}
+        return {name: self._moved(value) for name, value in batch.items()}
+
+    def _moved(self, value: torch.Tensor) -> torch.Tensor:
+        """On the device, without waiting for what it was asked before: a GPU reads pinned memory by itself."""
+        device = self.accelerator.device
+        return (value.pin_memory() if device.type == "cuda" else value).to(device, non_blocking=True)
 
     def add_reference(self, model: nn.Module, batches: Iterable[Batch]) -> None:
         """Adds to batches of pairs the log-probabilities that the model gives them now."""

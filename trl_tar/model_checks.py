@@ -13,11 +13,21 @@ from .simulation import lora_config, restored
 from .tar_config import TARConfig
 
 
+# of a model that is given as a path; TRL would split it over all GPUs that the process sees
+MODEL_INIT_KWARGS = {"dtype": "float32", "device_map": None}
+
+
 def check_weights(model: PreTrainedModel | PeftModel, bfloat16: bool = False) -> None:
     """Raises `ValueError` for a model whose weights cannot be stepped and put back; in bfloat16, where that is not allowed."""
     if getattr(model, "is_quantized", False):
         raise ValueError(
             "The model is quantised, and its weights take no gradient. Load it without quantization_config."
+        )
+    places = sorted({str(place) for place in getattr(model, "hf_device_map", {}).values()})
+    if len(places) > 1:
+        raise ValueError(
+            f"The model was split over {', '.join(places)} by its device_map, and a process attacks on one device. Load it "
+            'with device_map={"": 0}, and start several processes with accelerate launch.'
         )
     missing = next((name for name, p in model.named_parameters() if p.is_meta), None)
     if missing is not None:

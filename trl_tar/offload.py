@@ -23,6 +23,21 @@ def is_on_host(tensor: torch.Tensor) -> bool:
     return getattr(tensor, "on_host", False)
 
 
+def park(tensor: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
+    """Copies a tensor's value into memory of [`host_like`], and gives that back.
+
+    Nothing waits for a GPU: what it is asked later, such as to fetch the value or to use the tensor's memory again, it does
+    after this copy. Who reads the room on the host calls [`wait_for_copies`] before."""
+    part = local(tensor.detach())
+    return room.copy_(part, non_blocking=part.is_cuda)
+
+
+def wait_for_copies() -> None:
+    """Until rooms on the host have their values."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
 def to_host(tensor: torch.Tensor) -> torch.Tensor:
     """A copy of a tensor's value on the host."""
     return host_like(tensor).copy_(local(tensor.detach()))
@@ -42,6 +57,7 @@ class StateOnHost:
         self.optimizer = optimizer
         self._rooms: dict[tuple[torch.Tensor, str], torch.Tensor] = {}
         one_by_one(optimizer, "step", self._fetched)
+        optimizer.register_state_dict_pre_hook(lambda optimizer: wait_for_copies())  # a checkpoint reads the rooms
 
     def park(self) -> None:
         """Moves the state to the host, for one that was loaded."""
@@ -65,4 +81,4 @@ class StateOnHost:
                 if room is None:
                     room = self._rooms[p, name] = host_like(value)
                 if room is not value:
-                    state[name] = room.copy_(value)
+                    state[name] = park(value, room)

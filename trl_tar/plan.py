@@ -152,8 +152,8 @@ def plan(config: PretrainedConfig, cost: Cost, mode: Mode, optim: str = "schedul
     during_attack = {"retain gradient": parameters // share}
     kept, hosted = ({}, {**waiting, **during_attack}) if mode.offload else (waiting, {})
     if share > 1:  # each process has the model and θ_G0 whole before FSDP2 shards them
-        hosted = {"weights, before the first step": sizes["snapshot"], "reference, before the first step": parameters}
-    weights = {"weights": sizes["snapshot"] // share}
+        hosted = {"weights, before the first step": sizes["weights"], "reference, before the first step": parameters}
+    weights = {"weights": sizes["weights"] // share}
     attack = {
         **({} if mode.offload else during_attack),
         "L_TR's gradient": sizes["L_TR's gradient"] // share,
@@ -220,7 +220,8 @@ def _state(config: str, config_class: type, mode: Mode, optim: str) -> tuple[Cou
             inner_state = sum(map(_bytes_of_8bit_state, inner))
         sizes = {
             "parameters": sum(p.nbytes for p in outer),
-            "snapshot": sum(t.nbytes for t in (*outer, *models.whole.buffers())),
+            "weights": sum(t.nbytes for t in (*outer, *models.whole.buffers())),
+            "snapshot": sum(t.nbytes for t in (*models.whole.buffers(), *(outer if mode.lora_r is None else []))),
             "L_TR's gradient": sum(p.numel() * at_least_float32(p).itemsize for p in outer),
             "outer optimizer": outer_state,
             "attack's optimizer": inner_state,

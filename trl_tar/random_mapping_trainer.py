@@ -25,7 +25,7 @@ from .data import (
 from .evidence_card import EvidenceCardMixin
 from .gradients import all_reduce
 from .losses import IGNORED, language_modeling_loss, random_mapping_loss
-from .model_checks import check_launch, check_weights
+from .model_checks import MODEL_INIT_KWARGS, check_launch, check_weights
 from .random_mapping_config import RandomMappingConfig
 from .tar_config import check_refused_arguments
 from .tar_trainer import TARTrainer
@@ -92,7 +92,7 @@ class RandomMappingTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         args.check()
         check_refused_arguments("RandomMappingTrainer", kwargs)
         if isinstance(model, str):
-            args.model_init_kwargs = {"dtype": "float32", **(args.model_init_kwargs or {})}
+            args.model_init_kwargs = {**MODEL_INIT_KWARGS, **(args.model_init_kwargs or {})}
         processing_class = tokenizer_of(model, processing_class, args.pad_token)
         formatted = kwargs.get("formatting_func") is not None
         check_train_and_eval_datasets(train_dataset, eval_dataset, args.dataset_text_field, formatted)

@@ -13,13 +13,13 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from torch.distributed import ProcessGroup
-from transformers import PreTrainedModel, Trainer, get_scheduler
+from transformers import PreTrainedModel, Trainer, get_scheduler, masking_utils
 
 from .adversary import Adversary
 from .adversary_checks import RESTARTS
 from .averaged_weights import is_schedule_free
 from .gradients import Batch, LossFunction, consumed_gradient, mean_gradient, means
-from .offload import host_like
+from .offload import host_like, park
 from .sharding import is_sharded, local, reshard
 from .stochastic_rounding import in_bfloat16, step_in_float32
 
@@ -41,7 +41,8 @@ class Attacked:
         parameters (`list[nn.Parameter]`):
             What the adversary trains.
         snapshot (`list[tuple[torch.Tensor, torch.Tensor]]`):
-            Each parameter and buffer, and its value before the attack (of a sharded one, this device's part).
+            Each buffer and, unless the attack is through LoRA, each parameter, and its value before the attack (of a
+            sharded one, this device's part).
         seed (`int`):
             Of the attack.
         losses (`list[float]`):
@@ -79,11 +80,14 @@ def restored(
         seed (`int`):
             Of the adapter's initialisation, of dropout during the attack, and of rounding.
         room (`list[torch.Tensor]`, *optional*):
-            Memory for the snapshot, kept from attack to attack of the same model; filled where it is empty.
+            Memory for the snapshot, kept from attack to attack of the same model; filled where it is too short.
         offload (`bool`, *optional*, defaults to `False`):
             Keep the snapshot on the host.
     """
-    snapshot = _taken([*model.parameters(), *model.buffers()], [] if room is None else room, offload)
+    edited = list(model.buffers())
+    if adversary.lora_r is None:  # else the attack steps an adapter of its own, and no parameter of the model
+        edited.extend(model.parameters())
+    snapshot = _taken(edited, [] if room is None else room, offload)
     state = [(p, p.grad, p.requires_grad) for p in model.parameters()]
     mode = {module: module.training for module in model.modules()}
     devices = [next(model.parameters()).device] if next(model.parameters()).is_cuda else []
@@ -112,12 +116,12 @@ def _taken(
     tensors: list[torch.Tensor], room: list[torch.Tensor], offload: bool
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Each tensor with a copy of its value. Fresh memory for it would cost more than the copying."""
-    if not room:
-        room.extend(host_like(t) if offload else torch.empty_like(local(t)) for t in tensors)
+    room.extend(host_like(t) if offload else torch.empty_like(local(t)) for t in tensors[len(room) :])
+    taken = list(zip(tensors, room, strict=False))  # an attack through LoRA leaves the room of parameters to others
     with torch.no_grad():
-        for t, value in zip(tensors, room, strict=True):
-            value.copy_(local(t))
-    return list(zip(tensors, room, strict=True))
+        for t, value in taken:
+            park(t, value)
+    return taken
 
 
 @contextlib.contextmanager
@@ -383,8 +387,23 @@ def create_optimizer(model: nn.Module, parameters: list[nn.Parameter], adversary
 
 
 def next_token_logits(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """Logits of shape `(B, T, V)`, in the precision of the model's output."""
-    return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+    """Logits of shape `(B, T, V)`, in the precision of the model's output; of padding, which is on the right, any numbers."""
+    with _padding_unread():
+        return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+
+
+@contextlib.contextmanager
+def _padding_unread() -> Iterator[None]:
+    """Keeps transformers from asking the device in each pass whether a row is padded, to leave the mask out where none is.
+
+    Nothing looks at padding on the right but the padding itself: causal attention may leave the mask out always."""
+    names = vars(masking_utils)
+    ask = names.get("fast_all")  # a version that has it not asks by another way
+    names["fast_all"] = lambda padding: True
+    try:
+        yield
+    finally:
+        names["fast_all"] = ask
 
 
 @contextlib.contextmanager

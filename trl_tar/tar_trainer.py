@@ -47,8 +47,16 @@ from .losses import (
     representation_loss,
     sequence_log_probs,
 )
-from .model_checks import check_8bit, check_adapters, check_bfloat16, check_launch, check_memory_modes, check_weights
-from .offload import StateOnHost, host_like, to_host
+from .model_checks import (
+    MODEL_INIT_KWARGS,
+    check_8bit,
+    check_adapters,
+    check_bfloat16,
+    check_launch,
+    check_memory_modes,
+    check_weights,
+)
+from .offload import StateOnHost, host_like, park, to_host
 from .sharding import all_parts, inner_product, is_sharded, like, total_norm, whole
 from .simulation import (
     AttackDiverged,
@@ -154,7 +162,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         args.check()
         check_refused_arguments("TARTrainer", kwargs)
         if isinstance(model, str):
-            args.model_init_kwargs = {"dtype": "float32", **(args.model_init_kwargs or {})}
+            args.model_init_kwargs = {**MODEL_INIT_KWARGS, **(args.model_init_kwargs or {})}
         processing_class = tokenizer_of(model, processing_class, args.pad_token)
         self.adversaries = checked_adversaries(adversaries, adversary_datasets, args)
         pairs = args.tamper_resistance_loss == "dpo"
@@ -208,9 +216,6 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
             self, tamper_resistance_dataset, "tamper-resistance"
         )
         check_tamper_resistance_rows(self._tamper_resistance_rows, args)
-        if pairs:
-            size = args.tamper_resistance_micro_batch_size or 8
-            self._batches.add_reference_to_rows(self.model, self._tamper_resistance_rows, size)
         self._g_retain: list[torch.Tensor] = []
         self._g_tr: list[torch.Tensor] = []
         self._attack_records: list[dict[str, float]] = []
@@ -367,6 +372,11 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
             self._reference = [
                 (p, like(value, p)) for p, (_, value) in zip(self._outer_parameters, self._reference, strict=True)
             ]
+        rows = self._tamper_resistance_rows
+        if self._tamper_resistance_objective == "dpo" and "reference_log_probs" not in rows[0]:
+            # here, as FSDP2 leaves the model on the host until now; of θ_G0, where a checkpoint was loaded too
+            with swapped_in(self.model, self._reference):
+                self._batches.add_reference_to_rows(self.model, rows, self.args.tamper_resistance_micro_batch_size or 8)
         return prepared
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
@@ -413,7 +423,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         if self.args.offload:
             if not self._gradient_room:
                 self._gradient_room = list(map(host_like, taken))
-            taken = [room.copy_(g) for room, g in zip(self._gradient_room, taken, strict=True)]
+            taken = [park(g, room) for g, room in zip(taken, self._gradient_room, strict=True)]
         for p in self._outer_parameters:
             p.grad = None
         return taken
