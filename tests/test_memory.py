@@ -10,7 +10,6 @@ from trl_tar import Adversary, adversary_checks, losses, tar_trainer
 from trl_tar import ledger as ledger_module
 from trl_tar.bench import Cost, load_model, trainer_for
 from trl_tar.ledger import Ledger, measure_memory
-from trl_tar.losses import max_entropy_loss
 from trl_tar.offload import StateOnHost
 
 
@@ -31,9 +30,10 @@ def test_outer_steps_equal_the_reference_in_every_mode(make_trainer, loss, adver
 
 
 @pytest.mark.parametrize("adversary", [FULL, LORA], ids=lambda a: a.name)
-def test_entropy_in_chunks_equals_the_reference(make_trainer, monkeypatch, adversary):
+@pytest.mark.parametrize("loss", ["entropy", "dpo", "negative_cross_entropy", "inverse_cross_entropy"])
+def test_outer_steps_with_losses_in_chunks_equal_the_reference(make_trainer, monkeypatch, loss, adversary):
     monkeypatch.setattr(losses, "CHUNK", 64)
-    assert max(compare(make_trainer, [adversary])) < EXACT
+    assert max(compare(make_trainer, [adversary], tamper_resistance_loss=loss)) < EXACT
 
 
 @pytest.mark.parametrize("scheduler", ["constant", "cosine"])
@@ -168,25 +168,6 @@ def test_nothing_waits_for_the_device_between_two_judgements(make_trainer, monke
     adversary = Adversary("a", "forget", **{**tiny.ATTACK, "num_steps": 8})
     make_trainer(adversaries=[adversary], max_steps=1, tamper_resistance_interval=4, **MODES.get(mode, {})).train()
     assert counted == [["tolist"]] * 2  # of four losses, where a judgement begins
-
-
-def test_entropy_in_chunks_makes_no_second_tensor_of_the_logits_size(monkeypatch):
-    monkeypatch.setattr(losses, "CHUNK", 2**14)
-    logits = torch.randn(4, 33, 1000, dtype=torch.float64, requires_grad=True)
-    labels = torch.randint(0, 1000, (4, 33))
-    labels[:, :7] = -100
-    with Ledger([logits, labels]) as ledger:
-        total, count = max_entropy_loss(logits, labels)
-        assert ledger.peak - ledger.live < logits.nbytes / 8
-        forward = ledger.peak
-        (found,) = torch.autograd.grad(total, logits)
-    assert forward < 1.3 * logits.nbytes  # logits and chunks
-    assert ledger.peak < 2.5 * logits.nbytes  # and their gradient
-    monkeypatch.undo()
-    expected, expected_count = max_entropy_loss(logits, labels)
-    assert count == expected_count == 4 * 26
-    assert torch.allclose(total, expected, rtol=1e-12)
-    assert torch.allclose(found, torch.autograd.grad(expected, logits)[0], rtol=1e-9, atol=1e-12)
 
 
 EIGHT_BIT = Adversary("a", "forget", optimizer="adamw_8bit", **tiny.ATTACK)
