@@ -66,6 +66,7 @@ CASES = {
     },
     "float32": {"adversaries": [Adversary("full", "forget", **{**ATTACK, **SGD})]},
     "float32-lora": {"adversaries": [Adversary("lora", "forget", lora_r=2, **{**ATTACK, **SGD})]},
+    "float32-autocast": {"adversaries": [Adversary("full", "forget", **ATTACK)], "bf16": True},
 }
 ROUNDED = {  # weights in bfloat16: not those of one process, which adds up in another order, and the same on all
     "bfloat16": {"adversaries": [Adversary("full", "forget", **ATTACK)], "bf16": True},

@@ -22,7 +22,7 @@ def launch(processes: int, worker: str, *arguments: str) -> subprocess.Completed
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
 

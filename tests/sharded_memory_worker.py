@@ -13,8 +13,6 @@ import datasets
 import sharded_worker
 import tiny
 import torch
-from accelerate.state import AcceleratorState
-from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import AutoModelForCausalLM, LlamaConfig, TrainerCallback
 
 from trl_tar.bench import Cost, trainer_for
@@ -64,10 +62,8 @@ def train(config: LlamaConfig, cost: Cost, folder: Path, settings: dict) -> None
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     rows = {"per_device_train_batch_size": cost.batch_size // int(os.environ["WORLD_SIZE"])}
     trainer = trainer_for(model, tiny.tokenizer(), cost, STEPS, folder, **FSDP, **rows, **settings)
-    if settings.get("bf16"):  # what accelerate sets where it takes FSDP for what it is
-        AcceleratorState().fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
-            param_dtype=torch.bfloat16, reduce_dtype=torch.bfloat16
-        )
+    if settings.get("bf16"):
+        sharded_worker.set_mixed_precision()
     trainer.add_callback(FromTheSecondStep())
     trainer.train()
 

@@ -14,7 +14,9 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from datasets import Dataset
+from peft import LoraConfig
 from safetensors.torch import save_file
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import TrainerCallback
 
 from trl_tar import Adversary, RandomMappingConfig, RandomMappingTrainer
@@ -44,6 +46,22 @@ CASES = {
     },
     "random-mapping": {},
     "schedule-free": {"adversaries": [Adversary("full", "forget", **ATTACK)], "optim": "schedule_free_adamw"},
+    "autocast": {"adversaries": [Adversary("full", "forget", **ATTACK)], "bf16": True},
+}
+ADAPTER = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+MORE_CASES = {
+    "peft": {"adversaries": [Adversary("full", "forget", **ATTACK)], "peft_config": ADAPTER},
+    "peft-lora": {"adversaries": [Adversary("lora", "forget", lora_r=2, **ATTACK)], "peft_config": ADAPTER},
+    "checkpointed": {"adversaries": [Adversary("full", "forget", **ATTACK)], "activation_checkpointing": True},
+    "checkpointed-lora": {
+        "adversaries": [Adversary("lora", "forget", lora_r=2, **ATTACK)],
+        "activation_checkpointing": True,
+    },
+    "averaged-attack": {"adversaries": [Adversary("a", "forget", optimizer="schedule_free_adamw", **ATTACK)]},
+    "diverged": {
+        "adversaries": [Adversary("full", "forget", **{**ATTACK, "optimizer": "sgd", "learning_rate": 1e300})]
+    },
+    "autocast-lora": {"adversaries": [Adversary("lora", "forget", lora_r=2, **ATTACK)], "bf16": True},
 }
 RETAIN = Dataset.from_list(tiny.tokenised_language(tiny.prompt_completion(24, "retain")))
 FSDP = {
@@ -84,16 +102,26 @@ def random_mapping_trainer(output: Path, world_size: int, **settings) -> RandomM
 
 
 def trainer_for(case: str, output: Path, world_size: int, **settings):
-    settings = {**CASES[case], **(FSDP if world_size > 1 else {}), **settings}
+    settings = {**CASES, **MORE_CASES}[case] | {**(FSDP if world_size > 1 else {}), **settings}
     if case == "random-mapping":
         return random_mapping_trainer(output / f"run-{case}", world_size, **settings)
     rows = 8 // settings.get("gradient_accumulation_steps", 1)
-    return tiny.make_trainer(
+    trainer = tiny.make_trainer(
         output / f"run-{case}",
-        tiny.gpt2(),
+        tiny.gpt2(dtype=torch.float32 if settings.get("bf16") else torch.float64),
         data={"retain": RETAIN},
         per_device_train_batch_size=rows // world_size,
         **settings,
+    )
+    if settings.get("bf16") and world_size > 1:
+        set_mixed_precision()
+    return trainer
+
+
+def set_mixed_precision() -> None:
+    """What accelerate sets where it takes FSDP for what it is."""
+    AcceleratorState().fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16, reduce_dtype=torch.bfloat16
     )
 
 
@@ -130,5 +158,6 @@ if __name__ == "__main__":
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size > 1:
         shard_on_cpu()
-    for case in sys.argv[3:]:
-        train(case, Path(sys.argv[1]), world_size, sys.argv[2])
+    for job in sys.argv[2:]:  # such as train:full
+        kind, _, case = job.partition(":")
+        train(case, Path(sys.argv[1]), world_size, kind)

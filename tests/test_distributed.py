@@ -22,6 +22,7 @@ def train_all(output):
         assert done.returncode == 0, done.stderr[-4000:]
 
 
+AUTOCAST = "float32-autocast"
 SEVERAL = [*((case, 2) for case in distributed_worker.CASES), ("groups", 4)]
 
 
@@ -33,13 +34,14 @@ def test_several_processes_equal_one(trained, case, processes):
     else:
         start = tiny.weights(tiny.gpt2(dtype=next(iter(one.values())).dtype))
     # an outer Adam divides the rounding of key biases, whose gradient is 0 (about 1e-18), by its ε of 1e-8
-    limit = 1e-6 if case.startswith("float32") else 1e-8 if case == "schedule-free" else 1e-10
-    assert tiny.displacement_error(several, one, start) < limit
+    limits = {"schedule-free": 1e-8, "float32": 1e-6, "float32-lora": 1e-6, AUTOCAST: 0.1}  # the last: eight bits
+    assert tiny.displacement_error(several, one, start) < limits.get(case, 1e-10)
 
 
 @pytest.mark.parametrize(("case", "processes"), SEVERAL)
 def test_several_processes_log_what_one_logs(trained, case, processes):
     one, several = (load_file(trained / f"{case}-{n}-log.safetensors") for n in (1, processes))
     assert one.keys() == several.keys()
+    tolerance = {"rel": 0.05, "abs": 0.05} if case == AUTOCAST else {"rel": 1e-5, "abs": 1e-9}
     for name, value in one.items():
-        assert several[name].item() == pytest.approx(value.item(), rel=1e-5, abs=1e-9), name
+        assert several[name].item() == pytest.approx(value.item(), **tolerance), name

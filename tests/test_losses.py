@@ -6,7 +6,8 @@ import pytest
 import tiny
 import torch
 
-from trl_tar import Adversary
+from trl_tar import Adversary, losses
+from trl_tar.ledger import Ledger
 from trl_tar.losses import (
     dpo_loss,
     inner_weight,
@@ -84,6 +85,51 @@ def test_dpo_by_hand():
     total, count = dpo_loss(log_probs, reference, beta=0.5)
     assert count == 2
     assert total.item() == pytest.approx(math.log(1 + math.exp(-1)) + math.log(2), rel=1e-12)
+
+
+def summed_log_probs(logits, labels):
+    """Rows weigh unequally, as they do in DPO."""
+    log_probs = sequence_log_probs(logits, labels)
+    return (log_probs * torch.arange(1, len(log_probs) + 1)).sum(), (labels[:, 1:] != -100).sum()
+
+
+OF_LOGITS = [language_modeling_loss, max_entropy_loss, inverse_cross_entropy_loss, summed_log_probs]
+
+
+def many_logits(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 33, 1000, dtype=dtype, generator=generator)
+    labels = torch.randint(0, 1000, (4, 33), generator=generator)
+    labels[:, :7] = labels[2, 20:] = -100
+    return logits.requires_grad_(), labels
+
+
+@pytest.mark.parametrize("loss", OF_LOGITS)
+def test_losses_in_chunks_are_those_of_all_logits_at_once(monkeypatch, loss):
+    logits, labels = many_logits(torch.float64)
+    expected, expected_count = loss(logits, labels)
+    (expected_gradient,) = torch.autograd.grad(expected, logits)
+    monkeypatch.setattr(losses, "CHUNK", 2**15)  # four positions at a time, and a rest
+    with torch.no_grad():
+        logits[:, -1] = logits[2, 25] = torch.nan  # they predict nothing, and must not matter
+    found, count = loss(logits, labels)
+    (gradient,) = torch.autograd.grad(found, logits)
+    assert count == expected_count
+    assert found.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert (gradient - expected_gradient).abs().max() < 1e-12 * expected_gradient.abs().max()
+
+
+@pytest.mark.parametrize("loss", OF_LOGITS)
+def test_losses_in_chunks_make_no_second_tensor_of_the_logits_size(monkeypatch, loss):
+    monkeypatch.setattr(losses, "CHUNK", 2**14)
+    logits, labels = many_logits(torch.float32)
+    with Ledger([logits, labels]) as ledger:
+        total, _ = loss(logits, labels)
+        forward, kept = ledger.peak, ledger.live
+        torch.autograd.grad(total, logits)
+    assert forward < 1.2 * logits.nbytes  # the logits, and chunks
+    assert kept < 1.05 * logits.nbytes
+    assert ledger.peak < 2.2 * logits.nbytes  # and the gradient
 
 
 @pytest.mark.parametrize(("squared", "expected"), [(False, 5 + 1), (True, 25 + 1)])

@@ -219,6 +219,18 @@ def test_with_a_peft_model_the_adapter_gets_the_gradient_of_the_merged_model(mak
     assert all(torch.equal(after[n], w) for n, w in untouched.items())
 
 
+@pytest.mark.parametrize(("objective", "data"), [("sft", "forget"), ("dpo", "pairs")])
+def test_micro_batches_have_rows_of_a_length_together(make_trainer, rows, objective, data):
+    def widths(**settings):
+        found = make_trainer()._batches.micro_batches(rows[data][:8], objective, **settings)
+        return [batch["input_ids"].shape[1] for batch in found], sum(int(b["attention_mask"].sum()) for b in found)
+
+    each, tokens = widths(micro_batch_size=1)
+    two, tokens_of_two = widths(micro_batch_size=2)
+    assert two == sorted(each)[1::2] and each == sorted(each)
+    assert tokens == tokens_of_two == widths(micro_batch_size=None)[1]
+
+
 def test_accumulated_micro_batches_equal_one_batch(make_trainer):
     def final(**settings):
         trainer = make_trainer(adversaries=[FULL, LORA], **settings)

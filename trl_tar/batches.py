@@ -48,10 +48,12 @@ class Batches:
     def micro_batches(
         self, rows: list[dict], objective: str, micro_batch_size: int | None, sharded: bool = False
     ) -> list[Batch]:
-        """This device's share of the rows, padded and on the device.
+        """This device's share of the rows, padded and on the device; those of a length together where it is in parts.
 
         With `sharded`, every device gets as many as the first one, the last ones being fillers."""
         rank, devices = self.devices.rank, self.devices.size
+        if micro_batch_size is not None and micro_batch_size * devices < len(rows):  # the mean over them is the same
+            rows = sorted(rows, key=_length)
         shares = list(device_share(rows, rank, devices, micro_batch_size))
         longest = len(list(device_share(rows, 0, devices, micro_batch_size))) if sharded else 0
         filler = [rows[:1]] * (longest - len(shares))
@@ -87,3 +89,10 @@ class Batches:
             self.add_reference(model, [batch])
             for row, *pair in zip(some, *batch["reference_log_probs"].view(2, -1).tolist(), strict=True):
                 row["reference_log_probs"] = pair
+
+
+def _length(row: dict) -> int:
+    """Tokens of a row, or of the longer answer of a pair and its prompt."""
+    if "input_ids" in row:
+        return len(row["input_ids"])
+    return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))

@@ -5,14 +5,15 @@ can form the global mean: Σ sums / Σ counts.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 
 IGNORED = -100
-CHUNK = 2**24  # logits; more of them are not turned into probabilities all at once
+CHUNK = 2**24  # logits; more of them are never turned into losses all at once
 
 
 def language_modeling_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,8 +28,11 @@ def language_modeling_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: sum over next-token positions with a label, and their number.
     """
-    logits, targets = logits[:, :-1], labels[:, 1:]
-    total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    targets = labels[:, 1:]
+    if logits.numel() > CHUNK:
+        total = _in_chunks(_cross_entropy, logits, labels).sum()
+    else:
+        total = F.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
     return total, (targets != IGNORED).sum()
 
 
@@ -40,42 +44,9 @@ def max_entropy_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.
     """
     wanted = labels[:, 1:] != IGNORED
     if logits.numel() > CHUNK:
-        return _NegativeEntropy.apply(logits, F.pad(wanted, (0, 1))), wanted.sum()
+        return _in_chunks(_negative_entropy, logits, labels).sum(), wanted.sum()
     log_p = F.log_softmax(logits[:, :-1][wanted], dim=-1)  # (N, V)
     return (log_p.exp() * log_p).sum(), wanted.sum()
-
-
-class _NegativeEntropy(torch.autograd.Function):
-    """Σ p log p over the wanted positions, a few of them at a time: beside the logits and their gradient, no tensor of
-    their size."""
-
-    @staticmethod
-    def forward(ctx, logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(logits, wanted)
-        total = logits.new_zeros(())
-        for some, mask in _chunks(logits, wanted):
-            log_p = F.log_softmax(some, dim=-1)
-            total += (log_p.exp() * log_p).sum(-1).masked_fill(~mask, 0).sum()
-        return total
-
-    @staticmethod
-    def backward(ctx, of_total: torch.Tensor) -> tuple[torch.Tensor, None]:
-        logits, wanted = ctx.saved_tensors
-        gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
-        for (some, mask), (part, _) in zip(_chunks(logits, wanted), _chunks(gradient, wanted), strict=True):
-            log_p = F.log_softmax(some, dim=-1)
-            p = log_p.exp()
-            # ∂ Σ p log p / ∂ z_j = p_j (log p_j − Σ p log p)
-            part.copy_(log_p.sub_((p * log_p).sum(-1, keepdim=True)).mul_(p).mul_(of_total))
-            part.masked_fill_(~mask[:, None], 0)
-        return gradient, None
-
-
-def _chunks(logits: torch.Tensor, wanted: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Rows of positions with at most `CHUNK` / 8 logits together, and which of them are wanted."""
-    positions = max(1, CHUNK // 8 // logits.shape[-1])
-    for row, mask in zip(logits, wanted, strict=True):
-        yield from zip(row.split(positions), mask.split(positions), strict=True)
 
 
 def negative_cross_entropy_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -95,16 +66,75 @@ def inverse_cross_entropy_loss(logits: torch.Tensor, labels: torch.Tensor) -> tu
     as p_y → 1.
     """
     wanted = labels[:, 1:] != IGNORED
-    logits, targets = logits[:, :-1][wanted], labels[:, 1:][wanted]  # (N, V), (N,)
-    others = logits.scatter(1, targets[:, None], -torch.inf)
-    return (logits.logsumexp(-1) - others.logsumexp(-1)).sum(), wanted.sum()
+    if logits.numel() > CHUNK:
+        return _in_chunks(_inverse_cross_entropy, logits, labels).sum(), wanted.sum()
+    return _inverse_cross_entropy(logits[:, :-1][wanted], labels[:, 1:][wanted]).sum(), wanted.sum()
 
 
 def sequence_log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Summed log-probability of each row's labelled tokens, in nats, shape `(B,)`."""
+    if logits.numel() > CHUNK:
+        return -_in_chunks(_cross_entropy, logits, labels).sum(-1)
     targets = labels[:, 1:]
     token = -F.cross_entropy(logits[:, :-1].transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
     return token.sum(-1)
+
+
+def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """(N, V), (N,) → (N,), as the two below."""
+    return F.cross_entropy(logits, targets, reduction="none")
+
+
+def _negative_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    log_p = F.log_softmax(logits, dim=-1)
+    return (log_p.exp() * log_p).sum(-1)
+
+
+def _inverse_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    others = logits.scatter(1, targets[:, None], -torch.inf)
+    return logits.logsumexp(-1) - others.logsumexp(-1)
+
+
+OfTokens = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def _in_chunks(of_tokens: OfTokens, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """A loss of each position, shape `(B, T)`, 0 where no label is predicted: as at the last one."""
+    return _InChunks.apply(of_tokens, logits, F.pad(labels[:, 1:], (0, 1), value=IGNORED))
+
+
+class _InChunks(torch.autograd.Function):
+    """A few positions at a time, in the backward pass anew: beside the logits and their gradient, no tensor of their size."""
+
+    @staticmethod
+    def forward(ctx, of_tokens: OfTokens, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        ctx.of_tokens = of_tokens
+        ctx.save_for_backward(logits, targets)
+        found = [
+            of_tokens(some, target.clamp(min=0)).masked_fill(target == IGNORED, 0)
+            for some, target in _chunks(logits, targets)
+        ]
+        return torch.cat(found).view_as(targets)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, of_losses: torch.Tensor) -> tuple[None, torch.Tensor, None]:
+        logits, targets = ctx.saved_tensors
+        gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
+        for some, target, of_loss, part in _chunks(logits, targets, of_losses, gradient):
+            with torch.enable_grad():
+                some = some.detach().requires_grad_()
+                losses = ctx.of_tokens(some, target.clamp(min=0))
+            (of_some,) = torch.autograd.grad(losses, some, of_loss)
+            part.copy_(of_some.masked_fill_((target == IGNORED)[:, None], 0))
+        return None, gradient, None
+
+
+def _chunks(logits: torch.Tensor, *others: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Positions of one row that have at most `CHUNK` / 8 logits together, and what the others have there."""
+    positions = max(1, CHUNK // 8 // logits.shape[-1])
+    for rows in zip(logits, *others, strict=True):
+        yield from zip(*(row.split(positions) for row in rows), strict=True)
 
 
 def dpo_loss(
