@@ -1,22 +1,24 @@
-"""What an outer step costs beside its arithmetic: [`TARTrainer`] and the bare loop, step by step in turn."""
+"""An outer step of [`TARTrainer`] and the bare loop, step by step in turn: what is measured in `bench_record.py`."""
 
+import os
+import platform
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from copy import deepcopy
-from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from datasets import Dataset, disable_progress_bars
+from datasets import Dataset
+from peft import get_peft_model
+from safetensors import SafetensorError
 from scipy.stats import quantile_test
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -24,11 +26,13 @@ from transformers import (
     PrinterCallback,
     TrainerCallback,
 )
-from transformers.utils import logging
+from transformers.utils import CONFIG_NAME
 
 from .adversary import Adversary
-from .ledger import measure_memory
+from .configuration_checks import NONSENSE
+from .data import whole_model
 from .red_teaming.runner import environment
+from .simulation import lora_config, optimizer_class_and_arguments
 from .tar_config import TARConfig
 from .tar_trainer import TARTrainer
 from .testbed import KnowledgeWorld, knowledge_model_path
@@ -36,11 +40,6 @@ from .testbed.smollm2 import smollm2_path
 
 
 MODELS = {"world": lambda: knowledge_model_path(KnowledgeWorld(0)), "smollm2": smollm2_path}
-MODES: dict[str, dict[str, Any]] = {
-    "none": {},
-    "offload": {"offload": True},
-    "offload, optimizer in backward": {"offload": True, "optimizer_in_backward": True},
-}
 WARM_UP = 2  # steps that are not counted: memory, and the state of optimizers, is made there
 
 
@@ -78,51 +77,116 @@ class Cost:
         """Forward and backward passes of an outer step."""
         return self.adversaries * (self.num_steps + self.num_steps // self.interval) + 1
 
+    @property
+    def tokens(self) -> int:
+        """Of all forward and backward passes of an outer step."""
+        return self.passes * self.batch_size * self.length
+
+    @property
+    def adversary(self) -> Adversary:
+        """Each attack."""
+        return Adversary(
+            "bench",
+            "bench",
+            learning_rate=1e-6,
+            num_steps=self.num_steps,
+            batch_size=self.batch_size,
+            optimizer=self.optimizer,
+            lora_r=self.lora_r,
+        )
+
 
 class BareLoop:
     """An outer step with nothing around it: no trainer, no snapshot, no checks; the weights are not put back.
 
-    Its losses are written out, so that what ours cost more is counted too."""
+    Its losses are written out, so that what ours cost more is counted too. What is needed no more is freed at once.
 
-    def __init__(self, model: PreTrainedModel, cost: Cost):
-        self.model, self.cost = model, cost
-        self.outer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The model; a LoRA attack keeps its adapter from one outer step to the next.
+        cost ([`Cost`]):
+            Size of a step.
+        bf16 (`bool`, *optional*, defaults to `False`), activation_checkpointing (`bool`, *optional*, defaults to `False`):
+            As in [`TARConfig`].
+    """
+
+    def __init__(self, model: PreTrainedModel, cost: Cost, bf16: bool = False, activation_checkpointing: bool = False):
+        self.cost, self.autocast = cost, torch.autocast(model.device.type, torch.bfloat16, enabled=bf16)
+        self.whole = self.attacked = list(model.parameters())
+        self.model: Any = model.train()  # of peft, with an adapter
+        self.vocab_size = vocab_size(model)
+        if activation_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        if cost.lora_r is not None:
+            self.model = get_peft_model(model, lora_config(cost.adversary))
+            self.attacked = [p for p in self.model.parameters() if p.requires_grad]
+        self._freeze(False)
+        self.outer = torch.optim.AdamW(self.whole, lr=1e-5, fused=True)
         self.generator = torch.Generator().manual_seed(0)
 
     def step(self) -> None:
         """One forward pass of the reference, then the retain gradient, the attacks, and the step."""
-        cost, model = self.cost, self.model
-        ids = self._rows()
-        with torch.no_grad():
-            reference = model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
-        out = model(input_ids=ids, output_hidden_states=True, use_cache=False)
-        anchor = [(h - r).pow(2).sum(-1).mean() for h, r in zip(out.hidden_states, reference, strict=True)]
-        (next_token_loss(out.logits, ids) + torch.stack(anchor).mean()).backward()
-        outer = {p: p.grad for p in model.parameters()}
-        for _ in range(cost.adversaries):
+        outer = self._retain()
+        for _ in range(self.cost.adversaries):
             self._attack(outer)
         for p, gradient in outer.items():
             p.grad = gradient
         self.outer.step()
         self.outer.zero_grad()
 
+    def _retain(self) -> dict[nn.Parameter, torch.Tensor]:
+        ids = self._rows()
+        with self.model.disable_adapter() if self.cost.lora_r is not None else nullcontext():
+            with torch.no_grad(), self.autocast:
+                reference = self.model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
+            with self.autocast:
+                out = self.model(input_ids=ids, output_hidden_states=True, use_cache=False)
+                anchor = [(h - r).pow(2).sum(-1).mean() for h, r in zip(out.hidden_states, reference, strict=True)]
+                loss = next_token_loss(out.logits, ids) + torch.stack(anchor).mean()
+            loss.backward()
+        outer = {p: p.grad for p in self.whole if p.grad is not None}
+        for p in outer:
+            p.grad = None
+        return outer
+
     def _attack(self, outer: dict[nn.Parameter, torch.Tensor]) -> None:
         x_tr = self._rows()
-        inner = torch.optim.AdamW(self.model.parameters(), lr=1e-6, fused=True)
+        optimizer, arguments = optimizer_class_and_arguments(self.cost.adversary)
+        inner = optimizer(self.attacked, **arguments)
         for step in range(self.cost.num_steps):
             ids = self._rows()
-            inner.zero_grad()
-            next_token_loss(self.model(input_ids=ids, use_cache=False).logits, ids).backward()
+            self._freeze(True)
+            with self.autocast:
+                loss = next_token_loss(self.model(input_ids=ids, use_cache=False).logits, ids)
+            loss.backward()
+            self._freeze(False)
             inner.step()
+            inner.zero_grad()
             if (step + 1) % self.cost.interval == 0:
-                log_p = self.model(input_ids=x_tr, use_cache=False).logits[:, :-1].log_softmax(-1)
-                gradients = torch.autograd.grad((log_p.exp() * log_p).sum(-1).mean(), list(outer))
-                for total, gradient in zip(outer.values(), gradients, strict=True):
-                    total.add_(gradient)
+                self._judge(x_tr, outer)
+
+    def _judge(self, x_tr: torch.Tensor, outer: dict[nn.Parameter, torch.Tensor]) -> None:
+        with self.autocast:
+            log_p = self.model(input_ids=x_tr, use_cache=False).logits[:, :-1].log_softmax(-1)
+            loss = (log_p.exp() * log_p).sum(-1).mean()
+        gradients = torch.autograd.grad(loss, list(outer))
+        for total, gradient in zip(outer.values(), gradients, strict=True):
+            total.add_(gradient)
+
+    def _freeze(self, frozen: bool) -> None:
+        """What a LoRA attack does not train takes no gradient in its passes."""
+        if self.cost.lora_r is not None:
+            for p in self.whole:
+                p.requires_grad_(not frozen)
 
     def _rows(self) -> torch.Tensor:
         size = (self.cost.batch_size, self.cost.length)
-        return torch.randint(5, self.model.config.vocab_size, size, generator=self.generator).to(self.model.device)
+        return torch.randint(5, self.vocab_size, size, generator=self.generator).to(self.model.device)
+
+
+def vocab_size(model: PreTrainedModel) -> int:
+    """Tokens that it embeds, wherever its configuration has the number."""
+    return len(model.get_input_embeddings().weight)
 
 
 def next_token_loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -135,11 +199,14 @@ def trainer_for(
 ) -> TARTrainer:
     """A trainer whose outer step has the same arithmetic: rows of random tokens, all of one length.
 
-    `settings` are further ones of its [`TARConfig`]."""
+    `settings` are further ones of its [`TARConfig`]. `ValueError` for a LoRA attack of a rank that no matrix has."""
     generator = torch.Generator().manual_seed(1)
+    largest = max(min(p.shape) for p in model.parameters() if p.ndim == 2)
+    if cost.lora_r is not None and cost.lora_r > largest:
+        raise ValueError(f"lora_r is {cost.lora_r}, and no matrix of the model has a rank above {largest}. Lower it.")
 
     def rows(count: int) -> Dataset:
-        ids = torch.randint(5, model.config.vocab_size, (count, cost.length), generator=generator)
+        ids = torch.randint(5, vocab_size(model), (count, cost.length), generator=generator)
         return Dataset.from_dict({"input_ids": ids.tolist(), "labels": ids.tolist()})
 
     count = max(64, cost.batch_size * 4)
@@ -164,21 +231,12 @@ def trainer_for(
         disable_tqdm=True,
         **{**defaults, **settings},
     )
-    adversary = Adversary(
-        "bench",
-        "bench",
-        learning_rate=1e-6,
-        num_steps=cost.num_steps,
-        batch_size=cost.batch_size,
-        optimizer=cost.optimizer,
-        lora_r=cost.lora_r,
-    )
     trainer = TARTrainer(
         model,
         args,
         train_dataset=rows(count),
         tamper_resistance_dataset=rows(count),
-        adversaries=[adversary],
+        adversaries=[cost.adversary],
         adversary_datasets={"bench": rows(count)},
         processing_class=tokenizer,
     )
@@ -212,53 +270,55 @@ def _now() -> float:
     return time.process_time()
 
 
-def measure(model: str, cost: Cost, steps: int = 20) -> dict[str, Any]:
-    """Time of an outer step of the trainer as a multiple of the bare loop's, and both peaks of memory.
+def load_model(model: str, dtype: str = "float32") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer, on the GPU where there is one; `ValueError` where they cannot be loaded.
 
     Args:
         model (`str`):
-            `"world"` (0.2 M parameters), `"smollm2"`, a folder or a Hub id.
-        cost ([`Cost`]):
-            Size of a step.
-        steps (`int`, *optional*, defaults to `20`):
-            Pairs of steps that are counted.
-
-    Returns:
-        `dict`: `ratio` (median with its 95 % interval over pairs), `seconds` of both, `peak_memory` of both in bytes, each in
-        a process of its own, and their ratio, `state` (memory mode → kind → bytes per parameter on `device` and `host`, at
-        the last step of an attack), `num_parameters`, `passes`, `cost` and `environment`.
+            A name of `MODELS`, a folder or a Hub id; of what [`is_configuration`] the weights are random, and the tokenizer is
+            that of the world's model.
+        dtype (`str`, *optional*, defaults to `"float32"`):
+            Of the weights.
     """
-    torch.set_num_threads(1)
-    times = _times(model, cost, steps)
-    peaks = {name: _in_own_process(_peak, name, model, cost) for name in ("trainer", "bare_loop")}
-    return {
-        "model": model,
-        "num_parameters": load_model(model)[0].num_parameters(),
-        "cost": asdict(cost),
-        "passes": cost.passes,
-        "ratio": median_interval([trainer / bare for trainer, bare in times]),
-        "seconds": {
-            "trainer": statistics.median(trainer for trainer, _ in times),
-            "bare_loop": statistics.median(bare for _, bare in times),
-        },
-        "peak_memory": {**peaks, "ratio": peaks["trainer"] / peaks["bare_loop"]},
-        "state": {name: _in_own_process(_state, model, cost, settings) for name, settings in MODES.items()},
-        "environment": environment(),
-    }
-
-
-def load_model(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of a name of `MODELS`, a folder or a Hub id, in float32, on the GPU where there is one."""
     path = str(MODELS[model]()) if model in MODELS else model
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return AutoModelForCausalLM.from_pretrained(path, dtype="float32").to(device), AutoTokenizer.from_pretrained(path)
+    try:
+        if is_configuration(path):
+            torch.manual_seed(0)
+            with torch.device(device):
+                config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+                made = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), trust_remote_code=False)
+            return made, load_model("world")[1]
+        if whole_model(path) != path:
+            raise ValueError("it is an adapter")
+        loaded = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False).to(device)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (*NONSENSE, SafetensorError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{model!r} cannot be loaded ({reason.rstrip('.')}). Give a causal language model with its tokenizer, as a folder "
+            "or a Hub id, or a config.json."
+        ) from error
+    if tokenizer.pad_token is None:  # rows are of one length: nothing is padded
+        tokenizer.pad_token = tokenizer.eos_token
+    return loaded, tokenizer
 
 
-def _times(model: str, cost: Cost, steps: int) -> list[tuple[float, float]]:
-    loaded, tokenizer = load_model(model)
-    with tempfile.TemporaryDirectory() as folder:
-        times = time_in_turn(loaded, deepcopy(loaded), tokenizer, cost, steps + WARM_UP, Path(folder))
-    return times[WARM_UP:]
+def is_configuration(model: str) -> bool:
+    """Whether it is a `config.json`, or a folder that has one and no weights."""
+    path = Path(model)
+    if path.is_dir():
+        return (path / CONFIG_NAME).is_file() and not [*path.glob("*.safetensors"), *path.glob("*.bin")]
+    return path.is_file()
+
+
+def machine() -> dict[str, Any]:
+    """Versions and device, as in a report, and what times depend on beside them."""
+    processors = Path("/proc/cpuinfo")  # of Linux
+    lines = processors.read_text(encoding="utf-8").splitlines() if processors.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    cpu = {"cpu": named[0] if named else platform.machine(), "cores": os.cpu_count()}
+    return {**environment(), **cpu, "threads": torch.get_num_threads()}
 
 
 def time_in_turn(
@@ -268,52 +328,21 @@ def time_in_turn(
     cost: Cost,
     steps: int,
     folder: Path,
+    **settings: Any,
 ) -> list[tuple[float, float]]:
-    """Seconds of each outer step: of the trainer on `model`, and of the bare loop on `bare` right after it."""
-    alternating = _Alternating(BareLoop(bare, cost))
-    trainer = trainer_for(model, tokenizer, cost, steps, folder)
+    """Seconds of each outer step: of the trainer on `model`, and of the bare loop on `bare` right after it.
+
+    `settings` are further ones of [`TARConfig`]; those that are no matter of memory are the bare loop's too."""
+    trainer = trainer_for(model, tokenizer, cost, steps, folder, **settings)
+    alternating = _Alternating(BareLoop(bare, cost, **for_bare_loop(settings)))
     trainer.add_callback(alternating)
     trainer.train()
     return alternating.times
 
 
-def _in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
-
-
-def _peak(name: str, model: str, cost: Cost, steps: int = 2) -> int:
-    """Bytes: resident in this process at most, or allocated on the GPU at most."""
-    loaded, tokenizer = _quietly_loaded(model)
-    if name == "bare_loop":
-        bare = BareLoop(loaded, cost)
-        for _ in range(steps):
-            bare.step()
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            trainer_for(loaded, tokenizer, cost, steps, Path(folder)).train()
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    # not resource.getrusage: its peak of a new process begins with that of the process which started it
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
-
-
-def _state(model: str, cost: Cost, settings: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Kind → place → bytes per parameter."""
-    loaded, tokenizer = _quietly_loaded(model)
-    count = loaded.num_parameters()
-    with tempfile.TemporaryDirectory() as folder:
-        kinds, _ = measure_memory(trainer_for(loaded, tokenizer, cost, 2, Path(folder), **settings))
-    return {kind: {place: bytes / count for place, bytes in places.items()} for kind, places in kinds.items()}
-
-
-def _quietly_loaded(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """In a process of its own."""
-    torch.set_num_threads(1)
-    logging.disable_progress_bar()
-    disable_progress_bars()
-    return load_model(model)
+def for_bare_loop(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the settings that change the passes themselves."""
+    return {name: value for name, value in settings.items() if name in ("bf16", "activation_checkpointing")}
 
 
 def median_interval(values: Sequence[float]) -> dict[str, Any]:

@@ -66,9 +66,11 @@ def main(arguments: list[str] | None = None) -> int:
             sizes = ("batch_size", "length", "num_steps", "interval", "adversaries")
             plan_command(cost=Cost(**{name: args.pop(name) for name in sizes}), **args)
         elif command == "bench":
+            from .bench import Cost
             from .commands.bench import bench
 
-            bench(**args)
+            sizes = ("batch_size", "length", "num_steps", "interval", "adversaries", "lora_r", "optimizer")
+            bench(cost=Cost(**{name: args.pop(name) for name in sizes}), **args)
         elif command == "evidence-suites":
             from .commands.suites import evidence_suites
 
@@ -191,7 +193,10 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
 def _add_bench(commands: argparse._SubParsersAction) -> None:
     bench = commands.add_parser("bench", help="time and memory of an outer step, beside the bare loop's")
     bench.add_argument(
-        "model", nargs="?", default="world", help="world (0.2 M parameters), smollm2, a folder or a Hub id"
+        "model",
+        nargs="?",
+        default="world",
+        help="world (0.2 M parameters), smollm2, a folder or a Hub id; a config.json has random weights",
     )
     bench.add_argument("--steps", type=_at_least(1), default=20, help="pairs of steps that are counted")
     bench.add_argument("--batch-size", type=_at_least(1), default=4, help="rows of each batch")
@@ -200,12 +205,29 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     bench.add_argument("--interval", type=_at_least(1), default=4, help="attack steps from one judgement to the next")
     bench.add_argument("--adversaries", type=_at_least(1), default=1, help="attacks in each outer step")
     bench.add_argument("--lora-r", type=_at_least(1), help="rank of a LoRA adversary; all parameters by default")
+    bench.add_argument("--optimizer", choices=["adamw", "adamw_8bit"], default="adamw", help="of the attack")
+    bench.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the weights")
+    for name, what in {
+        "bf16": "bfloat16 autocast",
+        "offload": "keep on the host what an attack does not read",
+        "optimizer-in-backward": "step the attack during its backward passes",
+        "activation-checkpointing": "compute activations anew in the backward pass",
+    }.items():
+        bench.add_argument(f"--{name}", action="store_true", help=what)
+    bench.add_argument(
+        "--device-flops",
+        type=_positive,
+        help="FLOP/s of the device, for its utilisation; known of an A100, H100 and H200",
+    )
     bench.add_argument(
         "--growth",
         action="store_true",
         help="how time grows with K, interval, adversaries, length and parameters instead",
     )
     bench.add_argument("--output", type=Path, help="file for the numbers, as JSON")
+    bench.add_argument(
+        "--trace", type=Path, help="file for a Chrome trace of an outer step; packed if it ends with .gz"
+    )
 
 
 def _add_evidence(commands: argparse._SubParsersAction) -> None:

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from .bench import WARM_UP, Cost, load_model, time_in_turn
-from .red_teaming.runner import environment
+from .bench import WARM_UP, Cost, load_model, machine, time_in_turn
 
 
 AXES: dict[str, tuple[int, ...]] = {
@@ -24,7 +23,7 @@ AXES: dict[str, tuple[int, ...]] = {
 }
 
 
-def measure_growth(cost: Cost, steps: int) -> dict[str, Any]:
+def measure_growth(cost: Cost, steps: int, **settings: Any) -> dict[str, Any]:
     """Seconds of an outer step on the world's model along each axis, all else as in `cost`.
 
     Args:
@@ -32,10 +31,12 @@ def measure_growth(cost: Cost, steps: int) -> dict[str, Any]:
             Size of a step where nothing else is said.
         steps (`int`):
             Steps that are counted at each point, in turn with those of the bare loop.
+        settings:
+            Further ones of [`TARConfig`].
 
     Returns:
         `dict`: `points` (each with `axis`, `value`, `num_parameters`, `passes`, and medians of `trainer` and `bare_loop` in
-        seconds), `cost` and `environment`.
+        seconds), `cost`, `settings` and `environment`.
     """
     torch.set_num_threads(1)
     points = []
@@ -44,7 +45,7 @@ def measure_growth(cost: Cost, steps: int) -> dict[str, Any]:
             size = cost if axis == "hidden_size" else replace(cost, **{axis: value})
             model, tokenizer = _model(value if axis == "hidden_size" else None)
             with tempfile.TemporaryDirectory() as folder:
-                times = time_in_turn(model, deepcopy(model), tokenizer, size, steps + WARM_UP, Path(folder))
+                times = time_in_turn(model, deepcopy(model), tokenizer, size, steps + WARM_UP, Path(folder), **settings)
             points.append(
                 {
                     "axis": axis,
@@ -55,7 +56,7 @@ def measure_growth(cost: Cost, steps: int) -> dict[str, Any]:
                     "bare_loop": median(bare for _, bare in times[WARM_UP:]),
                 }
             )
-    return {"points": points, "cost": asdict(cost), "environment": environment()}
+    return {"points": points, "cost": asdict(cost), "settings": settings, "environment": machine()}
 
 
 def _model(hidden_size: int | None) -> tuple[Any, Any]:

@@ -14,10 +14,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from trl_tar import Adversary
-from trl_tar.bench import load_model, median_interval
+from trl_tar.bench import load_model, machine, median_interval
 from trl_tar.losses import language_modeling_loss
 from trl_tar.records import write_json
-from trl_tar.red_teaming.runner import environment
 from trl_tar.simulation import attack_steps, next_token_logits, restored
 
 
@@ -85,7 +84,7 @@ def main(name: str, output: Path) -> None:
             "lora, eager": lora,
             "lora, each adapter": adapters,
         },
-        "environment": environment(),
+        "environment": machine(),
     }
     print(found)
     write_json(output, found)

@@ -2,18 +2,27 @@
 
 trl-tar bench smollm2 --steps 8 --output tests/benchmarks/results/smollm2.json
 trl-tar bench world --output tests/benchmarks/results/world.json
+trl-tar bench --growth --steps 4 --output tests/benchmarks/results/growth.json
 """
 
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig
 from scipy.stats import binom
+from transformers import T5Config
 
-from trl_tar.bench import Cost, load_model, measure, median_interval, trainer_for
+from trl_tar import bench, bench_record
+from trl_tar.bench import BareLoop, Cost, is_configuration, load_model, median_interval, trainer_for
+from trl_tar.bench_record import measure
+from trl_tar.cli import main
 from trl_tar.growth import AXES
+from trl_tar.ledger import Ledger
+from trl_tar.plan import Mode, plan
 
 
 RESULTS = Path(__file__).parent / "results"
@@ -66,10 +75,181 @@ def test_the_interval_of_a_median_is_that_of_order_statistics():
     assert median_interval([1.0, 2.0])["low"] is None
 
 
+def ledger_of(bare):
+    """Peak of an outer step of the bare loop whose optimizers have their state, in bytes per parameter."""
+    bare.step()
+    held = [value for state in bare.outer.state.values() for value in state.values() if torch.is_tensor(value)]
+    with Ledger([*bare.model.parameters(), *bare.model.buffers(), *held]) as ledger:
+        bare.step()
+    return ledger.peak / sum(p.numel() for p in bare.whole)
+
+
+def test_the_bare_loop_holds_no_more_than_its_arithmetic():
+    model, _ = load_model("world")
+    small = {"batch_size": 1, "length": 4, "num_steps": 2, "interval": 1}
+    # weights 4, outer optimizer 8, outer gradient 4, attack's optimizer 8, one gradient (not the attack's and L_TR's), activations
+    assert 28 <= ledger_of(BareLoop(model, Cost(**small))) < 31
+    assert 20 <= ledger_of(BareLoop(load_model("world")[0], Cost(**small, lora_r=1))) < 23
+
+
+def test_a_lora_attack_of_the_bare_loop_moves_its_adapter_alone():
+    model, _ = load_model("world")
+    bare = BareLoop(model, Cost(2, 8, num_steps=2, interval=2, lora_r=2))
+    outer, before = bare._retain(), [p.detach().clone() for p in bare.whole]
+    adapter = [p.detach().clone() for p in bare.attacked]
+    retain = [gradient.clone() for gradient in outer.values()]
+    bare._attack(outer)
+    assert all(torch.equal(p, value) for p, value in zip(bare.whole, before, strict=True))
+    assert not all(torch.equal(p, value) for p, value in zip(bare.attacked, adapter, strict=True))
+    assert not any(torch.equal(now, then) for now, then in zip(outer.values(), retain, strict=True))
+    assert list(outer) == bare.whole and {id(p) for p in bare.attacked}.isdisjoint(map(id, bare.whole))
+
+
+def save_configuration(folder):
+    config = load_model("world")[0].config
+    config.num_hidden_layers = 1
+    config.save_pretrained(folder)
+    return folder
+
+
+def test_a_configuration_alone_is_a_model_of_random_weights(tmp_path):
+    save_configuration(tmp_path)
+    by_folder, by_file = (load_model(str(path))[0] for path in (tmp_path, tmp_path / "config.json"))
+    assert by_folder.config.num_hidden_layers == 1 and by_folder.dtype == torch.float32
+    assert all(torch.equal(a, b) for a, b in zip(by_folder.parameters(), by_file.parameters(), strict=True))
+    assert by_folder.get_input_embeddings().weight.std() > 0
+    assert is_configuration(str(tmp_path)) and is_configuration(str(tmp_path / "config.json"))
+    by_folder.save_pretrained(tmp_path)
+    assert not is_configuration(str(tmp_path))
+    assert load_model(str(tmp_path / "config.json"), "bfloat16")[0].dtype == torch.bfloat16
+
+
+def test_what_cannot_be_loaded_is_one_sentence(tmp_path):
+    T5Config(d_model=8, num_layers=1).save_pretrained(tmp_path / "t5")
+    (tmp_path / "adapter").mkdir()
+    LoraConfig(base_model_name_or_path="base").save_pretrained(tmp_path / "adapter")
+    (tmp_path / "text").write_text("no JSON")
+    for name, reason in {
+        "nowhere": "",
+        "t5": "Unrecognized configuration class",
+        "adapter": "it is an adapter",
+        "text": "",
+    }.items():
+        with pytest.raises(ValueError, match=f"{name}' cannot be loaded .*{reason}.*Give a causal") as error:
+            load_model(str(tmp_path / name))
+        assert "\n" not in str(error.value)
+
+
+def test_a_rank_that_no_matrix_has_is_refused(tmp_path):
+    model, tokenizer = load_model("world")
+    with pytest.raises(ValueError, match="lora_r is 81, and no matrix of the model has a rank above 80"):
+        trainer_for(model, tokenizer, Cost(2, 8, lora_r=81), 1, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--output", "folder"], "--output is 'folder', which is a folder. Give a file in it"),
+        (["--trace", "file/trace.json"], "--trace is 'file/trace.json', which cannot be written"),
+        (["--growth", "--dtype", "bfloat16"], "--growth measures times of the world's model in float32, and dtype is"),
+        (["--growth", "--trace", "trace.json"], "--growth measures times"),
+    ],
+)
+def test_bad_options_are_one_sentence_before_anything_is_measured(tmp_path, monkeypatch, capsys, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    assert main(["bench", "world", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert f"trl-tar bench: {sentence}" in said and said.count("\n") == 1
+
+
+def test_flops_are_counted_and_a_step_is_traced(tmp_path):
+    cost = Cost(2, 8, num_steps=2, interval=2)
+    threads = torch.get_num_threads()
+    try:
+        count, flops, times = bench_record._times("world", cost, "float32", {}, 1, True)
+        bench_record._trace("world", cost, "float32", {}, tmp_path / "trace.json")
+    finally:
+        torch.set_num_threads(threads)
+    model = load_model("world")[0]
+    assert count == model.num_parameters() and len(times) == 1
+    assert flops == plan(model.config, cost, Mode(bf16=False)).flops > 6 * cost.tokens * 0.5 * count
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    backward = [each for each in events if each.get("name", "").endswith("EmbeddingBackward0") and each["ph"] == "X"]
+    evaluated = [each for each in backward if each["name"].startswith("autograd::engine::evaluate_function")]
+    assert len(evaluated) == cost.passes  # of one outer step, and no other
+
+
+@pytest.mark.parametrize(
+    ("name", "bf16", "flops"),
+    [
+        ("NVIDIA H100 80GB HBM3", True, 989e12),
+        ("NVIDIA H100 80GB HBM3", False, 67e12),
+        ("NVIDIA H200 NVL", True, 835e12),
+        ("NVIDIA A100-SXM4-80GB", True, 312e12),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", True, None),
+        ("another", True, None),
+    ],
+)
+def test_the_flops_of_a_gpu_are_known_by_its_name(monkeypatch, name, bf16, flops):
+    assert bench_record.known_flops(bf16) is None or torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert bench_record.known_flops(bf16) == flops
+
+
+def test_the_clock_of_a_gpu_is_read_when_it_has_finished(monkeypatch):
+    order = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: order.append("synchronised"))
+    monkeypatch.setattr("time.perf_counter", lambda: order.append("read") or 1.0)
+    assert bench._now() == 1.0 and order == ["synchronised", "read"]
+
+
+def test_memory_that_is_freed_is_returned_only_where_peaks_are_measured(monkeypatch):
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    with bench_record._set(bench_record.RETURNED_AT_ONCE):
+        assert os.environ["MALLOC_TRIM_THRESHOLD_"] == os.environ["MALLOC_MMAP_THRESHOLD_"] == "65536"
+    assert os.environ["MALLOC_TRIM_THRESHOLD_"] == "1" and "MALLOC_MMAP_THRESHOLD_" not in os.environ
+
+
+@pytest.mark.slow
+def test_the_command_records_time_utilisation_memory_and_a_trace(tmp_path, capsys):
+    size = ["--steps", "2", "--batch-size", "2", "--length", "8", "--attack-steps", "2", "--interval", "2"]
+    modes = [
+        "--bf16",
+        "--offload",
+        "--optimizer-in-backward",
+        "--optimizer",
+        "adamw_8bit",
+        "--activation-checkpointing",
+    ]
+    files = ["--output", str(tmp_path / "new" / "out.json"), "--trace", str(tmp_path / "trace.json.gz")]
+    folder = str(save_configuration(tmp_path / "model"))
+    assert main(["bench", folder, *size, *modes, "--dtype", "bfloat16", "--device-flops", "1e12", *files]) == 0
+    assert "with random weights" in capsys.readouterr().out
+    record = json.loads((tmp_path / "new" / "out.json").read_text())
+    seconds, used = record["seconds"]["trainer"], record["utilisation"]
+    assert record["weights"] == "random" and record["dtype"] == "bfloat16" and record["settings"]["offload"]
+    assert record["tokens_per_second"] == pytest.approx(4 * 2 * 8 / seconds)
+    assert used["mfu"] == pytest.approx(used["flops"] / 1e12 / seconds)
+    assert 0 < record["peak_memory"]["trainer"] < 1e8  # nothing of what is imported
+    assert list(record["state"]) == ["as asked"] and record["state"]["as asked"]["snapshot"]["host"] > 0
+    assert {"cpu", "cores", "threads", "torch", "device"} <= set(record["environment"])
+    assert (tmp_path / "trace.json.gz").stat().st_size > 1000
+
+
 @pytest.mark.parametrize("model", MAX_RATIO)
 def test_the_record_is_what_is_told(model):
     record = json.loads((RESULTS / f"{model}.json").read_text())
-    assert f"| {record['peak_memory']['ratio']:.2f} |" in README
+    peak = record["peak_memory"]
+    if model in MAX_PEAK:
+        told = f"{peak['ratio']:.2f}: {peak['trainer'] / 1e9:.2f} GB, and {peak['bare_loop'] / 1e9:.2f} GB"
+        assert f"| {told} |" in README and peak["ratio"] <= MAX_PEAK[model]
+    else:
+        assert f"({peak['trainer'] / 1e6:.0f} and {peak['bare_loop'] / 1e6:.0f} MB)" in README
     assert f"{record['ratio']['median']:.2f} [{record['ratio']['low']:.2f}, {record['ratio']['high']:.2f}]" in README
 
 
@@ -80,15 +260,24 @@ def test_the_growth_that_is_told_was_recorded_and_is_that_of_the_passes():
     for axis in ("num_steps", "adversaries"):
         told = [f"{each['trainer']:.3f}" for each in by_axis[axis]]
         assert f"{', '.join(told[:-1])} and {told[-1]} s" in README
-    wider = [each["trainer"] / each["bare_loop"] for each in by_axis["hidden_size"][1:]]
-    assert f"{min(wider):.2f} to {max(wider):.2f} times the bare loop once" in README
+    own, *wider = [f"{each['trainer'] / each['bare_loop']:.2f}" for each in by_axis["hidden_size"]]
+    assert f"takes {', '.join(wider[:-1])} and {wider[-1]} times the bare loop: less than the {own} of" in README
+    same = json.loads((RESULTS / "world.json").read_text())["seconds"]["trainer"]
+    assert f"the same step took {same:.3f} s in that one" in README
     short, long = by_axis["num_steps"][0], by_axis["num_steps"][-1]
     assert long["trainer"] / short["trainer"] < 1.05 * long["passes"] / short["passes"]
 
 
 def test_what_compiling_would_save_is_what_is_told():
     for model in MAX_RATIO:
-        ratio = json.loads((RESULTS / f"compiled_{model}.json").read_text())["ratio"]
+        record = json.loads((RESULTS / f"compiled_{model}.json").read_text())
+        ratio, seconds = record["ratio"], record["seconds"]
+        compiling = seconds["first compiled"], seconds["at another length"], seconds["lora, each adapter"][0]
+        shortest, longest = min(compiling), max(compiling)
+        if model == "world":
+            assert f"after {shortest:.0f} to {longest:.0f} s of compiling" in README
+        else:
+            assert f"takes {shortest:.0f} to {longest:.0f} s, " in README and ratio["high"] > 1
         assert f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]" in README
 
 

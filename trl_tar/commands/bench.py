@@ -1,10 +1,15 @@
 """`trl-tar bench`: what an outer step costs beside its arithmetic."""
 
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
-from ..bench import Cost, measure
+from ..bench import Cost
+from ..bench_record import measure, write_trace
 from ..growth import growth_lines, measure_growth
 from ..records import write_json
 from .demo import quiet
@@ -13,38 +18,94 @@ from .demo import quiet
 GIGABYTE = 1e9
 
 
-def bench(model: str, steps: int, output: Path | None, growth: bool = False, **cost: int | None) -> None:
-    """Prints time and memory as multiples of the bare loop's, or with `growth` how the time grows; writes all of it as JSON
-    where a file is given."""
+def bench(
+    model: str,
+    steps: int,
+    cost: Cost,
+    output: Path | None = None,
+    trace: Path | None = None,
+    growth: bool = False,
+    dtype: str = "float32",
+    device_flops: float | None = None,
+    **settings: bool,
+) -> None:
+    """Prints time and memory as multiples of the bare loop's, or with `growth` how the time grows; writes all of it as JSON,
+    and the trace of an outer step, where a file is given.
+
+    Args:
+        model (`str`), steps (`int`), cost ([`Cost`]), dtype (`str`), device_flops (`float`), settings:
+            As for [`measure`]; only `True` ones of the settings count.
+        output (`Path`, *optional*), trace (`Path`, *optional*):
+            The files.
+        growth (`bool`, *optional*, defaults to `False`):
+            Measure growth instead.
+    """
     quiet()
+    for option, file in (("--output", output), ("--trace", trace)):
+        if file is not None:
+            check_file(option, file)
+    chosen = {name: True for name, value in settings.items() if value}
     if growth:
-        if model != "world":
+        _check_growth(model=(model, "world"), trace=(trace, None), dtype=(dtype, "float32"))
+        found = measure_growth(cost, steps, **chosen)
+        lines = growth_lines(found)
+    else:
+        found = measure(model, cost, steps, dtype=dtype, device_flops=device_flops, **chosen)
+        lines = record_lines(found)
+    if output is not None:
+        write_json(output, found)
+    for line in lines:
+        Console().print(escape(line), highlight=False, soft_wrap=True)
+    if trace is not None:
+        write_trace(model, cost, trace, dtype=dtype, **chosen)
+
+
+def check_file(option: str, file: Path) -> None:
+    """Raises `ValueError` where a file cannot be written; makes its folder."""
+    if file.is_dir():
+        raise ValueError(f"{option} is {str(file)!r}, which is a folder. Give a file in it.")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{option} is {str(file)!r}, which cannot be written ({error.strerror}). Give a file in a folder of your own."
+        ) from error
+
+
+def _check_growth(**given: tuple[Any, Any]) -> None:
+    for name, (value, only) in given.items():
+        if value != only:
             raise ValueError(
-                f"--growth measures the world's model, and {model!r} was asked for. Leave one of the two out."
+                f"--growth measures times of the world's model in float32, and {name} is {str(value)!r}. Leave one of the two "
+                "out."
             )
-        grown = measure_growth(Cost(**cost), steps)
-        for line in growth_lines(grown):
-            Console().print(line, highlight=False, soft_wrap=True)
-        if output is not None:
-            write_json(output, grown)
-        return
-    found = measure(model, Cost(**cost), steps)
-    ratio, seconds, peak = found["ratio"], found["seconds"], found["peak_memory"]
+
+
+def record_lines(found: dict[str, Any]) -> Iterator[str]:
+    """What [`measure`] found."""
+    ratio, seconds, peak, cost = found["ratio"], found["seconds"], found["peak_memory"], found["cost"]
     interval = "" if ratio["low"] is None else f" [{ratio['low']:.3f}, {ratio['high']:.3f}]"
-    Console().print(
-        f"{found['num_parameters'] / 1e6:.1f} M parameters, {found['passes']} passes of {found['cost']['batch_size']} × "
-        f"{found['cost']['length']} tokens an outer step\n"
-        f"time: {seconds['trainer']:.3f} s, {ratio['median']:.3f}{interval} times the bare loop's (median of {ratio['n']} pairs)\n"
-        f"peak memory: {peak['trainer'] / GIGABYTE:.2f} GB, {peak['ratio']:.2f} times the bare loop's",
-        highlight=False,
-        soft_wrap=True,
+    weights = " with random weights" if found["weights"] == "random" else ""
+    yield (
+        f"{found['num_parameters'] / 1e6:.1f} M parameters{weights}, {found['passes']} passes of {cost['batch_size']} × "
+        f"{cost['length']} tokens an outer step"
+    )
+    yield (
+        f"time: {seconds['trainer']:.3f} s, {ratio['median']:.3f}{interval} times the bare loop's (median of {ratio['n']} "
+        f"pairs), {found['tokens_per_second']:.0f} tokens per second"
+    )
+    used = found["utilisation"]
+    if used is not None:
+        yield (
+            f"model FLOPs utilisation: {used['mfu']:.3f} of {used['device_flops'] / 1e12:.3g} TFLOP/s, with "
+            f"{used['flops'] / 1e12:.3g} TFLOP an outer step"
+        )
+    yield (
+        f"peak memory: {peak['trainer'] / GIGABYTE:.2f} GB, {peak['ratio']:.2f} times the bare loop's "
+        f"{peak['bare_loop'] / GIGABYTE:.2f} GB"
     )
     for mode, kinds in found["state"].items():
         held = {place: sum(each[place] for each in kinds.values()) for place in ("device", "host")}
-        Console().print(
-            f"state, {mode}: {held['device']:.1f} bytes per parameter on the device, {held['host']:.1f} on the host",
-            highlight=False,
-            soft_wrap=True,
-        )
-    if output is not None:
-        write_json(output, found)
+        yield f"state, {mode}: {held['device']:.1f} bytes per parameter on the device, {held['host']:.1f} on the host"
