@@ -122,7 +122,9 @@ class BareLoop:
 
     def _rows(self) -> torch.Tensor:
         size = (self.cost.batch_size, self.cost.length)
-        return torch.randint(5, self.model.config.vocab_size, size, generator=self.generator).to(self.model.device)
+        return torch.randint(5, self.model.config.get_text_config().vocab_size, size, generator=self.generator).to(
+            self.model.device
+        )
 
 
 def next_token_loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -139,7 +141,7 @@ def trainer_for(
     generator = torch.Generator().manual_seed(1)
 
     def rows(count: int) -> Dataset:
-        ids = torch.randint(5, model.config.vocab_size, (count, cost.length), generator=generator)
+        ids = torch.randint(5, model.config.get_text_config().vocab_size, (count, cost.length), generator=generator)
         return Dataset.from_dict({"input_ids": ids.tolist(), "labels": ids.tolist()})
 
     count = max(64, cost.batch_size * 4)
