@@ -8,7 +8,16 @@ import pytest
 import sharded_memory_worker
 import torch
 from launched import launch
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config, ViTConfig
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3Config,
+    GPT2Config,
+    LlamaConfig,
+    MambaConfig,
+    MixtralConfig,
+    Qwen2Config,
+    ViTConfig,
+)
 
 from trl_tar import plan as plan_module
 from trl_tar.bench import Cost, load_model, trainer_for
@@ -24,6 +33,19 @@ CONFIGS = {
     "tied": LlamaConfig(hidden_size=128, num_hidden_layers=3, vocab_size=4000, tie_word_embeddings=True, **SMALL),
     "untied": LlamaConfig(hidden_size=96, num_hidden_layers=6, vocab_size=2000, tie_word_embeddings=False, **SMALL),
     "gpt2": GPT2Config(n_embd=96, n_layer=3, n_head=4, vocab_size=1500, n_positions=128),
+    "experts": MixtralConfig(hidden_size=96, num_hidden_layers=2, vocab_size=1500, num_local_experts=4, **SMALL),
+    "text and images": Gemma3Config(
+        text_config={"hidden_size": 96, "num_hidden_layers": 2, "vocab_size": 1500, "head_dim": 24, **SMALL},
+        vision_config={
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+            "image_size": 32,
+            "patch_size": 8,
+        },
+        mm_tokens_per_image=4,
+    ),
 }
 SHORT, LONG = {"batch_size": 4, "length": 32}, {"batch_size": 8, "length": 128}
 LEAN = {"offload": True, "optimizer_in_backward": True}
@@ -57,6 +79,8 @@ def tokenizer():
     [
         *(("tied", case) for case in CASES),
         *((name, case) for name in ("untied", "gpt2") for case in ("long rows", "all")),
+        *(("experts", case) for case in ("long rows", "lean, LoRA, bf16")),
+        ("text and images", "short rows"),
     ],
 )
 def test_the_peak_is_that_of_a_training(tmp_path, tokenizer, config, case):
@@ -160,6 +184,35 @@ def test_flops_are_six_for_each_weight_and_token_and_pass_and_those_of_attention
     assert lora < 0.85 * expected(cost.passes)  # no gradient of weights in the attack
 
 
+def test_experts_cost_the_flops_of_those_that_a_token_takes():
+    config, cost = CONFIGS["experts"], Cost(batch_size=4, length=64, num_steps=8, interval=4)
+    model = AutoModelForCausalLM.from_config(config)
+    matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2) - config.vocab_size * config.hidden_size
+    matrices += sum(p.numel() for p in model.parameters() if p.ndim == 3) * config.num_experts_per_tok // 4
+    tokens, attention = cost.batch_size * cost.length, 4 * cost.length * config.hidden_size * config.num_hidden_layers
+    expected = tokens * (matrices * (6 * cost.passes + 2) + attention * (3.5 * cost.passes + 1))
+    assert plan(config, cost, Mode(bf16=False)).flops == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_pinned_tensor_takes_a_power_of_two_of_bytes():
+    model = AutoModelForCausalLM.from_config(CONFIGS["untied"])
+    rooms = 5 * [p.nbytes for p in model.parameters()]  # snapshot, reference, retain gradient, and two of the optimizer
+    rooms += [buffer.nbytes for buffer in model.buffers()]
+    expected = sum(next(2**n for n in range(40) if 2**n >= size) for size in rooms)
+    exact, pinned = (plan(CONFIGS["untied"], Cost(**SHORT), Mode(offload=True), pinned=each) for each in (False, True))
+    assert exact.host_bytes == pytest.approx(sum(rooms), rel=1e-4)
+    assert pinned.host_bytes == pytest.approx(expected, rel=1e-4) and expected > 1.1 * sum(rooms)
+    assert pinned.device == exact.device
+
+
+def test_the_host_of_a_machine_holds_a_process_for_each_of_its_devices():
+    found = plan(CONFIGS["tied"], Cost(**LONG), Mode(devices=4))
+    assert [found.machine_bytes(count) for count in (1, 2, 8)] == [n * found.host_bytes for n in (1, 2, 4)]
+    enough = 2 * found.host_bytes / 0.95 + 1
+    assert found.fits(1e12) and found.fits(1e12, enough, devices_per_node=2)
+    assert not found.fits(1e12, enough, devices_per_node=4) and not found.fits(1e3, enough, devices_per_node=2)
+
+
 def llama(hidden_size: int, intermediate_size: int, layers: int, heads: int) -> LlamaConfig:
     return LlamaConfig(
         hidden_size=hidden_size,
@@ -186,7 +239,7 @@ LLAMA_8B, LLAMA_70B = llama(4096, 14336, 32, 32), llama(8192, 28672, 80, 64)
     ],
 )
 def test_the_plans_of_large_models_are_what_is_told(config, rows, mode):
-    found = plan(config, Cost(batch_size=rows, length=256), mode)
+    found = plan(config, Cost(batch_size=rows, length=256), mode, pinned=True)
     assert found.fits(80e9)
     assert f"| {found.device_bytes / 1e9:.1f} | {found.host_bytes / 1e9:.0f} |" in README
 
@@ -199,10 +252,17 @@ def test_more_devices_hold_less_each_and_share_the_rows():
     assert plans[2].hours(10, 0.4, 1e12) == pytest.approx(plans[0].hours(10, 0.4, 1e12) / 4, rel=0.01)
 
 
+def test_a_step_takes_as_long_as_its_busiest_device():
+    four, six, eight = (plan(CONFIGS["tied"], Cost(batch_size=n, length=32), Mode(devices=4)) for n in (4, 6, 8))
+    hours = [each.hours(10, 0.4, 1e12) for each in (four, six, eight)]
+    assert hours[1] == hours[2] == pytest.approx(2 * hours[0], rel=0.01)
+    assert six.flops == pytest.approx(0.75 * eight.flops, rel=1e-6)
+
+
 def test_the_command_says_what_fits_and_how_long_it_takes(tmp_path, capsys):
     config = LlamaConfig(hidden_size=96, num_hidden_layers=2, vocab_size=2000, tie_word_embeddings=False, **SMALL)
     config.save_pretrained(tmp_path)
-    size = ["--seq-len", "32", "--batch-size", "2", "--attack-steps", "4", "--lora-r", "2"]
+    size = ["--seq-len", "8", "--batch-size", "8", "--attack-steps", "4", "--lora-r", "2"]
     assert main(["plan", str(tmp_path), "--device-memory", "9MB", *size, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     fits = {(each["mode"]["lora_r"], each["mode"]["devices"]): False for each in found}
@@ -218,6 +278,17 @@ def test_the_command_says_what_fits_and_how_long_it_takes(tmp_path, capsys):
     assert "A LoRA attack fits with: LoRA, rank 2 (" in said
 
 
+def test_the_command_says_where_it_does_not_fit(tmp_path, capsys):
+    CONFIGS["tied"].save_pretrained(tmp_path)
+    size = ["--seq-len", "8", "--batch-size", "2", "--attack-steps", "4", "--lora-r", "0"]
+    assert main(["plan", str(tmp_path), *size, "--device-memory", "1MB", "--host-memory", "1TB"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "does not fit, on 2 devices with a row each either" in said and "LoRA" not in said
+    assert main(["plan", str(tmp_path), *size, "--devices", "2", "--device-memory", "1GB", "--host-memory", "1MB"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "fits the devices with: all parameters, FSDP2 on 2, but not the host, where it takes 0.0 GB" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -226,16 +297,34 @@ def test_the_command_says_what_fits_and_how_long_it_takes(tmp_path, capsys):
         (["MODEL", "--device-memory", "0GB"], "'0GB' is no size of a memory"),
         (["MODEL", "--mfu", "2"], "'2' is not a number above 0 and up to 1"),
         (["MODEL", "--device-flops", "-1"], "'-1' is not a number above 0"),
-        (["VIT"], "A model of type 'vit' cannot be planned"),
+        (["VIT"], "A model of type 'vit' cannot be planned: it is no causal language model. Use one."),
+        (["MODEL", "--attack-steps", "2"], "An attack of 2 steps with an interval of 4 would never be judged"),
+        (["MODEL", "--devices", "9"], "A batch of 8 rows leaves some of 9 devices without one"),
+        (["GPT2", "--seq-len", "129"], "has a context of 128 positions, and rows have 129 tokens"),
+        (["FLAT"], "A model of type 'llama' with num_hidden_layers=0 cannot be planned: it has no layer"),
+        (["MAMBA", "--seq-len", "2"], "A LoRA attack on a model of type 'mamba' cannot be planned ([PEFT"),
+        (["ODD"], "The hidden size (128) is not a multiple of the number of attention heads (5)"),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, capsys, arguments, sentence):
-
     CONFIGS["tied"].save_pretrained(tmp_path / "MODEL")
+    CONFIGS["gpt2"].save_pretrained(tmp_path / "GPT2")
     ViTConfig().save_pretrained(tmp_path / "VIT")
-    given = [str(tmp_path / a) if a in ("MODEL", "VIT") else a for a in arguments]
+    MambaConfig(vocab_size=100, hidden_size=16, num_hidden_layers=1, state_size=4).save_pretrained(tmp_path / "MAMBA")
+    for name, odd in (("FLAT", {"num_hidden_layers": 0}), ("ODD", {"num_attention_heads": 5})):
+        (tmp_path / name).mkdir()
+        fields = {**CONFIGS["tied"].to_dict(), **odd}
+        (tmp_path / name / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+    given = [str(tmp_path / a) if (tmp_path / a).exists() else a for a in arguments]
     try:
         status = main(["plan", *given])
     except SystemExit as error:  # argparse
         status = error.code
-    assert status == 2 and sentence in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert status == 2 and sentence in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("name", ["batch_size", "length", "num_steps", "interval", "adversaries"])
+def test_a_size_of_nothing_is_refused(name):
+    with pytest.raises(ValueError, match=f"Cost has {name}=0. Use at least"):
+        plan(CONFIGS["tied"], Cost(**{name: 0}), Mode())

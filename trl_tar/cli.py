@@ -174,12 +174,16 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     plan.add_argument("model", help="folder, config.json or Hub id; no weights are loaded")
     plan.add_argument("--device-memory", type=_bytes, default="80GB", help="of each device, such as 80GB or 24GiB")
     plan.add_argument("--devices", type=_at_least(1), default=1, help="devices there are")
+    plan.add_argument("--host-memory", type=_bytes, help="of each machine, such as 512GB; not looked at by default")
+    plan.add_argument("--devices-per-node", type=_at_least(1), default=8, help="devices of a machine at most")
     plan.add_argument("--seq-len", dest="length", type=_at_least(2), default=256, help="tokens of each row")
     plan.add_argument("--batch-size", type=_at_least(1), default=8, help="rows of each batch, over all devices")
     plan.add_argument("--attack-steps", dest="num_steps", type=_at_least(1), default=64, help="steps of each attack")
     plan.add_argument("--interval", type=_at_least(1), default=4, help="attack steps from one judgement to the next")
     plan.add_argument("--adversaries", type=_at_least(1), default=1, help="attacks in each outer step")
-    plan.add_argument("--lora-r", type=_at_least(1), default=16, help="rank of the LoRA attack that is looked at too")
+    plan.add_argument(
+        "--lora-r", type=_at_least(0), default=16, help="rank of the LoRA attack that is looked at too; 0 for none"
+    )
     plan.add_argument("--no-bf16", dest="bf16", action="store_false", help="without bfloat16 autocast")
     plan.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the weights")
     plan.add_argument("--steps", type=_at_least(1), default=750, help="outer steps")
