@@ -188,6 +188,7 @@ def test_gradient_at_the_attacked_point_equals_finite_differences(make_trainer, 
     if loss == "negative_cross_entropy":
         settings["tamper_resistance_dataset"] = tiny.Dataset.from_list(tiny.tokenised()["retain"])
     trainer = make_trainer(adversaries=[adversary], tamper_resistance_interval=12, **settings)
+    trainer._add_reference_to_pairs()
     parameters = trainer._outer_parameters
     generator = torch.Generator().manual_seed(0)
     direction = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]

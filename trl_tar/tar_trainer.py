@@ -372,12 +372,15 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
             self._reference = [
                 (p, like(value, p)) for p, (_, value) in zip(self._outer_parameters, self._reference, strict=True)
             ]
+        self._add_reference_to_pairs()  # not before, as FSDP2 leaves the model on the host until now
+        return prepared
+
+    def _add_reference_to_pairs(self) -> None:
+        """Log-probabilities of θ_G0 for the pairs of D_TR, once; also where a checkpoint was loaded."""
         rows = self._tamper_resistance_rows
         if self._tamper_resistance_objective == "dpo" and "reference_log_probs" not in rows[0]:
-            # here, as FSDP2 leaves the model on the host until now; of θ_G0, where a checkpoint was loaded too
             with swapped_in(self.model, self._reference):
                 self._batches.add_reference_to_rows(self.model, rows, self.args.tamper_resistance_micro_batch_size or 8)
-        return prepared
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Counts what the retain means divide by, over all micro-batches and devices of this outer step."""
