@@ -1,5 +1,6 @@
 """One attack by TRL's trainers: the same as the one simulated in training, and honest about what it measures."""
 
+import copy
 import json
 import random
 from dataclasses import asdict, replace
@@ -100,11 +101,12 @@ def simulated(model, adversary: Adversary, raw, seed: int) -> dict[str, torch.Te
             batch["reference"] = sequence_log_probs(logits(model.eval(), batch), batch["labels"])
     with restored(model, adversary, seed) as attacked:
         for _ in attack_steps(attacked, adversary, batches, loss, interval=adversary.num_steps):
+            merged = copy.deepcopy(attacked.model)  # an attack with an adapter puts no weight back
             if adversary.lora_r is not None:
-                attacked.model.merge_adapter()
+                merged.merge_adapter()
             return {
-                name.replace("base_model.model.", "").replace(".base_layer", ""): p.detach().clone()
-                for name, p in attacked.model.named_parameters()
+                name.replace("base_model.model.", "").replace(".base_layer", ""): p.detach()
+                for name, p in merged.named_parameters()
                 if "lora_" not in name
             }
 

@@ -67,6 +67,7 @@ CASES = {
     "8-bit, weights in bf16": (Mode(optimizer="adamw_8bit", dtype=torch.bfloat16), LONG),
     "two attacks a step": (Mode(bf16=False), {**SHORT, "adversaries": 2}),
 }
+QUICK = ("long rows", "LoRA", "checkpointing", "lean", "lean, weights in bf16", "8-bit", "two attacks a step")
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +78,19 @@ def tokenizer():
 @pytest.mark.parametrize(
     ("config", "case"),
     [
-        *(("tied", case) for case in CASES),
-        *((name, case) for name in ("untied", "gpt2") for case in ("long rows", "all")),
-        *(("experts", case) for case in ("long rows", "lean, LoRA, bf16")),
+        *(("tied", case) for case in QUICK),
+        ("gpt2", "long rows"),
+        ("experts", "long rows"),
         ("text and images", "short rows"),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (
+                *(("tied", case) for case in sorted({*CASES} - {*QUICK})),
+                ("gpt2", "all"),
+                *(("untied", case) for case in ("long rows", "all")),
+                ("experts", "lean, LoRA, bf16"),
+            )
+        ),
     ],
 )
 def test_the_peak_is_that_of_a_training(tmp_path, tokenizer, config, case):
@@ -102,22 +112,18 @@ OF_EACH = {"batch_size": 2, "length": 32}  # rows of each device
 MANY = {"batch_size": 8, "length": 64}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("devices", "mode", "size"),
     [
         (2, Mode(lora_r=8, bf16=False), OF_EACH),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in (
-                (4, Mode(activation_checkpointing=True), OF_EACH),
-                (2, Mode(bf16=False), OF_EACH),
-                (2, Mode(activation_checkpointing=True), OF_EACH),
-                (2, Mode(bf16=False), MANY),
-                (2, Mode(), MANY),
-                (2, Mode(lora_r=8, activation_checkpointing=True), {"batch_size": 16, "length": 128}),
-                (4, Mode(lora_r=8, bf16=False), OF_EACH),
-            )
-        ),
+        (4, Mode(activation_checkpointing=True), OF_EACH),
+        (2, Mode(bf16=False), OF_EACH),
+        (2, Mode(activation_checkpointing=True), OF_EACH),
+        (2, Mode(bf16=False), MANY),
+        (2, Mode(), MANY),
+        (2, Mode(lora_r=8, activation_checkpointing=True), {"batch_size": 16, "length": 128}),
+        (4, Mode(lora_r=8, bf16=False), OF_EACH),
     ],
 )
 def test_the_peak_of_a_device_is_that_of_a_sharded_training(tmp_path, monkeypatch, devices, mode, size):
@@ -142,7 +148,7 @@ DEEP = {
 @pytest.mark.parametrize(
     ("config", "mode", "size"),
     [
-        ("alike", Mode(), SHORT),
+        pytest.param("alike", Mode(), SHORT, marks=pytest.mark.slow),
         pytest.param("alike", Mode(), LONG, marks=pytest.mark.slow),
         pytest.param("alike", replace(LEANEST, lora_r=4), SHORT, marks=pytest.mark.slow),
         pytest.param("alike", replace(LEANEST, lora_r=4), LONG, marks=pytest.mark.slow),

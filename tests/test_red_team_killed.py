@@ -117,6 +117,7 @@ class Noted(OnAdapters):
         return super().__call__(model, tokenizer)
 
 
+@pytest.mark.slow
 def test_only_jobs_that_ran_when_a_worker_died_run_alone(tmp_path):
     seen = tmp_path / "seen"
     seen.mkdir()

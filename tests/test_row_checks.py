@@ -96,6 +96,7 @@ GOOD_PAIR = pair(CHAT[:1], CHAT[1:], [assistant("w3")])
         ([GOOD_PAIR, {**GOOD_PAIR, "rejected": None}], "has 1 rows without a value in its column 'rejected'"),
         ([GOOD_PAIR, {**GOOD_PAIR, "rejected": "w3"}], "has plain text and chat messages in its columns"),
         ([{**GOOD_PAIR, "prompt": "w1"}], "has plain text and chat messages in its columns"),
+        ([{**GOOD_PAIR, "messages": "w5"}], "has plain text and chat messages in its columns"),
         ([{"chosen": CHAT, "rejected": "w1 w3"}], "has plain text and chat messages in its columns"),
         (
             [
@@ -138,7 +139,7 @@ def test_harmless_rows_are_trained_on(read, tmp_path, rows, labels):
     [
         GOOD_PAIR,
         {"chosen": CHAT, "rejected": [CHAT[0], assistant("w3")]},
-        {"chosen": CHAT, "rejected": [CHAT[0], assistant("w3")], "messages": "w5"},
+        {"chosen": CHAT, "rejected": [CHAT[0], assistant("w3")], "messages": CHAT, "text": "w5"},
     ],
 )
 def test_harmless_pairs_are_trained_on(read, tmp_path, row):

@@ -65,10 +65,12 @@ def check_dataset(argument: str, dataset: Dataset, preference: bool, text_field:
             raise ValueError(
                 f"`{argument}` has rows of type {type_.dtype!r} in its column {name!r}. Give {wanted} in every row."
             )
-    kinds = set().union(*(_kinds(dataset, name) for name in raw))
+    # TRL goes by any one of the columns that it knows, whichever it reads
+    known = sorted({*raw, *(columns & {*ANSWERED, "messages"})}) if raw else []
+    kinds = set().union(*(_kinds(dataset, name) for name in known))
     if len(kinds) > 1:
         raise ValueError(
-            f"`{argument}` has plain text and chat messages in its columns {raw}. Give one of the two in all rows and "
+            f"`{argument}` has plain text and chat messages in its columns {known}. Give one of the two in all rows and "
             "columns."
         )
     if "messages" in kinds:
