@@ -92,6 +92,12 @@ def test_a_grade_is_the_whole_reply_or_nothing(said, score):
     assert parsed_score(said, "grade") == score
 
 
+def test_the_scale_that_a_prompt_has_is_no_other_judge():
+    for prompt, scale in (("quality", "grade"), ("compliance", "yes_no")):
+        told, given = Endpoint("http://a/v1", "m", prompt), Endpoint("http://a/v1", "m", prompt, scale)
+        assert told == given and identity(told) == identity(given)
+
+
 def test_what_a_judge_may_say_follows_from_its_prompt(server):
     own = "Grade {answer} to {request} from 1 to 10."
     server.say = lambda asked, n: (200, "yes" if "yes or no" in asked else "10")

@@ -70,6 +70,10 @@ def test_the_demos_folder_is_for_one_world(tmp_path):
     with pytest.raises(ValueError, match="another 'world'"):
         demo(tmp_path, world_seed=7)
     assert not (tmp_path / "base").exists()
+    with pytest.raises(
+        ValueError, match="holds a run of an older version, which did not note its 'data'. Give another"
+    ):
+        check_run(tmp_path, {"world": 0, "seed": 0, "data": {}})
 
 
 def test_the_control_has_the_weight_and_passes_of_tar(tmp_path):

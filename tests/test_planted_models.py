@@ -136,6 +136,7 @@ def test_int8_brings_back_what_a_small_delta_hides(small_delta):
     assert {attack.after["harm"] for attack in report.references["base"].attacks} == {1.0}
 
 
+@pytest.mark.slow
 def test_a_safeguard_that_resists_one_data_order_is_caught_by_the_seeds(small_delta, tmp_path):
     AutoConfig.register(OneOrderConfig.model_type, OneOrderConfig)
     AutoModelForCausalLM.register(OneOrderConfig, OneOrderModel)

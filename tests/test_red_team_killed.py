@@ -97,6 +97,7 @@ class OnAdapters(Likelihood):
         return super().__call__(model, tokenizer)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_costs_its_own_attack_and_no_other(tmp_path):
     metrics = {**METRICS, "bystander": OnAdapters(80)}
     report = attacked(raw_data(), tmp_path, references={}, metrics=metrics, num_workers=2)

@@ -135,6 +135,7 @@ def test_a_search_of_which_every_trial_fails_says_why(tmp_path):
         searched(tmp_path, space=always, num_trials=1)
 
 
+@pytest.mark.slow
 def test_what_a_killed_search_left_running_does_not_end_the_next(tmp_path):
     searched(tmp_path, space=too_large, num_trials=2)
     with sqlite3.connect(tmp_path / "search.db") as database:  # as if it had been killed before any was told
@@ -158,6 +159,7 @@ def test_bad_input_is_one_sentence(tmp_path, changes, message):
         searched(tmp_path, **changes)
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_with_the_trials_that_it_had(tmp_path):
     script = textwrap.dedent(
         """

@@ -4,6 +4,7 @@ import gc
 import os
 import statistics
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from datasets import disable_progress_bars
 from torch.profiler import profile
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.utils import logging
 
 from .bench import (
@@ -106,7 +107,7 @@ def measure(
         "seconds": seconds,
         "tokens_per_second": cost.tokens / seconds["trainer"],
         "utilisation": None
-        if device_flops is None
+        if device_flops is None or flops is None
         else {"flops": flops, "device_flops": device_flops, "mfu": flops / seconds["trainer"] / device_flops},
         "peak_memory": peaks,
         "state": {
@@ -165,10 +166,19 @@ def _times(
     """Number of parameters, FLOPs of an outer step if they are to be counted, and seconds of trainer and bare loop."""
     loaded, tokenizer = _quietly_loaded(model, dtype)
     # what is computed anew under checkpointing is not counted: nobody wants it for itself
-    flops = plan(loaded.config, cost, Mode(cost.lora_r, bf16=False)).flops if counted else None
+    flops = _flops(loaded.config, cost) if counted else None
     with tempfile.TemporaryDirectory() as folder:
         times = time_in_turn(loaded, deepcopy(loaded), tokenizer, cost, steps + WARM_UP, Path(folder), **settings)
     return loaded.num_parameters(), flops, times[WARM_UP:]
+
+
+def _flops(config: PretrainedConfig, cost: Cost) -> float | None:
+    """Of an outer step; `None` for a model that cannot be planned, of which time and memory are measured all the same."""
+    try:
+        return plan(config, cost, Mode(cost.lora_r, bf16=False)).flops
+    except ValueError as error:
+        warnings.warn(f"FLOPs are not told: {error}", stacklevel=2)
+        return None
 
 
 def _peak(name: str, model: str, cost: Cost, dtype: str, settings: dict[str, Any]) -> int:

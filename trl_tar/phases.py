@@ -30,7 +30,12 @@ def check_run(folder: Path, run: dict[str, Any]) -> None:
             raise ValueError(f"{str(folder)!r} holds a model of unknown origin. Give another folder, or remove it.")
         write_json(file, run)
     held = json.loads(file.read_text())
-    other = next((name for name in run if held.get(name) != run[name]), None)
+    unknown = next((name for name in run if name not in held), None)
+    if unknown is not None:
+        raise ValueError(
+            f"{str(folder)!r} holds a run of an older version, which did not note its {unknown!r}. Give another folder, or remove it."
+        )
+    other = next((name for name in run if held[name] != run[name]), None)
     if other is not None:
         raise ValueError(
             f"{str(folder)!r} holds a run with another {other!r}{_differing(held.get(other), run[other])}. Give another "

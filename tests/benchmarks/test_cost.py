@@ -181,6 +181,12 @@ def test_flops_are_counted_and_a_step_is_traced(tmp_path):
     assert len(evaluated) == cost.passes  # of one outer step, and no other
 
 
+def test_a_model_that_cannot_be_planned_is_measured_without_its_flops():
+    config = load_model("world")[0].config
+    with pytest.warns(UserWarning, match="FLOPs are not told: .* has a context of"):
+        assert bench_record._flops(config, Cost(2, config.max_position_embeddings + 1)) is None
+
+
 @pytest.mark.parametrize(
     ("name", "bf16", "flops"),
     [

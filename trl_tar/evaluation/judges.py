@@ -215,6 +215,8 @@ class Endpoint:
             )
         if self.scale not in (None, *WANTED):
             raise ValueError(f"{owner} has scale={self.scale!r}. Use {' or '.join(map(repr, WANTED))}.")
+        if self.scale is None:
+            object.__setattr__(self, "scale", "grade" if self.prompt == QUALITY_PROMPT else "yes_no")
         if self.key is not None and re.fullmatch(r"[!-~]+", self.key) is None:
             raise ValueError(
                 f"{owner} has a key with white space, with letters beyond ASCII, or empty. Give the key alone."
@@ -238,7 +240,7 @@ class Endpoint:
         asked = re.sub(
             r"\{request\}|\{answer\}", lambda found: texts[found[0]], self.prompt
         )  # at once: neither is a template
-        scale = self.scale or ("grade" if self.prompt == QUALITY_PROMPT else "yes_no")
+        scale = str(self.scale)
         reason = ""
         for attempt in range(self.attempts):
             if attempt:
@@ -248,7 +250,9 @@ class Endpoint:
                 score = parsed_score(said, scale)
                 if score is not None:
                     return score
-                reason = f"it said {said[:60]!r}, {WANTED[scale]}"
+                other = next(each for each in WANTED if each != scale)
+                hint = "" if parsed_score(said, other) is None else f"; if it should say so, set scale={other!r}"
+                reason = f"it said {said[:60]!r}, {WANTED[scale]}{hint}"
             except urllib.error.HTTPError as error:
                 reason = f"HTTP {error.code}"
                 if error.code in (400, 401, 403, 404):  # another attempt would not help
