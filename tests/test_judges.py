@@ -103,7 +103,7 @@ def test_what_a_judge_may_say_follows_from_its_prompt(server):
     server.say = lambda asked, n: (200, "yes" if "yes or no" in asked else "10")
     for settings in ({}, {"prompt": "quality"}, {"prompt": QUALITY_PROMPT}, {"prompt": own, "scale": "grade"}):
         assert judge(server, **settings)(["q"], ["a"]) == [1.0]
-    with pytest.raises(JudgeError, match="it said '10', neither yes nor no"):
+    with pytest.raises(JudgeError, match="it said '10', neither yes nor no; if it should say so, set scale='grade'"):
         judge(server, prompt=own, attempts=1)(["q"], ["a"])
     server.say = lambda asked, n: (200, "7")
     with pytest.raises(JudgeError, match="it said '7', neither yes nor no"):
