@@ -13,9 +13,9 @@ from trl_tar import ledger as ledger_module
 from trl_tar.batches import Batches
 from trl_tar.bench import Cost, load_model, trainer_for
 from trl_tar.device_groups import DeviceGroup
+from trl_tar.forward_passes import next_token_logits
 from trl_tar.ledger import Ledger, measure_memory
 from trl_tar.offload import StateOnHost
-from trl_tar.simulation import next_token_logits
 
 
 MODES = {

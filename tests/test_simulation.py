@@ -13,12 +13,11 @@ from transformers import get_scheduler
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from trl_tar import Adversary, TARTrainer
+from trl_tar.forward_passes import in_eval_mode, next_token_logits
 from trl_tar.losses import language_modeling_loss
 from trl_tar.simulation import (
     AttackDiverged,
     attack_steps,
-    in_eval_mode,
-    next_token_logits,
     restored,
     scheduler_arguments,
     swapped_in,

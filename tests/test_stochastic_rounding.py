@@ -6,9 +6,10 @@ import torch
 
 from trl_tar import Adversary, simulation
 from trl_tar.bench import Cost, load_model, trainer_for
+from trl_tar.forward_passes import next_token_logits
 from trl_tar.ledger import measure_memory
 from trl_tar.losses import language_modeling_loss
-from trl_tar.simulation import attack_steps, next_token_logits, restored
+from trl_tar.simulation import attack_steps, restored
 from trl_tar.stochastic_rounding import step_in_float32, stochastically_rounded
 
 

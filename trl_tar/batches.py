@@ -9,9 +9,9 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from .data import PreferenceCollator, device_share
 from .device_groups import DeviceGroup
+from .forward_passes import in_eval_mode, next_token_logits
 from .gradients import FILLER, Batch
 from .losses import sequence_log_probs
-from .simulation import in_eval_mode, next_token_logits
 
 
 class Batches:

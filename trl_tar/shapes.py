@@ -18,9 +18,10 @@ from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from .adversary import Adversary
+from .forward_passes import next_token_logits
 from .gradients import Batch, consumed_gradient, mean_gradient
 from .losses import CHUNK, language_modeling_loss, max_entropy_loss
-from .simulation import lora_config, next_token_logits
+from .simulation import lora_config
 from .stochastic_rounding import at_least_float32, in_bfloat16, step_in_float32
 
 
@@ -100,9 +101,8 @@ class Pass:
     batch: Batch
     parameters: list[nn.Parameter]
     loss: Callable[[nn.Module, Batch], Any]
-    consume: Callable[[nn.Parameter, torch.Tensor], None] | None = (
-        None  # what `optimizer_in_backward` does, if anything
-    )
+    # what `optimizer_in_backward` does with a gradient, if anything
+    consume: Callable[[nn.Parameter, torch.Tensor], None] | None = None
 
     def run(self, mode: Mode, share: int = 1) -> list[torch.Tensor]:
         """Makes the pass; returns its gradient, or what one of so many devices keeps of it."""

@@ -37,6 +37,7 @@ from .data import (
 )
 from .device_groups import device_group
 from .evidence_card import EvidenceCardMixin
+from .forward_passes import in_eval_mode, next_token_logits
 from .gradients import Batch, LossFunction, all_reduce, consumed_gradient, mean_gradient, means
 from .losses import (
     IGNORED,
@@ -62,8 +63,6 @@ from .simulation import (
     AttackDiverged,
     Attacked,
     attack_steps,
-    in_eval_mode,
-    next_token_logits,
     restored,
     swapped_in,
 )

@@ -15,9 +15,10 @@ from transformers import PreTrainedModel
 
 from trl_tar import Adversary
 from trl_tar.bench import load_model, machine, median_interval
+from trl_tar.forward_passes import next_token_logits
 from trl_tar.losses import language_modeling_loss
 from trl_tar.records import write_json
-from trl_tar.simulation import attack_steps, next_token_logits, restored
+from trl_tar.simulation import attack_steps, restored
 
 
 ROWS, LENGTH, STEPS, PAIRS = 4, 64, 8, 8

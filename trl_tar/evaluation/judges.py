@@ -237,9 +237,8 @@ class Endpoint:
 
     def _score(self, request: str, answer: str) -> float:
         texts = {"{request}": request, "{answer}": answer}
-        asked = re.sub(
-            r"\{request\}|\{answer\}", lambda found: texts[found[0]], self.prompt
-        )  # at once: neither is a template
+        # at once: neither is a template
+        asked = re.sub(r"\{request\}|\{answer\}", lambda found: texts[found[0]], self.prompt)
         scale = str(self.scale)
         reason = ""
         for attempt in range(self.attempts):

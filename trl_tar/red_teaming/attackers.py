@@ -19,10 +19,10 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTr
 from ..adversary import Adversary
 from ..averaged_weights import AveragedWeightsMixin
 from ..data import drop_fused_head
+from ..forward_passes import in_eval_mode
 from ..records import Point
 from ..simulation import (
     AttackDiverged,
-    in_eval_mode,
     lora_config,
     optimizer_class_and_arguments,
     scheduler_arguments,
