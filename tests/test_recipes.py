@@ -117,6 +117,7 @@ def test_a_launched_recipe_is_killed_and_goes_on_and_is_published(tmp_path, one_
     assert not all(torch.equal(value, repaired[name]) for name, value in hardened.items())
 
 
+@pytest.mark.slow
 def test_the_knowledge_recipe_is_launched_not_repeated_and_refuses_another_run(tmp_path, monkeypatch, capsys):
     """After a repair that this run leaves out: the report tells the phases that made the model, and no other."""
     output = tmp_path / "run"

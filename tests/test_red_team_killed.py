@@ -25,7 +25,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_red_team_goes_on_with_what_is_missing(tmp_path, num_workers):
     script = tmp_path / "attacks.py"
     script.write_text(SCRIPT)

@@ -50,6 +50,7 @@ def test_both_models_get_the_same_number_of_trials_and_the_same_first_ones(tmp_p
     assert (tmp_path / "search.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_longer_search_goes_on_from_a_shorter_one(tmp_path):
     searched(tmp_path, num_trials=2)
     jobs = {file: file.stat().st_mtime_ns for file in (tmp_path / "jobs").iterdir()}

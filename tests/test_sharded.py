@@ -10,21 +10,21 @@ from transformers import AutoModelForCausalLM
 
 
 CASES, MORE_CASES = sharded_worker.CASES, sharded_worker.MORE_CASES
-RESUMED = ("full", "schedule-free")
+RESUMED = "full"
+ALSO_RESUMED = ("lora", "schedule-free")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Folder with the weights of the cases, by one process, by two and by four."""
-    return made_once(tmp_path_factory, "sharded", lambda output: train_all(output, CASES, RESUMED))
+    return made_once(tmp_path_factory, "sharded", lambda output: train_all(output, CASES, [RESUMED]))
 
 
 @pytest.fixture(scope="module")
 def trained_more(tmp_path_factory):
     """The same for further cases."""
-    return made_once(
-        tmp_path_factory, "sharded-more", lambda output: train_all(output, ["lora", *MORE_CASES], ["lora"])
-    )
+    cases = [*ALSO_RESUMED, *MORE_CASES]
+    return made_once(tmp_path_factory, "sharded-more", lambda output: train_all(output, cases, ALSO_RESUMED))
 
 
 def train_all(output, cases, resumed):
@@ -88,14 +88,14 @@ def test_further_sharded_trainings_equal_those_of_one_process(trained_more, case
     check_equal(trained_more, case, processes)
 
 
-@pytest.mark.parametrize("case", RESUMED)
-def test_a_run_killed_on_two_processes_goes_on_with_four(trained, case):
-    check_resumed(trained, case)
+def test_a_run_killed_on_two_processes_goes_on_with_four(trained):
+    check_resumed(trained, RESUMED)
 
 
 @pytest.mark.slow
-def test_a_run_against_lora_goes_on_with_four_too(trained_more):
-    check_resumed(trained_more, "lora")
+@pytest.mark.parametrize("case", ALSO_RESUMED)
+def test_other_runs_go_on_with_four_too(trained_more, case):
+    check_resumed(trained_more, case)
 
 
 @pytest.mark.parametrize("case", ["full", "lora", "schedule-free"])

@@ -58,15 +58,15 @@ def test_a_parameter_stays_what_the_hooks_of_its_gradient_know():
     assert optimizer.state[p]["exp_avg"].dtype == torch.float32
 
 
-def displacement(dtype, in_backward=False, optimizer="adamw") -> torch.Tensor:
+def displacement(dtype, in_backward=False, optimizer="adamw", device="cpu") -> torch.Tensor:
     """Of 64 steps at 2e-6 from weights that bfloat16 has."""
     model, _ = load_model("world")
-    model.to(torch.bfloat16).to(dtype)
-    rows = torch.randint(0, model.config.vocab_size, (64, 4, 24), generator=generator(1))
+    model.to(torch.bfloat16).to(device, dtype)
+    rows = torch.randint(0, model.config.vocab_size, (64, 4, 24), generator=generator(1)).to(device)
     adversary = Adversary("a", "forget", learning_rate=2e-6, num_steps=64, batch_size=4, optimizer=optimizer)
 
     def loss(model, batch):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16):
             logits = next_token_logits(model, batch)
         return language_modeling_loss(logits.float(), batch["labels"])
 

@@ -31,7 +31,8 @@ class Recorded(TrainerCallback):
         self.steps = []
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        self.steps.append({n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad})
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self.steps.append({name: p.detach().to("cpu", copy=True) for name, p in trained})
 
 
 def errors(trainer_steps, reference_steps, start) -> list[float]:
@@ -72,7 +73,7 @@ def compare(make_trainer, adversaries, make_model=tiny.gpt2, accumulation=1, **s
         per_device_train_batch_size=4 // accumulation,
         **settings,
     )
-    start = tiny.weights(trainer.model)
+    start = tiny.weights(make_model())
     trainer.train()
     return errors(recorded.steps, expected_steps(adversaries, settings, make_model), start)
 

@@ -252,17 +252,17 @@ class _Alternating(TrainerCallback):
         self.times: list[tuple[float, float]] = []  # trainer, bare loop
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.ended = _now()
+        self.ended = now()
 
     def on_step_end(self, args, state, control, **kwargs):
-        trainer = _now() - self.ended  # with data loading, logging and all else between two steps
-        start = _now()
+        trainer = now() - self.ended  # with data loading, logging and all else between two steps
+        start = now()
         self.bare.step()
-        self.ended = _now()
+        self.ended = now()
         self.times.append((trainer, self.ended - start))
 
 
-def _now() -> float:
+def now() -> float:
     """Seconds of this process on a CPU, which other work does not move; on a GPU those of the clock."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

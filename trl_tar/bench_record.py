@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from datasets import disable_progress_bars
-from torch.profiler import profile
+from torch.profiler import profile, record_function
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.utils import logging
 
@@ -35,6 +35,7 @@ from .bench import (
 )
 from .ledger import measure_memory
 from .plan import Mode, plan
+from .trace_figure import PICTURES, STEP, annotated, write_picture
 
 
 MODES: dict[str, dict[str, Any]] = {
@@ -234,24 +235,29 @@ class _Traced(TrainerCallback):
 
     def __init__(self) -> None:
         self.profile = profile()  # CPU, and GPU where there is one
+        self.step = record_function(STEP)
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == WARM_UP:
             self.profile.start()
+            self.step.__enter__()
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == WARM_UP + 1:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # what was asked of it is part of the step
+            self.step.__exit__(None, None, None)
             self.profile.stop()
 
 
 def write_trace(model: str, cost: Cost, file: Path, *, dtype: str = "float32", **settings: Any) -> None:
-    """Writes one outer step of the trainer as a Chrome trace, which chrome://tracing and Perfetto show.
+    """Writes one outer step of the trainer as a Chrome trace, which chrome://tracing and Perfetto show, or as a picture.
 
     Args:
         model (`str`), cost ([`Cost`]), dtype (`str`, *optional*, defaults to `"float32"`), settings:
             As for [`measure`].
         file (`Path`):
-            The file; packed if its name ends with `.gz`.
+            The file: a picture if its name ends with `.png`, `.svg` or `.pdf`, otherwise a trace, packed if with `.gz`.
     """
     _in_own_process(_trace, model, cost, dtype, settings, file)
 
@@ -262,5 +268,9 @@ def _trace(model: str, cost: Cost, dtype: str, settings: dict[str, Any], file: P
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_for(loaded, tokenizer, cost, WARM_UP + 1, Path(folder), **settings)
         trainer.add_callback(traced)
-        trainer.train()
-    traced.profile.export_chrome_trace(str(file))
+        with annotated(trainer):
+            trainer.train()
+        trace = Path(folder) / "trace.json" if file.suffix in PICTURES else file
+        traced.profile.export_chrome_trace(str(trace))
+        if trace != file:
+            write_picture(trace, file)

@@ -230,7 +230,9 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     )
     bench.add_argument("--output", type=Path, help="file for the numbers, as JSON")
     bench.add_argument(
-        "--trace", type=Path, help="file for a Chrome trace of an outer step; packed if it ends with .gz"
+        "--trace",
+        type=Path,
+        help="file for a Chrome trace of an outer step (packed if it ends with .gz), or for a picture of it (.png, .svg, .pdf)",
     )
 
 

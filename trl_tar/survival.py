@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 from scipy import stats
 
@@ -97,14 +98,15 @@ def survival_curve(intervals: Sequence[Interval]) -> list[tuple[float, float]]:
 
 
 def _bootstrap(clusters: list[Sequence[Interval]], confidence: float) -> tuple[float, float]:
-    rng = random.Random(0)
-    earliest, latest = [], []
-    for _ in range(RESAMPLES):
-        drawn = [interval for seeds in rng.choices(clusters, k=len(clusters)) for interval in seeds]
-        earliest.append(_median(drawn, latest=False))
-        latest.append(_median(drawn, latest=True))
+    @cache  # few adversaries are often drawn alike, and their order does not matter
+    def median(drawn: tuple[int, ...], latest: bool) -> float:
+        return _median([interval for i in drawn for interval in clusters[i]], latest)
+
+    rng, all_of_them = random.Random(0), range(len(clusters))
+    draws = [tuple(sorted(rng.choices(all_of_them, k=len(clusters)))) for _ in range(RESAMPLES)]
+    earliest, latest = (sorted(median(drawn, late) for drawn in draws) for late in (False, True))
     outside = round((1 - confidence) / 2 * RESAMPLES)
-    return sorted(earliest)[outside], sorted(latest)[-1 - outside]
+    return earliest[outside], latest[-1 - outside]
 
 
 def _median(intervals: Sequence[Interval], latest: bool) -> float:

@@ -210,7 +210,7 @@ def test_the_clock_of_a_gpu_is_read_when_it_has_finished(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: order.append("synchronised"))
     monkeypatch.setattr("time.perf_counter", lambda: order.append("read") or 1.0)
-    assert bench._now() == 1.0 and order == ["synchronised", "read"]
+    assert bench.now() == 1.0 and order == ["synchronised", "read"]
 
 
 def test_memory_that_is_freed_is_returned_only_where_peaks_are_measured(monkeypatch):

@@ -1,0 +1,100 @@
+"""How far an attack gets whose AdamW keeps its state in 8 bits, beside one in 32 bits: the same batches, on SmolLM2.
+
+python tests/benchmarks/eight_bit_attack.py smollm2 tests/benchmarks/results/eight_bit.json
+"""
+
+import random
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trl_tar import Adversary
+from trl_tar.bench import load_model, machine
+from trl_tar.forward_passes import next_token_logits
+from trl_tar.losses import language_modeling_loss
+from trl_tar.records import write_json
+from trl_tar.simulation import attack_steps, restored
+from trl_tar.statistics import t_interval
+from trl_tar.testbed import KnowledgeWorld
+
+
+SEEDS, STEPS, ROWS = (0, 1, 2), 64, 16
+ADAMW = Adversary("a", "attacker", learning_rate=2e-5, num_steps=STEPS, batch_size=ROWS)
+EIGHT_BIT = replace(ADAMW, optimizer="adamw_8bit")
+Batch = dict[str, torch.Tensor]
+
+
+def batches_of(tokenizer: PreTrainedTokenizerBase, texts: list[str], device: torch.device) -> list[Batch]:
+    """Of `ROWS` texts each; padding is not learnt."""
+    tokenizer.padding_side = "right"
+    batches = []
+    for start in range(0, len(texts) - ROWS + 1, ROWS):
+        batch = tokenizer(texts[start : start + ROWS], padding=True, return_tensors="pt").to(device)
+        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        batches.append({**{name: batch[name] for name in ("input_ids", "attention_mask")}, "labels": labels})
+    return batches
+
+
+def loss_function(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.autocast(batch["labels"].device.type, torch.bfloat16):
+        logits = next_token_logits(model, batch)
+    return language_modeling_loss(logits.float(), batch["labels"])
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module, batches: list[Batch]) -> float:
+    """Nats per token."""
+    sums = [loss_function(model, batch) for batch in batches]
+    return (sum(total for total, _ in sums) / sum(count for _, count in sums)).item()
+
+
+def attack(model: PreTrainedModel, adversary: Adversary, batches: list[Batch], asked: list[Batch]) -> tuple[float, torch.Tensor]:
+    """Loss on `asked` after the attack, and the way that the weights went."""
+    start = flat(model)
+    with restored(model, adversary, seed=0) as attacked:
+        for _ in attack_steps(attacked, adversary, [[batch] for batch in batches], loss_function, adversary.num_steps):
+            return mean_loss(attacked.model, asked), flat(model) - start
+    raise AssertionError("an attack is judged at its end")
+
+
+def flat(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def main(name: str, output: Path) -> None:
+    model, tokenizer = load_model(name)
+    world = KnowledgeWorld(0)
+    texts = [row["prompt"] + row["completion"] for row in world.datasets()["attacker"]]
+    asked = batches_of(tokenizer, texts, model.device)
+    runs = []
+    for seed in SEEDS:
+        drawn = random.Random(seed).choices(texts, k=STEPS * ROWS)
+        batches = batches_of(tokenizer, drawn, model.device)
+        (exact, way), (found, other) = (attack(model, each, batches, asked) for each in (ADAMW, EIGHT_BIT))
+        runs.append(
+            {
+                "loss": {"adamw": exact, "adamw_8bit": found},
+                "along": (other @ way / (way @ way)).item(),  # of AdamW's way, this part of it
+                "aside": ((other - way).norm() / way.norm()).item(),
+            }
+        )
+    record = {
+        "model": name,
+        "attack": {"learning_rate": ADAMW.learning_rate, "steps": STEPS, "rows": ROWS},
+        "loss before": mean_loss(model, asked),
+        "runs": runs,
+        "difference of losses": t_interval([run["loss"]["adamw_8bit"] - run["loss"]["adamw"] for run in runs]),
+        "along": t_interval([run["along"] for run in runs]),
+        "aside": t_interval([run["aside"] for run in runs]),
+        "environment": machine(),
+    }
+    print(record)
+    write_json(output, record)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
