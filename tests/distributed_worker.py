@@ -107,3 +107,5 @@ if __name__ == "__main__":
     datasets.disable_progress_bars()
     for case in sys.argv[2:]:
         train(case, Path(sys.argv[1]), int(os.environ.get("WORLD_SIZE", "1")))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -161,3 +161,5 @@ if __name__ == "__main__":
     for job in sys.argv[2:]:  # such as train:full
         kind, _, case = job.partition(":")
         train(case, Path(sys.argv[1]), world_size, kind)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -4,10 +4,10 @@ import pytest
 import tiny
 import torch
 
-from trl_tar import Adversary, simulation
+from trl_tar import Adversary, TARTrainer, simulation
 from trl_tar.bench import Cost, load_model, trainer_for
 from trl_tar.forward_passes import next_token_logits
-from trl_tar.ledger import measure_memory
+from trl_tar.ledger import Ledger, measure_memory
 from trl_tar.losses import language_modeling_loss
 from trl_tar.simulation import attack_steps, restored
 from trl_tar.stochastic_rounding import step_in_float32, stochastically_rounded
@@ -180,6 +180,24 @@ def test_a_device_holds_half_of_the_weights(tmp_path, attack, mode, expected):
     kinds, _ = measure_memory(trainer)
     device = sum(kind["device"] for kind in kinds.values()) / count
     assert expected <= device < expected + 0.5
+
+
+def test_the_gradient_of_the_tamper_resistance_loss_is_not_kept_beside_that_of_the_step(make_trainer, monkeypatch):
+    added = []
+    original = TARTrainer._set_outer_gradient
+
+    def watched(trainer, g_retain, g_tr):
+        with Ledger([*trainer.model.parameters(), *g_retain, *g_tr]) as ledger:
+            before = ledger.live
+            original(trainer, g_retain, g_tr)
+        added.append(ledger.peak - before)
+
+    monkeypatch.setattr(TARTrainer, "_set_outer_gradient", watched)
+    model = load_model("world")[0].to(torch.bfloat16)
+    count, largest = model.num_parameters(), max(p.numel() for p in model.parameters())
+    make_trainer(model, bf16=True, optim="schedule_free_adamw", max_steps=1).train()
+    # of the largest matrix 4 bytes of the retain gradient and 2 of the sum; a sum of all beside all would be more
+    assert len(added) == 1 and 0 < added[0] < 7 * largest < 2 * count
 
 
 REFUSED = {

@@ -437,11 +437,13 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
             all_reduce(g_tr, self._devices.across)
         retain, tamper = self._retain_norm, total_norm(g_tr).double()
         products = []
-        for p, r, g in zip(self._outer_parameters, g_retain, g_tr, strict=True):
+        g_tr.reverse()
+        for p, r in zip(self._outer_parameters, g_retain, strict=True):
+            g = g_tr.pop()  # not kept beside `.grad`, which has the precision of the weights
             r = r.to(g, non_blocking=True)
             products.append(inner_product(r, g))
             p.grad = g.add_(r).to(p.dtype)
-        product = all_parts(torch.stack(products).sum(), g_tr)
+        product = all_parts(torch.stack(products).sum(), self._outer_parameters)
         all_reduce([self._retain_sums])
         losses = self._retain_sums / self._retain_counts
         self._record("retain_loss/lm", losses[0].item())

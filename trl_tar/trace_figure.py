@@ -33,7 +33,9 @@ def annotated(trainer: TARTrainer) -> Iterator[None]:
     """Names the phases of an outer step in traces that are taken meanwhile."""
     for phase, name in PHASES.items():
         method = getattr(trainer, name)
-        setattr(trainer, name, _named_pieces(method, phase) if name == "attack_steps" else record_function(phase)(method))
+        setattr(
+            trainer, name, _named_pieces(method, phase) if name == "attack_steps" else record_function(phase)(method)
+        )
     try:
         yield
     finally:
@@ -82,7 +84,7 @@ def plot_trace(events: Sequence[Mapping[str, Any]]) -> Figure:
     begin, end = step
     figure = Figure(figsize=(11, 0.38 * len(rows) + 1.1), layout="constrained")
     axes = figure.subplots()
-    for place, (label, spans) in enumerate(rows.items()):
+    for place, spans in enumerate(rows.values()):
         gap = (end - begin) / RESOLUTION
         drawn = [((low - begin) / 1e3, (high - low) / 1e3) for low, high in _merged(spans, gap)]
         axes.broken_barh(drawn, (place - 0.4, 0.8), color=COLOURS[place % len(COLOURS)])
@@ -91,7 +93,9 @@ def plot_trace(events: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_xlim(0, (end - begin) / 1e3)
     axes.set_xlabel("time (ms)")
     share = sum(high - low for low, high in busy) / (end - begin)
-    axes.set_title(f"One outer step: {'the GPU computes' if kernels else 'operators run'} {share:.0%} of the time", fontsize=10)
+    axes.set_title(
+        f"One outer step: {'the GPU computes' if kernels else 'operators run'} {share:.0%} of the time", fontsize=10
+    )
     return figure
 
 

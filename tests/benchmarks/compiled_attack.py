@@ -38,7 +38,9 @@ def compiled(model: PreTrainedModel, by: Callable[[nn.Module], None]) -> Iterato
 def attack(model: PreTrainedModel, adversary: Adversary, length: int = LENGTH) -> float:
     """Seconds of a simulated attack, as in the bench."""
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randint(5, model.config.vocab_size, (adversary.num_steps, ROWS, length), generator=generator).to(model.device)
+    rows = torch.randint(5, model.config.vocab_size, (adversary.num_steps, ROWS, length), generator=generator).to(
+        model.device
+    )
     batches = [[{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}] for ids in rows]
 
     def loss(model: nn.Module, batch: dict[str, torch.Tensor]):

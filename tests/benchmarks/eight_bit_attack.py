@@ -52,7 +52,9 @@ def mean_loss(model: nn.Module, batches: list[Batch]) -> float:
     return (sum(total for total, _ in sums) / sum(count for _, count in sums)).item()
 
 
-def attack(model: PreTrainedModel, adversary: Adversary, batches: list[Batch], asked: list[Batch]) -> tuple[float, torch.Tensor]:
+def attack(
+    model: PreTrainedModel, adversary: Adversary, batches: list[Batch], asked: list[Batch]
+) -> tuple[float, torch.Tensor]:
     """Loss on `asked` after the attack, and the way that the weights went."""
     start = flat(model)
     with restored(model, adversary, seed=0) as attacked:
