@@ -62,6 +62,7 @@ def measure(
     *,
     dtype: str = "float32",
     device_flops: float | None = None,
+    on_part: Callable[[dict[str, Any]], None] = lambda record: None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Time of an outer step of the trainer as a multiple of the bare loop's, its share of the device's FLOP/s, and memory.
@@ -78,6 +79,8 @@ def measure(
             Of the weights, or `"bfloat16"`, which wants `bf16=True`.
         device_flops (`float`, *optional*):
             Floating-point operations per second of the device. By default those of `DEVICE_FLOPS`, if the device is there.
+        on_part (`Callable`, *optional*):
+            Takes the record when times are measured, when peaks are, and when all is: each takes minutes on a large model.
         settings:
             Further ones of [`TARConfig`], such as `bf16`, `offload`, `optimizer_in_backward` or `activation_checkpointing`.
 
@@ -94,9 +97,8 @@ def measure(
     device_flops = device_flops or known_flops(bool(settings.get("bf16")))
     count, flops, times = _in_own_process(_times, *run, steps, device_flops is not None)
     seconds = {name: statistics.median(pair[i] for pair in times) for i, name in enumerate(("trainer", "bare_loop"))}
-    peaks = peak_memory(*run)
-    modes = MODES if settings.keys().isdisjoint(MODES["offload, optimizer in backward"]) else {"as asked": {}}
-    return {
+    state: dict[str, Any] = {}
+    record = {
         "model": model,
         "weights": "random" if model not in MODELS and is_configuration(model) else "loaded",
         "num_parameters": count,
@@ -110,12 +112,18 @@ def measure(
         "utilisation": None
         if device_flops is None or flops is None
         else {"flops": flops, "device_flops": device_flops, "mfu": flops / seconds["trainer"] / device_flops},
-        "peak_memory": peaks,
-        "state": {
-            name: _in_own_process(_state, model, cost, dtype, {**settings, **mode}) for name, mode in modes.items()
-        },
+        "peak_memory": None,
+        "state": state,
         "environment": machine(),
     }
+    on_part(record)
+    record["peak_memory"] = peak_memory(*run)
+    on_part(record)
+    modes = MODES if settings.keys().isdisjoint(MODES["offload, optimizer in backward"]) else {"as asked": {}}
+    for name, mode in modes.items():
+        state[name] = _in_own_process(_state, model, cost, dtype, {**settings, **mode})
+    on_part(record)
+    return record
 
 
 def known_flops(bf16: bool) -> float | None:

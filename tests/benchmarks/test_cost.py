@@ -23,6 +23,7 @@ from trl_tar.cli import main
 from trl_tar.growth import AXES
 from trl_tar.ledger import Ledger
 from trl_tar.plan import Mode, plan
+from trl_tar.trace_figure import PHASES, plot_trace, write_picture
 
 
 RESULTS = Path(__file__).parent / "results"
@@ -179,6 +180,40 @@ def test_flops_are_counted_and_a_step_is_traced(tmp_path):
     backward = [each for each in events if each.get("name", "").endswith("EmbeddingBackward0") and each["ph"] == "X"]
     evaluated = [each for each in backward if each["name"].startswith("autograd::engine::evaluate_function")]
     assert len(evaluated) == cost.passes  # of one outer step, and no other
+    write_picture(tmp_path / "trace.json", tmp_path / "trace.png")
+    assert (tmp_path / "trace.png").stat().st_size > 10_000
+    axes = plot_trace(events).axes[0]
+    rows = dict(zip([tick.get_text() for tick in axes.get_yticklabels()], axes.collections, strict=True))
+    assert list(rows) == [f"host: {each}" for each in (*PHASES, "optimizers", "operators")]
+    parts = {label: len(row.get_paths()) for label, row in rows.items()}
+    assert parts["host: retain pass"] == parts["host: judgement"] == 1
+    assert parts["host: optimizers"] == cost.num_steps + 1
+
+
+def test_a_picture_says_how_long_a_gpu_computes():
+    def event(name, category, begin, end):
+        return {"ph": "X", "name": name, "cat": category, "ts": 1000 + begin, "dur": end - begin}
+
+    events = [
+        event("outer step", "user_annotation", 0, 100),
+        event("outer step", "gpu_user_annotation", 20, 100),
+        event("judgement", "user_annotation", 50, 60),
+        event("aten::mm", "cpu_op", 0, 10),
+        event("gemm", "kernel", 20, 40),
+        event("gemm", "kernel", 30, 50),  # on another stream at the same time
+        event("Memset (Device)", "gpu_memset", 60, 70),
+        event("Memcpy DtoH (Device -> Pinned)", "gpu_memcpy", 70, 90),
+        event("Memcpy HtoD (Pinned -> Device)", "gpu_memcpy", 90, 95),
+        {"ph": "i", "name": "Record Window End", "ts": 1100},
+    ]
+    axes = plot_trace(events).axes[0]
+    assert axes.get_title() == "One outer step: the GPU computes 40% of the time"
+    rows = dict(zip([tick.get_text() for tick in axes.get_yticklabels()], axes.collections, strict=True))
+    bars = {label: [path.get_extents().intervalx.tolist() for path in row.get_paths()] for label, row in rows.items()}
+    assert bars["GPU: kernels"] == [pytest.approx([0.02, 0.05]), pytest.approx([0.06, 0.07])]
+    assert bars["GPU: copies to the host"] == [pytest.approx([0.07, 0.09])]
+    assert bars["GPU: copies from the host"] == [pytest.approx([0.09, 0.095])]
+    assert bars["host: judgement"] == [pytest.approx([0.05, 0.06])] and bars["host: attack"] == []
 
 
 def test_a_model_that_cannot_be_planned_is_measured_without_its_flops():
@@ -245,6 +280,45 @@ def test_the_command_records_time_utilisation_memory_and_a_trace(tmp_path, capsy
     assert list(record["state"]) == ["as asked"] and record["state"]["as asked"]["snapshot"]["host"] > 0
     assert {"cpu", "cores", "threads", "torch", "device"} <= set(record["environment"])
     assert (tmp_path / "trace.json.gz").stat().st_size > 1000
+
+
+def test_a_record_is_written_as_soon_as_times_are_measured(tmp_path, monkeypatch):
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench_record, "peak_memory", killed)
+    with pytest.raises(KeyboardInterrupt):
+        main(
+            [
+                "bench",
+                "world",
+                "--steps",
+                "1",
+                "--batch-size",
+                "2",
+                "--length",
+                "8",
+                "--output",
+                str(tmp_path / "a.json"),
+            ]
+        )
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert record["ratio"]["n"] == 1 and record["peak_memory"] is None and record["state"] == {}
+
+
+def test_what_is_told_of_a_gpu_is_on_record():
+    record = json.loads((RESULTS / "smollm2_h100.json").read_text())
+    ratio, told = record["ratio"], " ".join(README.split())
+    assert f"takes {ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}] of the bare loop's time" in told
+    tokens, share = record["tokens_per_second"], record["utilisation"]["mfu"]
+    assert f"({ratio['n']} pairs), {tokens:,.0f} tokens per second and {share:.1%}".replace("%", " %") in told
+    tests = json.loads((RESULTS / "cuda_tests_h100.json").read_text())
+    peaks = [outcome for name, outcome in tests["outcomes"].items() if "peak_is_that_of_the_plan" in name]
+    assert f"Of {len(peaks)} peaks" in told and f"{peaks.count('passed')} were within 10 %" in told
+    off = [each["planned"] / each["allocated"] for each in tests["measured"].values() if "planned" in each]
+    assert sorted(round(100 * (share - 1)) for share in off) == [-15, -11, 13]
+    held = [each["allocated"] / each["parameters"] for each in tests["measured"].values() if "parameters" in each]
+    assert f"{held[0]:.1f} bytes per parameter as it comes, and {held[1]:.1f} under a LoRA attack" in told
 
 
 @pytest.mark.parametrize("model", MAX_RATIO)

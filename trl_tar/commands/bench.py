@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +49,22 @@ def bench(
     if growth:
         _check_growth(model=(model, "world"), trace=(trace, None), dtype=(dtype, "float32"))
         found = measure_growth(cost, steps, **chosen)
+        _written(output, found)
         lines = growth_lines(found)
     else:
-        found = measure(model, cost, steps, dtype=dtype, device_flops=device_flops, **chosen)
+        found = measure(
+            model, cost, steps, dtype=dtype, device_flops=device_flops, on_part=partial(_written, output), **chosen
+        )
         lines = record_lines(found)
-    if output is not None:
-        write_json(output, found)
     for line in lines:
         Console().print(escape(line), highlight=False, soft_wrap=True)
     if trace is not None:
         write_trace(model, cost, trace, dtype=dtype, **chosen)
+
+
+def _written(output: Path | None, found: dict[str, Any]) -> None:
+    if output is not None:
+        write_json(output, found)
 
 
 def check_file(option: str, file: Path) -> None:
