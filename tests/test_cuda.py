@@ -21,7 +21,7 @@ from trl_tar.plan import Mode, plan
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 TOLERANCE = 0.1  # of a plan
 TOO_FAR = 1.05  # of float32's way; seen were 1.02 for weights in bfloat16 and 1.04 for an optimizer in 8 bits
-# 0.27 B parameters, so that what a GPU's libraries hold for themselves is little beside it
+# 0.25 B parameters, so that what a GPU's libraries hold for themselves is little beside it
 CONFIG = LlamaConfig(
     hidden_size=1024,
     intermediate_size=2816,
@@ -117,10 +117,11 @@ def check_plan(tmp_path, mode, cost):
 
 
 @pytest.mark.parametrize("size", [FEW, MANY], ids=["few tokens", "many tokens"])
-@pytest.mark.parametrize("case", sorted(CASES))
+@pytest.mark.parametrize("case", sorted({*CASES} - {"short rows"}))  # which are "long rows" once they have other sizes
 def test_the_peak_is_that_of_the_plan(request, tmp_path, case, size):
     if case == "8-bit" and size == MANY:
-        request.applymarker(pytest.mark.xfail(reason="on an H100 the plan was 11 % below"))
+        reason = "on an H100 the plan was 11 % below"
+        request.applymarker(pytest.mark.xfail(reason=reason, raises=AssertionError, strict=True))
     mode, own = CASES[case]
     adversaries = own.get("adversaries", 1)
     check_plan(tmp_path, mode, replace(cost_of(mode, **size), adversaries=adversaries))
@@ -132,7 +133,9 @@ def test_a_device_holds_the_bytes_per_parameter_that_are_told(tmp_path, attack, 
     own = {"full": {}, "lora": {"lora_r": 1}, "8-bit": {"optimizer": "adamw_8bit"}}[attack]
     mode_of_plan = Mode(bf16=False, **lean, **own)
     found = check_plan(tmp_path, mode_of_plan, cost_of(mode_of_plan, batch_size=1, length=4))
-    assert found / sum(p.numel() for p in AutoModelForCausalLM.from_config(CONFIG).parameters()) >= BARS[attack, mode]
+    each = found / sum(p.numel() for p in AutoModelForCausalLM.from_config(CONFIG).parameters())
+    # at most 42.1 instead of 40 and 10.0 instead of 8 were seen: PyTorch gives a matrix of 11 MiB a room of 12
+    assert BARS[attack, mode] <= each < BARS[attack, mode] + 2.2
 
 
 @pytest.mark.parametrize("in_backward", [False, True])

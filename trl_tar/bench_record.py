@@ -62,7 +62,7 @@ def measure(
     *,
     dtype: str = "float32",
     device_flops: float | None = None,
-    on_part: Callable[[dict[str, Any]], None] = lambda record: None,
+    on_part: Callable[[dict[str, Any]], None] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Time of an outer step of the trainer as a multiple of the bare loop's, its share of the device's FLOP/s, and memory.
@@ -80,7 +80,7 @@ def measure(
         device_flops (`float`, *optional*):
             Floating-point operations per second of the device. By default those of `DEVICE_FLOPS`, if the device is there.
         on_part (`Callable`, *optional*):
-            Takes the record when times are measured, when peaks are, and when all is: each takes minutes on a large model.
+            Takes the record with what is measured so far, as each part takes minutes on a large model.
         settings:
             Further ones of [`TARConfig`], such as `bf16`, `offload`, `optimizer_in_backward` or `activation_checkpointing`.
 
@@ -116,13 +116,14 @@ def measure(
         "state": state,
         "environment": machine(),
     }
+    on_part = on_part or (lambda record: None)
     on_part(record)
     record["peak_memory"] = peak_memory(*run)
     on_part(record)
     modes = MODES if settings.keys().isdisjoint(MODES["offload, optimizer in backward"]) else {"as asked": {}}
     for name, mode in modes.items():
         state[name] = _in_own_process(_state, model, cost, dtype, {**settings, **mode})
-    on_part(record)
+        on_part(record)
     return record
 
 

@@ -232,7 +232,7 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     bench.add_argument(
         "--trace",
         type=Path,
-        help="file for a Chrome trace of an outer step (packed if it ends with .gz), or for a picture of it (.png, .svg, .pdf)",
+        help="file for a Chrome trace of an outer step (.json, .json.gz) or a picture of it (.png, .svg, .pdf)",
     )
 
 

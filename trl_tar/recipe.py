@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 import yaml
 from datasets import Dataset, disable_progress_bars
 from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, TrainingArguments
@@ -259,8 +258,6 @@ def run(recipe: Callable[..., Any], *types: type) -> None:
     except (ValueError, OSError, yaml.YAMLError) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         raise SystemExit(2) from error
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()  # left to the end of the interpreter, its threads can abort the program
 
 
 def _parsed(types: Sequence[type]) -> tuple[Any, ...]:

@@ -1,55 +1,61 @@
 """A picture of one outer step: what host and device do when, from the trace of torch's profiler."""
 
-import gzip
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 from torch.profiler import record_function
 
 from .plots import COLOURS
-from .tar_trainer import TARTrainer
 
+
+if TYPE_CHECKING:
+    from .tar_trainer import TARTrainer
 
 Span = tuple[float, float]  # begin and end, in µs
 STEP = "outer step"
-# phase → method of the trainer that is this phase, in the order of the rows
-PHASES = {
-    "retain pass": "compute_loss",
-    "attack": "attack_steps",
-    "judgement": "add_tamper_resistance_gradient",
-}
+PHASES = ("retain pass", "attack", "judgement")  # in the order of the rows
 OPTIMIZER = "Optimizer.step"  # how torch's profiler names it: of the attack, and of the outer step
-DEVICE = {"kernels": "kernel", "copies to the host": "Memcpy DtoH", "copies from the host": "Memcpy HtoD"}
+KERNELS = ("kernel", "gpu_memset")  # categories
+COPIES = {  # row → how the names of its events begin
+    "copies to the host": "Memcpy DtoH",
+    "copies from the host": "Memcpy HtoD",
+    "copies within it": "Memcpy DtoD",
+}
 PICTURES = (".png", ".svg", ".pdf")
 RESOLUTION = 4000  # gaps below this part of the step are not seen
 
 
 @contextmanager
-def annotated(trainer: TARTrainer) -> Iterator[None]:
+def annotated(trainer: "TARTrainer") -> Iterator[None]:
     """Names the phases of an outer step in traces that are taken meanwhile."""
-    for phase, name in PHASES.items():
-        method = getattr(trainer, name)
-        setattr(
-            trainer, name, _named_pieces(method, phase) if name == "attack_steps" else record_function(phase)(method)
-        )
+    retain, attack, judgement = PHASES
+    phases = {
+        (trainer, "compute_loss"): record_function(retain),
+        (trainer.accelerator, "backward"): record_function(retain),  # attacks take their gradients without it
+        (trainer, "attack_steps"): lambda steps: _in_pieces(steps, attack),
+        (trainer, "add_tamper_resistance_gradient"): record_function(judgement),
+    }
+    for (owner, name), wrap in phases.items():
+        setattr(owner, name, wrap(getattr(owner, name)))
     try:
         yield
     finally:
-        for name in PHASES.values():
-            delattr(trainer, name)
+        for owner, name in phases:
+            delattr(owner, name)
 
 
-def _named_pieces(attack_steps: Any, phase: str) -> Any:
-    """Of a generator: each piece between two judgements."""
+def _in_pieces(attack_steps: Callable[..., Iterator[int]], phase: str) -> Callable[..., Iterator[int]]:
+    """What happens up to a judgement, and from one to the next, is a piece of the phase each."""
 
     def pieces(*arguments: Any) -> Iterator[int]:
-        steps = attack_steps(*arguments)
+        steps = None
         while True:
             with record_function(phase):
+                steps = attack_steps(*arguments) if steps is None else steps
                 step = next(steps, None)
             if step is None:
                 return
@@ -67,19 +73,18 @@ def plot_trace(events: Sequence[Mapping[str, Any]]) -> Figure:
 
     Returns:
         `Figure`: to show or `savefig`. Its title says which part of the step the device, or without one the host's operators,
-        are busy.
+        are busy; copies are not counted.
     """
-    timed = [each for each in events if each.get("ph") == "X" and each["name"] != STEP]
-    (step,) = [_span(each) for each in events if each.get("ph") == "X" and each["name"] == STEP and _on_host(each)]
+    timed = [each for each in events if each.get("ph") == "X"]
+    (step,) = [_span(each) for each in timed if each["name"] == STEP and _on_host(each)]
     rows = {f"host: {phase}": _spans(timed, phase) for phase in PHASES}
     rows["host: optimizers"] = _spans(timed, OPTIMIZER)
-    rows["host: operators"] = _merged(_span(each) for each in timed if each.get("cat") == "cpu_op")
-    busy = rows["host: operators"]
-    kernels = [each for each in timed if each.get("cat") in (DEVICE["kernels"], "gpu_memset")]
+    busy = rows["host: operators"] = _merged(_span(each) for each in timed if each.get("cat") == "cpu_op")
+    kernels = [_span(each) for each in timed if each.get("cat") in KERNELS]
     if kernels:
-        busy = rows["GPU: kernels"] = _merged(map(_span, kernels))
-        for label in ("copies to the host", "copies from the host"):
-            rows[f"GPU: {label}"] = _merged(_span(each) for each in timed if each["name"].startswith(DEVICE[label]))
+        busy = rows["GPU: kernels"] = _merged(kernels)
+        for label, copy in COPIES.items():
+            rows[f"GPU: {label}"] = _merged(_span(each) for each in timed if each["name"].startswith(copy))
 
     begin, end = step
     figure = Figure(figsize=(11, 0.38 * len(rows) + 1.1), layout="constrained")
@@ -100,10 +105,8 @@ def plot_trace(events: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def write_picture(trace: Path, file: Path) -> None:
-    """Draws a Chrome trace, packed or not, into a file of [`PICTURES`]."""
-    with gzip.open(trace, "rt", encoding="utf-8") if trace.suffix == ".gz" else trace.open(encoding="utf-8") as read:
-        events = json.load(read)["traceEvents"]
-    plot_trace(events).savefig(file, dpi=150)
+    """Draws a Chrome trace into a file of [`PICTURES`]."""
+    plot_trace(json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]).savefig(file, dpi=150)
 
 
 def _on_host(event: Mapping[str, Any]) -> bool:

@@ -13,10 +13,12 @@ from ..bench import Cost
 from ..bench_record import measure, write_trace
 from ..growth import growth_lines, measure_growth
 from ..records import write_json
+from ..trace_figure import PICTURES
 from .demo import quiet
 
 
 GIGABYTE = 1e9
+TRACES = (".json", ".json.gz", *PICTURES)
 
 
 def bench(
@@ -31,7 +33,7 @@ def bench(
     **settings: bool,
 ) -> None:
     """Prints time and memory as multiples of the bare loop's, or with `growth` how the time grows; writes all of it as JSON,
-    and the trace of an outer step, where a file is given.
+    and the trace of an outer step, where a file is given. What is measured so far is in a file that ends with `.partial`.
 
     Args:
         model (`str`), steps (`int`), cost ([`Cost`]), dtype (`str`), device_flops (`float`), settings:
@@ -45,26 +47,31 @@ def bench(
     for option, file in (("--output", output), ("--trace", trace)):
         if file is not None:
             check_file(option, file)
+    if trace is not None and not trace.name.endswith(TRACES):
+        raise ValueError(f"--trace is {str(trace)!r}, and its name ends with none of {', '.join(TRACES)}. Give it one.")
     chosen = {name: True for name, value in settings.items() if value}
+    part = None if output is None else Path(f"{output}.partial")
     if growth:
         _check_growth(model=(model, "world"), trace=(trace, None), dtype=(dtype, "float32"))
         found = measure_growth(cost, steps, **chosen)
-        _written(output, found)
         lines = growth_lines(found)
     else:
         found = measure(
-            model, cost, steps, dtype=dtype, device_flops=device_flops, on_part=partial(_written, output), **chosen
+            model, cost, steps, dtype=dtype, device_flops=device_flops, on_part=partial(_written, part), **chosen
         )
         lines = record_lines(found)
+    if output is not None and part is not None:
+        write_json(output, found)
+        part.unlink(missing_ok=True)
     for line in lines:
         Console().print(escape(line), highlight=False, soft_wrap=True)
     if trace is not None:
         write_trace(model, cost, trace, dtype=dtype, **chosen)
 
 
-def _written(output: Path | None, found: dict[str, Any]) -> None:
-    if output is not None:
-        write_json(output, found)
+def _written(file: Path | None, found: dict[str, Any]) -> None:
+    if file is not None:
+        write_json(file, found)
 
 
 def check_file(option: str, file: Path) -> None:
