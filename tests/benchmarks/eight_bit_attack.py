@@ -30,19 +30,18 @@ Batch = dict[str, torch.Tensor]
 
 def batches_of(tokenizer: PreTrainedTokenizerBase, texts: list[str], device: torch.device) -> list[Batch]:
     """Of `ROWS` texts each; padding is not learnt."""
-    tokenizer.padding_side = "right"
     batches = []
     for start in range(0, len(texts) - ROWS + 1, ROWS):
-        batch = tokenizer(texts[start : start + ROWS], padding=True, return_tensors="pt").to(device)
-        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-        batches.append({**{name: batch[name] for name in ("input_ids", "attention_mask")}, "labels": labels})
+        rows = tokenizer(texts[start : start + ROWS], padding=True, padding_side="right", return_tensors="pt").to(
+            device
+        )
+        ids, mask = rows["input_ids"], rows["attention_mask"]
+        batches.append({"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)})
     return batches
 
 
 def loss_function(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    with torch.autocast(batch["labels"].device.type, torch.bfloat16):
-        logits = next_token_logits(model, batch)
-    return language_modeling_loss(logits.float(), batch["labels"])
+    return language_modeling_loss(next_token_logits(model, batch), batch["labels"])
 
 
 @torch.no_grad()
@@ -53,14 +52,14 @@ def mean_loss(model: nn.Module, batches: list[Batch]) -> float:
 
 
 def attack(
-    model: PreTrainedModel, adversary: Adversary, batches: list[Batch], asked: list[Batch]
+    model: PreTrainedModel, adversary: Adversary, batches: list[Batch], all_batches: list[Batch]
 ) -> tuple[float, torch.Tensor]:
-    """Loss on `asked` after the attack, and the way that the weights went."""
+    """The attacker's loss over all its data after the attack, and the displacement of the weights."""
     start = flat(model)
     with restored(model, adversary, seed=0) as attacked:
-        for _ in attack_steps(attacked, adversary, [[batch] for batch in batches], loss_function, adversary.num_steps):
-            return mean_loss(attacked.model, asked), flat(model) - start
-    raise AssertionError("an attack is judged at its end")
+        steps = attack_steps(attacked, adversary, [[batch] for batch in batches], loss_function, adversary.num_steps)
+        next(steps)
+        return mean_loss(attacked.model, all_batches), flat(model) - start
 
 
 def flat(model: nn.Module) -> torch.Tensor:
@@ -69,25 +68,25 @@ def flat(model: nn.Module) -> torch.Tensor:
 
 def main(name: str, output: Path) -> None:
     model, tokenizer = load_model(name)
-    world = KnowledgeWorld(0)
-    texts = [row["prompt"] + row["completion"] for row in world.datasets()["attacker"]]
-    asked = batches_of(tokenizer, texts, model.device)
+    texts = [row["prompt"] + row["completion"] for row in KnowledgeWorld(0).datasets()["attacker"]]
+    all_batches = batches_of(tokenizer, texts, model.device)
     runs = []
     for seed in SEEDS:
-        drawn = random.Random(seed).choices(texts, k=STEPS * ROWS)
-        batches = batches_of(tokenizer, drawn, model.device)
-        (exact, way), (found, other) = (attack(model, each, batches, asked) for each in (ADAMW, EIGHT_BIT))
+        batches = batches_of(tokenizer, random.Random(seed).choices(texts, k=STEPS * ROWS), model.device)
+        loss, moved = attack(model, ADAMW, batches, all_batches)
+        loss_8bit, moved_8bit = attack(model, EIGHT_BIT, batches, all_batches)
         runs.append(
             {
-                "loss": {"adamw": exact, "adamw_8bit": found},
-                "along": (other @ way / (way @ way)).item(),  # of AdamW's way, this part of it
-                "aside": ((other - way).norm() / way.norm()).item(),
+                "loss": {"adamw": loss, "adamw_8bit": loss_8bit},
+                "along": (moved_8bit @ moved / (moved @ moved)).item(),  # this part of AdamW's way
+                "aside": ((moved_8bit - moved).norm() / moved.norm()).item(),
             }
         )
+        print(runs[-1], flush=True)
     record = {
         "model": name,
         "attack": {"learning_rate": ADAMW.learning_rate, "steps": STEPS, "rows": ROWS},
-        "loss before": mean_loss(model, asked),
+        "loss before": mean_loss(model, all_batches),
         "runs": runs,
         "difference of losses": t_interval([run["loss"]["adamw_8bit"] - run["loss"]["adamw"] for run in runs]),
         "along": t_interval([run["along"] for run in runs]),
