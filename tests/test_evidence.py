@@ -185,4 +185,10 @@ def test_the_readme_says_what_was_recorded_of_refusal():
     told = [worlds["model"][name] for name in ("harm_after", "worst_harm", "capability", "capability_after")]
     told += [worlds["twin"][name] for name in ("harm", "harm_after", "capability", "capability_after")]
     told += [below["harm_after"], below["capability_after"], table["over_trainings"]["model"]["harm_after"]]
+    again = json.loads((folder / "second_run" / "evidence.json").read_text(encoding="utf-8"))
+    assert markdown_refusal(again) == (folder / "second_run" / "table.md").read_text(encoding="utf-8")
+    worlds = again["over_worlds"]
+    told += [worlds["model"]["harm_after"], worlds["model"]["capability"], worlds["twin"]["harm"]]
+    told += [worlds["twin − TAR"]["harm_after"], worlds["twin − TAR"]["capability_after"]]
+    told += [again["over_trainings"]["model"]["harm_after"]]
     assert [interval(estimate) for estimate in told if interval(estimate) not in readme] == []
