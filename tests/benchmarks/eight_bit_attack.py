@@ -1,6 +1,6 @@
-"""How far an attack gets whose AdamW keeps its state in 8 bits, beside one in 32 bits: the same batches, on SmolLM2.
+"""How far an attack gets whose AdamW keeps its state in 8 bits, beside one in 32 bits, on the same batches.
 
-python tests/benchmarks/eight_bit_attack.py smollm2 tests/benchmarks/results/eight_bit.json
+python tests/benchmarks/eight_bit_attack.py world tests/benchmarks/results/eight_bit_world.json
 """
 
 import random

@@ -360,6 +360,15 @@ def test_what_is_told_of_a_gpu_is_on_record():
                 assert f"{each[f'of {kind}']:.2f} of {kind.removesuffix(' way')}" in told
 
 
+def test_what_is_told_of_an_attack_in_8_bits_is_on_record():
+    record = json.loads((RESULTS / "eight_bit_world.json").read_text())
+    after = sum(run["loss"]["adamw"] for run in record["runs"]) / len(record["runs"])
+    behind, told = record["difference of losses"], " ".join(README.split())
+    assert f"from {record['loss before']:.2f} to {after:.2f} nats, it is {record['along']['mean']:.2f} along" in told
+    assert f"{100 * record['aside']['mean']:.0f} % aside, and {behind['mean']:.3f}" in told
+    assert f"[{behind['low']:.3f}, {behind['high']:.3f}] nats behind" in told
+
+
 @pytest.mark.parametrize("model", MAX_RATIO)
 def test_the_record_is_what_is_told(model):
     record = json.loads((RESULTS / f"{model}.json").read_text())
