@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 from test_memory import BARS, MODES
-from test_plan import CASES, LEAN
+from test_plan import CASES, LEAN, settings_of
 from test_stochastic_rounding import ENOUGH, displacement, share
 from test_tar_trainer import EXACT, FULL, LORA, compare
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -98,10 +98,7 @@ def measured(tmp_path, mode, cost):
     before = torch.cuda.memory_allocated()
     with torch.device("cuda"):
         model = AutoModelForCausalLM.from_config(CONFIG, dtype=mode.dtype)
-    names = ("offload", "optimizer_in_backward", "activation_checkpointing", "bf16")
-    settings = {name: getattr(mode, name) for name in names}
-    trainer = trainer_for(model, load_model("world")[1], cost, 2, tmp_path, optim="schedule_free_adamw", **settings)
-    trainer.train()
+    trainer_for(model, load_model("world")[1], cost, 2, tmp_path, **settings_of(mode)).train()
     return torch.cuda.max_memory_allocated() - before
 
 

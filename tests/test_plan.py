@@ -70,6 +70,12 @@ CASES = {
 QUICK = ("long rows", "LoRA", "checkpointing", "lean", "lean, weights in bf16", "8-bit", "two attacks a step")
 
 
+def settings_of(mode):
+    """For `TARConfig`, of a training that a plan is compared with."""
+    names = ("offload", "optimizer_in_backward", "activation_checkpointing", "bf16")
+    return {"optim": "schedule_free_adamw", **{name: getattr(mode, name) for name in names}}
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     return load_model("world")[1]
@@ -99,10 +105,7 @@ def test_the_peak_is_that_of_a_training(tmp_path, tokenizer, config, case):
     found = plan(CONFIGS[config], cost, mode)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIGS[config], dtype=mode.dtype)
-    settings = {
-        name: getattr(mode, name) for name in ("offload", "optimizer_in_backward", "activation_checkpointing", "bf16")
-    }
-    trainer = trainer_for(model, tokenizer, cost, 2, tmp_path, optim="schedule_free_adamw", **settings)
+    trainer = trainer_for(model, tokenizer, cost, 2, tmp_path, **settings_of(mode))
     _, peak = measure_memory(trainer)
     assert found.device_bytes + found.host_bytes == pytest.approx(peak, rel=TOLERANCE)
 

@@ -431,7 +431,7 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         return taken
 
     def _set_outer_gradient(self, g_retain: list[torch.Tensor], g_tr: list[torch.Tensor]) -> None:
-        """`.grad` = their sum, for which g_tr is emptied; both norms, their cosine and what was recorded of the attacks into the log."""
+        """`.grad` = their sum, for which g_tr is emptied; norms, cosine and what was recorded of the attacks into the log."""
         g_tr = g_tr or [torch.zeros_like(p, dtype=at_least_float32(p)) for p in self._outer_parameters]
         if self._devices.groups > 1:
             all_reduce(g_tr, self._devices.across)
