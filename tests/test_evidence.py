@@ -147,6 +147,30 @@ def test_the_readme_says_what_was_recorded_of_smollm2():
             assert f"{task['acc']:.2f}" in told
 
 
+def test_the_readme_says_what_a_second_run_of_smollm2_gave():
+    folder = ROOT / "model_cards" / "smollm2_knowledge" / "second_run"
+    report = Report.load(folder)
+    records = [report.references["base"], report.references["twin"], report]
+    assert [attack.finished for record in records for attack in record.attacks] == [True] * 54
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    start = readme.index("The same command once more")
+    told = " ".join(readme[start : readme.index("This task is easier than it looks")].split())
+
+    def in_turn(values):
+        return "{:.2f}, {:.2f} and {:.2f}".format(*values)
+
+    expected = [interval(curve(record, record.attacks, "harm")[60]) for record in records]
+    expected.append(f"{interval(report.summary['twin_difference'])} below its twin")
+    summary = (folder / "SUMMARY.md").read_text(encoding="utf-8").splitlines()
+    strongest = {line.split(" | ")[0]: line.split(" | ")[3] for line in summary if line.count(" | ") == 5}
+    expected.append(f"it is not: {strongest['| model']}, and {strongest['| undefended twin']} for the twin")
+    for name in ("harm", "capability", "bystander", "retain_nll"):
+        expected.append(in_turn([record.before[name] for record in records]))
+    scores = json.loads((folder / "lm_eval.json").read_text(encoding="utf-8"))
+    expected += [in_turn([scores[m][task]["acc"] for m in ("base", "twin", "model")]) for task in scores["base"]]
+    assert [each for each in expected if each not in told] == []
+
+
 def test_the_readme_says_what_was_recorded_of_smollm2_that_refuses():
     folder = ROOT / "model_cards" / "smollm2_refusal"
     report = Report.load(folder)

@@ -71,12 +71,12 @@ def in_one_line(text: str) -> str:
 def test_every_report_that_is_kept_is_bound_to_a_model():
     assert [folder.name for folder in KEPT] == [
         *("tar-world-301", "tar-world-1"),
-        *("smollm2_knowledge", "smollm2_refusal"),
+        *("smollm2_knowledge", "second_run", "smollm2_refusal"),
     ]
     assert [folder.name for folder in KEPT if not Report.load(folder).files] == []
 
 
-@pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.relative_to(ROOT / "model_cards").as_posix())
 def test_pages_and_metrics_that_are_kept_are_those_of_their_reports(folder):
     made = Report.load(folder)
     summary = (folder / "SUMMARY.md").read_text(encoding="utf-8")
