@@ -153,7 +153,7 @@ def test_the_readme_says_what_a_second_run_of_smollm2_gave():
     records = [report.references["base"], report.references["twin"], report]
     assert [attack.finished for record in records for attack in record.attacks] == [True] * 54
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    start = readme.index("The same command once more")
+    start = readme.index("This recipe once more")
     told = " ".join(readme[start : readme.index("This task is easier than it looks")].split())
 
     def in_turn(values):

@@ -388,6 +388,8 @@ def test_the_growth_that_is_told_was_recorded_and_is_that_of_the_passes():
     for axis in ("num_steps", "adversaries"):
         told = [f"{each['trainer']:.3f}" for each in by_axis[axis]]
         assert f"{', '.join(told[:-1])} and {told[-1]} s" in README
+    ratios = [f"{each['trainer'] / each['bare_loop']:.2f}" for each in by_axis["num_steps"]]
+    assert f"({min(ratios)} to {max(ratios)} times the bare loop)" in README
     own, *wider = [f"{each['trainer'] / each['bare_loop']:.2f}" for each in by_axis["hidden_size"]]
     told = f"takes {', '.join(wider[:-1])} and {wider[-1]} times the bare loop, one of its own width {own} in the same run."
     assert told in README
