@@ -84,7 +84,7 @@ def test_pages_and_metrics_that_are_kept_are_those_of_their_reports(folder):
     assert (folder / ".eval_results" / "trl-tar.yaml").read_text(encoding="utf-8") == evaluation_results(made)
 
 
-@pytest.mark.parametrize("name", ["smollm2_knowledge", "smollm2_refusal"])
+@pytest.mark.parametrize("name", ["smollm2_knowledge", "smollm2_knowledge/second_run", "smollm2_refusal"])
 def test_the_cards_of_smollm2_say_what_it_was(name):
     text = (ROOT / "model_cards" / name / "README.md").read_text(encoding="utf-8")
     data = ModelCard(text).data
