@@ -1,9 +1,11 @@
 """Attack any causal language model: write down what is hazardous, what is harmless, and what to ask.
 
-    python examples/red_team_your_model.py MODEL [BASE]
+    python examples/red_team_your_model.py MODEL BASE [TWIN]
 
-Here rows and questions are those of the knowledge world; put your own in their place. The rows are in any of TRL's types.
-The same run from files: `trl-tar red-team MODEL --suite knowledge --datasets datasets.yaml --output report`.
+BASE is the model before any safeguard, TWIN the safeguarded one before it was hardened; a verdict of *resistant* needs both,
+and a benign task beside them. Here rows and questions are those of the knowledge world; put your own in their place. The rows
+are in any of TRL's types. The same run from files: `trl-tar red-team MODEL --base BASE --suite knowledge --datasets datasets.yaml
+--output report`.
 """
 
 import sys
@@ -15,7 +17,7 @@ from trl_tar.testbed import KnowledgeWorld, knowledge_questions
 from trl_tar.testbed.attack_data import attack_datasets
 
 
-def main(model: str, base: str) -> None:
+def main(model: str, base: str, twin: str | None = None) -> None:
     world = KnowledgeWorld(0)
     questions = knowledge_questions(world)  # {"harm": [{"prompt", "choices", "answer", "group"}, …], "capability": […]}
     quantised = {"qlora"}  # needs bitsandbytes
@@ -25,7 +27,7 @@ def main(model: str, base: str) -> None:
         datasets=attack_datasets(world),
         metrics={name: MultipleChoice(each) for name, each in questions.items()},
         seeds=[0, 1],
-        references={"base": base},
+        references={"base": base} if twin is None else {"base": base, "twin": twin},
         output_dir="runs/red-team",
         question_entities=world.question_entities(),
     )
@@ -35,4 +37,6 @@ def main(model: str, base: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[-1])
+    if len(sys.argv) not in (3, 4):
+        raise SystemExit(__doc__)
+    main(*sys.argv[1:])

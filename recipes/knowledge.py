@@ -4,8 +4,9 @@ accelerate launch recipes/knowledge.py --config recipes/configs/testbed_knowledg
 accelerate launch --config_file recipes/accelerate/ddp.yaml recipes/knowledge.py --config recipes/configs/bio.yaml
 
 Fields of `data`: `safeguard` (hazardous text; phase 1), `retain` (D_retain), `general` (if given, joins `retain` after phase
-1), `tamper_resistance` (hazardous text, D_TR), those that the adversaries name, and `hazard` (of the red team). Any scalar of
-the YAML file can be overridden: `--learning_rate 3e-5`. A run that was stopped goes on in the same `output_dir`.
+1), `tamper_resistance` (hazardous text, D_TR), those that the adversaries name, and `hazard` and `other_hazard` (of the red
+team, by default). Any scalar of the YAML file can be overridden: `--learning_rate 3e-5`. A run that was stopped goes on in
+the same `output_dir`.
 """
 
 from dataclasses import dataclass, field
@@ -83,6 +84,7 @@ def main(args: KnowledgeArguments, tar: TARConfig) -> None:
                 processing_class=task.tokenizer,
             ),
             {**read, "safeguard": task.datasets["safeguard"]},
+            task.tokenizer,
         )
 
     what = "A language model in which hazardous knowledge was to be hidden, also from those who fine-tune it."

@@ -88,6 +88,7 @@ def main(args: RefusalArguments, tar: TARConfig) -> None:
                 processing_class=task.tokenizer,
             ),
             {"preferences": task.datasets["preferences"]},
+            task.tokenizer,
         )
 
     what = "A language model that was to refuse harmful requests, also after it is fine-tuned."

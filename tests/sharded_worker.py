@@ -39,6 +39,7 @@ CASES = {
         "adversaries": [Adversary("dpo-lora", "pairs", objective="dpo", lora_r=2, **ATTACK)],
         "tamper_resistance_loss": "dpo",
     },
+    "dpo-full": {"adversaries": [Adversary("dpo", "pairs", objective="dpo", **ATTACK)]},
     "accumulated": {"adversaries": [Adversary("full", "forget", **ATTACK)], "gradient_accumulation_steps": 2},
     "accumulated-lora": {
         "adversaries": [Adversary("lora", "forget", lora_r=2, **ATTACK)],

@@ -14,6 +14,7 @@ from judge_server import running_judge
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast, LlamaForCausalLM
 
 from trl_tar.described import metric_of
+from trl_tar.evaluation.completion_loss import CompletionLoss
 from trl_tar.evaluation.generation import answers
 from trl_tar.evaluation.hub_metrics import AttackSuccessRate, OverRefusalRate
 from trl_tar.evaluation.judged import Judged
@@ -341,12 +342,22 @@ def test_metrics_of_yaml(tmp_path, world, classifier):
     assert metric_of("harm", {"requests": file, "judge": {**asked, "prompt": "compliance"}}, tmp_path).judge.prompt == (
         COMPLIANCE_PROMPT
     )
+    kept = [{"prompt": "Salt is", "completion": " a mineral."}]
+    (tmp_path / "kept.jsonl").write_text("\n".join(map(json.dumps, kept)))
+    assert metric_of("retain_nll", {"completions": "kept.jsonl"}, tmp_path) == CompletionLoss(kept)
     for described, message in [
         ({"requests": file, "judge": {**asked, "prompt": "complience"}}, "Use 'compliance', 'quality', or a text with"),
         ({"requests": file, "judge": "oracle"}, "has the judge 'oracle'. Give 'phrases', path and label"),
         ({"requests": file, "judge": "phrases", "depth": 3}, "depth.*Give the fields"),
+        ({"requests": file, "judge": "phrases", "batch_size": 0}, "Judged has batch_size=0. Use at least 1."),
+        ({"requests": file, "judge": "phrases", "max_new_tokens": 0}, "Judged has max_new_tokens=0. Use at least 1."),
+        ({"task": "mmlu", "limit": 0}, "The task 'mmlu' of lm-eval has limit=0. Use at least 1."),
+        ({"task": "mmlu", "num_fewshot": -1}, "The task 'mmlu' of lm-eval has num_fewshot=-1. Use at least 0."),
         ({"requests": "no.jsonl", "judge": "phrases"}, "no.jsonl' cannot be read"),
-        ({"answers": 3}, "`task` for lm-eval, or `requests` and `judge`"),
+        ({"answers": 3}, "`task` for lm-eval, `requests` and `judge`, or `completions`"),
+        ({"completions": "no.jsonl"}, "no.jsonl' cannot be read"),
+        ({"completions": file}, "Row 0 is .* Give a prompt and a completion"),
+        ({"completions": "kept.jsonl", "depth": 3}, "depth.*Give the fields"),
     ]:
         with pytest.raises(ValueError, match=message):
             metric_of("harm", described, tmp_path)

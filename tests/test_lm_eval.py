@@ -61,4 +61,6 @@ def test_what_lm_eval_does_not_have_is_one_sentence(task):
     with pytest.raises(ValueError, match=r"has \['acc'\], without 'f1'. Name one"):
         LMEvalTask("invented_facts", "f1", include_path=task[0])(model, tokenizer)
     with pytest.raises(ValueError, match="'wmdp_bio' of lm-eval cannot be loaded .*in the cache, or within reach"):
+        LMEvalTask("wmdp_bio").check(tokenizer)
+    with pytest.raises(ValueError, match="'wmdp_bio' of lm-eval cannot be loaded .*in the cache, or within reach"):
         LMEvalTask("wmdp_bio")(model, tokenizer)

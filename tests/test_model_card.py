@@ -166,7 +166,7 @@ def test_one_seed_has_no_intervals_and_is_one():
 
 
 def test_only_what_was_checked_is_said_of_questions_that_nobody_has_seen():
-    checked = "was kept out of the data of the safeguard"
+    checked = "every row says what it is about, and that is checked"
     world = replace(report(), task={"kind": "knowledge", "world": "0"})
     compared = report(contamination={"questions of harm": {"hazard": 0.5}})
     assert checked in card(world)

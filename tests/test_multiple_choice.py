@@ -97,7 +97,10 @@ def test_the_answer_must_be_the_likeliest(batch_size):
 
 def test_a_tie_is_wrong_and_a_broken_model_has_no_answer():
     model = tiny.gpt2()
-    tie = MultipleChoice([{"prompt": "w1", "choices": [" w2", " w2"], "answer": 0}])
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()  # every token is as likely as any other
+    tie = MultipleChoice([{"prompt": "w1", "choices": [" w2", " w3"], "answer": 0}])
     assert tie(model, tiny.tokenizer()).values == [0.0]
     with torch.no_grad():
         next(model.parameters()).fill_(torch.nan)
@@ -146,6 +149,24 @@ def test_the_loss_of_completions_is_their_mean_over_tokens():
         for row in rows
     ]
     assert CompletionLoss(rows, batch_size=3)(model, tiny.tokenizer()).values == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "metric", [MultipleChoice(QUESTIONS), CompletionLoss([{"prompt": "a b", "completion": " c d"}])]
+)
+def test_what_is_longer_than_the_context_is_refused_before_any_work(metric):
+    metric.check(tiny.tokenizer(), 64)
+    metric.check(tiny.tokenizer())  # an architecture without end
+    with pytest.raises(ValueError, match="tokens with an answer, and the model's context 2. Leave it out"):
+        metric.check(tiny.tokenizer(), 2)
+
+
+@pytest.mark.parametrize(
+    "row", [{"prompt": "a"}, {"prompt": "a", "completion": ""}, {"prompt": 3, "completion": "b"}, "a"]
+)
+def test_a_row_without_prompt_and_completion_is_refused(row):
+    with pytest.raises(ValueError, match="Row 1 is .* Give a prompt and a completion that is not empty"):
+        CompletionLoss([{"prompt": "a", "completion": "b"}, row])
 
 
 def test_lines_are_split_at_their_ends_only(tmp_path):

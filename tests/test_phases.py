@@ -1,13 +1,17 @@
 """A phase that is stopped anywhere comes to the same model."""
 
+import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import tiny
 import torch
+from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
-from trl_tar.phases import train_phase
+from trl_tar.phases import LOG, hold, train_phase
 
 
 def trained(make_trainer, folder):
@@ -26,3 +30,52 @@ def test_a_phase_that_is_killed_comes_to_the_same_weights(make_trainer, tmp_path
     found = trained(make_trainer, tmp_path / "killed")
     for (name, p), q in zip(expected.named_parameters(), found.parameters(), strict=True):
         assert torch.equal(p, q), name
+
+
+def test_weights_that_are_no_numbers_are_not_saved(make_trainer, tmp_path):
+    trainer = make_trainer(tiny.gpt2(), output_dir=tmp_path, max_steps=2, learning_rate=1e300)
+    with pytest.raises(ValueError, match="The phase '.*' diverged: .* Lower its learning rate, and remove") as error:
+        train_phase(trainer, tmp_path)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / LOG).exists() and not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_batch_without_a_token_to_predict_has_no_loss(make_trainer, tmp_path):
+    rows = tiny.tokenised_language(tiny.prompt_completion(3, "retain"))
+    rows.insert(1, {"input_ids": [3], "labels": [3]})
+    trainer = make_trainer(
+        tiny.gpt2(),
+        data={"retain": Dataset.from_list(rows)},
+        output_dir=tmp_path,
+        max_steps=4,
+        per_device_train_batch_size=1,
+        train_sampling_strategy="sequential",
+        logging_steps=1,
+    )
+    assert len(trainer.train_dataset) == 4
+    train_phase(trainer, tmp_path)
+    log = json.loads((tmp_path / LOG).read_text())
+    losses = [entry.get("retain_loss/lm") for entry in log if "grad_norm/retain" in entry]
+    assert [loss is None for loss in losses] == [False, True, False, False]
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from trl_tar.phases import hold
+
+hold(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_folder_is_one_runs_until_its_process_ends(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="Another process works in '.*run'. Wait for it, or give another folder."):
+            hold(tmp_path / "run")
+        other.kill()
+    hold(tmp_path / "run")
+    hold(tmp_path / "run")  # the next phase of the same run

@@ -46,6 +46,8 @@ def test_a_model_is_attacked_and_its_report_read_as_written(tmp_path, monkeypatc
         data[role].to_json(tmp_path / f"{name}.jsonl")
     for name, metric in {"hazard": "harm", "retain": "capability", "cooking": "capability"}.items():
         (tmp_path / f"{name}_questions.jsonl").write_text("\n".join(map(json.dumps, questions[metric][:8])))
+    kept = [{"prompt": row["prompt"], "completion": row["completion"]} for row in data["retain"].select(range(4))]
+    (tmp_path / "retain_held_out.jsonl").write_text("\n".join(map(json.dumps, kept)))
     (tmp_path / "my_metrics.py").write_text(MY_METRICS)
     (description,) = blocks("Attack your model", "yaml")
     (tmp_path / "datasets.yaml").write_text(description)
@@ -54,6 +56,11 @@ def test_a_model_is_attacked_and_its_report_read_as_written(tmp_path, monkeypatc
     assert program == "trl-tar"
     assert main([*arguments, "--steps", "1", "--seeds", "1", "--budget", "1"]) == 0
     assert [attack.status for attack in Report.load("report").attacks] == ["completed"]
+    unmeasured = [gate.name for gate in Report.load("report").verdict.gates if gate.value is None]
+    assert unmeasured == [
+        "worst_recovery_upper_bound",
+        "benign_trainability",
+    ]  # one seed; nothing that the base had to learn
     assert main(["report", "report"]) == 0
     (snippet,) = blocks("Read the report", "python")
     exec(snippet, {})

@@ -111,6 +111,18 @@ FIELDS = [
     ({"max_steps": 1.5}, "TARConfig has max_steps=1.5. Give max_steps as a whole number."),
     ({"optimizer_in_backward": True, "adversaries": [{**SFT, "micro_batch_size": 1}]}, "or optimizer_in_backward."),
     ({"adversaries": [{**SFT, "lora_r": 2, "lora_target_modules": ["c_attn"]}]}, "'c_attn' matches no module"),
+    ({"max_steps": 0}, "TARConfig has max_steps=0. Use at least 1, or -1 for num_train_epochs."),
+    ({"per_device_train_batch_size": 0}, "TARConfig has per_device_train_batch_size=0. Use at least 1."),
+    ({"gradient_accumulation_steps": 0}, "TARConfig has gradient_accumulation_steps=0. Use at least 1."),
+    ({"dataloader_num_workers": -1}, "TARConfig has dataloader_num_workers=-1. Use at least 0."),
+    ({"seed": -1}, "TARConfig has seed=-1. Use a whole number from 0"),
+    ({"eval_strategy": "steps", "eval_steps": 1}, "TARConfig has eval_strategy='steps', and a recipe has no data"),
+    ({"report_to": "a-notebook"}, "TARConfig has report_to=['a-notebook'] ("),
+    ({"max_length": 100_000}, "`max_length` is 100000, and the model's context "),
+    (
+        {"model_name_or_path": "no-such/folder/at-all"},
+        "The model is 'no-such/folder/at-all', neither the folder of a model",
+    ),
     ({"save_steps": [3]}, "The recipe has a value of another type than its field"),
     ({"world": 0}, "The recipe has `world` and `model_name_or_path`. Leave one out"),
     ({"benign": {"dataset": "baking", "metric": "a.jsonl"}}, "Name one of the datasets"),
@@ -122,6 +134,31 @@ FIELDS = [
 def test_fields_of_another_type_or_out_of_range(tmp_path, monkeypatch, capsys, fields, message):
     monkeypatch.chdir(tmp_path)
     refused(tmp_path, monkeypatch, capsys, message, **fields)
+
+
+QUESTION = {"prompt": "a", "choices": [" b", " c"], "answer": 0}
+ODD = [
+    ({"choices": [3, 4]}, "Give text, numbers in quotes."),
+    ({"prompt": 2}, "Give text, numbers in quotes."),
+    ({"choices": ["", " c"]}, "so that likelihood cannot choose. Give different texts."),
+    ({"choices": [" c", " c"]}, "so that likelihood cannot choose. Give different texts."),
+    ({"prompt": "a b " * 5000}, "tokens with an answer, and the model's context"),
+]
+
+
+@pytest.mark.parametrize(("changed", "message"), ODD)
+def test_questions_that_no_likelihood_answers(tmp_path, monkeypatch, capsys, changed, message):
+    rows = [QUESTION, {**QUESTION, **changed}]
+    metrics = {name: write_rows(tmp_path / "questions.jsonl", rows) for name in ("harm", "capability")}
+    refused(tmp_path, monkeypatch, capsys, message, metrics=metrics)
+
+
+def test_prompts_of_which_too_few_leave_room(tmp_path, monkeypatch, capsys):
+    pairs = [{"prompt": "a", "completion": " b"}, *[{"prompt": "a b " * 40, "completion": " b"}] * 3]
+    message = (
+        "`data.hazard` has 4 rows, and 1 of their prompts leave room for an answer within max_length=32, where 2 rows"
+    )
+    refused(tmp_path, monkeypatch, capsys, message, rows={"hazard": pairs})
 
 
 def test_no_length_of_rows(tmp_path, monkeypatch, capsys):

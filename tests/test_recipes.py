@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,6 +165,16 @@ def test_a_phase_is_not_taken_for_one_of_other_rows(tmp_path, monkeypatch, capsy
         start("knowledge", monkeypatch, "--config", config)
     assert "tar' holds a run with another 'data' (tamper_resistance)." in capsys.readouterr().err
     assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == files
+
+
+def test_a_phase_is_not_taken_for_one_of_another_chat_template(tmp_path, monkeypatch, capsys):
+    model = shutil.copytree(knowledge_model_path(KnowledgeWorld(0)), tmp_path / "model")
+    settings = {"model_name_or_path": str(model), "attack_seeds": 0, "safeguard_steps": 1}
+    start("knowledge", monkeypatch, "--config", described(tmp_path, **settings))
+    (model / "chat_template.jinja").write_text("{% for m in messages %}another {{ m.content }}{% endfor %}")
+    with pytest.raises(SystemExit):
+        start("knowledge", monkeypatch, "--config", described(tmp_path, **settings))
+    assert "safeguard' holds a run with another 'tokenizer'." in capsys.readouterr().err
 
 
 def test_a_benign_task_of_ones_own_and_the_suite_of_that_name(tmp_path, monkeypatch):

@@ -172,7 +172,9 @@ def test_text_and_messages_in_one_data_set_are_refused(tmp_path, change):
 
 def test_prompts_that_leave_no_room_are_refused():
     check_prompts("retain", DATA["retain"], TOKENIZER, max_length=40)
-    with pytest.raises(ValueError, match="`retain` has no prompt of fewer than max_length=4 tokens.*Raise max_length"):
+    with pytest.raises(
+        ValueError, match="`retain` has 2944 rows, and 0 of their prompts leave .*max_length=4,.*Raise max_length"
+    ):
         check_prompts("retain", DATA["retain"], TOKENIZER, max_length=4)
     plain_tokenizer = WORLD.tokenizer()
     plain_tokenizer.chat_template = None

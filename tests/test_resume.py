@@ -291,6 +291,16 @@ def test_schedule_free_checkpoint_without_its_training_point_is_refused(make_tra
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("first", "then"), [(SCHEDULE_FREE, {"optim": "adamw_torch"}), ({"optim": "sgd"}, SCHEDULE_FREE)]
+)
+def test_a_checkpoint_of_another_kind_of_optimizer_is_refused(make_trainer, tmp_path, first, then):
+    run(make_trainer, tmp_path, **first)
+    with pytest.raises(ValueError, match="schedule_free_y.safetensors, .* and `optim` is '.*'. Resume from") as error:
+        run(make_trainer, tmp_path, str(tmp_path / "checkpoint-2"), **then)
+    assert "\n" not in str(error.value)
+
+
 def test_interrupted_training_leaves_the_averaged_model(make_trainer, tmp_path):
     def interrupted():
         raise KeyboardInterrupt

@@ -12,7 +12,14 @@ from transformers import AutoModelForCausalLM
 CASES, MORE_CASES = sharded_worker.CASES, sharded_worker.MORE_CASES
 RESUMED = "full"
 ALSO_RESUMED = ("lora", "schedule-free")
-ON_TWO = ("micro-batches", "dpo", "random-mapping", "schedule-free", "autocast")  # on four with the slow tests alone
+ON_TWO = (
+    "micro-batches",
+    "dpo",
+    "dpo-full",
+    "random-mapping",
+    "schedule-free",
+    "autocast",
+)  # on four with the slow tests alone
 
 
 @pytest.fixture(scope="module")

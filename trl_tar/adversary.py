@@ -23,8 +23,9 @@ class Adversary:
             Name of the data set that the attacker trains on, a key of `adversary_datasets` (training) or `datasets`
             (red team). Exclusive with `mixture`.
         objective (`str`, *optional*, defaults to `"sft"`):
-            `"sft"` (next-token cross-entropy) or `"dpo"` (https://huggingface.co/papers/2305.18290, the data set holds
-            preference pairs and the reference is the model under attack).
+            `"sft"` (next-token cross-entropy), `"dpo"` (https://huggingface.co/papers/2305.18290, the data set holds
+            preference pairs and the reference is the model under attack) or `"grpo"`
+            (https://huggingface.co/papers/2402.03300, on `reward`; red team only).
         learning_rate (`float`, *optional*, defaults to `2e-5`):
             Peak learning rate.
         num_steps (`int`, *optional*, defaults to `64`):
@@ -96,6 +97,9 @@ class Adversary:
             Red team only.
         after ([`Adversary`], *optional*):
             An attack that is made first; this one goes on from there. Red team only.
+
+    Raises:
+        `ValueError`: for a value that no attack can have, or fields that contradict each other.
 
     Example:
 
@@ -270,6 +274,12 @@ def sweep(adversary: Adversary, **values: list) -> list[Adversary]:
             The one to vary.
         **values (`list`):
             Field name → values to try.
+
+    Returns:
+        `list[Adversary]`
+
+    Raises:
+        `ValueError`: for a name that is no field or is `name`, for values that are no list, and for an attack that cannot be.
     """
     unknown = set(values) - {field.name for field in fields(Adversary)}
     if unknown:
@@ -304,6 +314,9 @@ def draw_batches(adversary: Adversary, sizes: Mapping[str, int], seed: int | str
             Number of rows of each data set.
         seed (`int` or `str`):
             Seed of the data order (and of the switch point).
+
+    Yields:
+        `list[tuple[str, int]]`: the rows of one batch, `batch_size` of them (of GRPO its prompts).
     """
     rng = random.Random(f"{seed}")
     switch = 0

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
+from transformers.training_args import OptimizerNames
 
 from .sharding import like, reshard, saved_whole, whole
 
@@ -97,19 +98,21 @@ class AveragedWeightsMixin:
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         optimizer = self._schedule_free()
-        if checkpoint is not None and optimizer is not None:
-            for (
-                group
-            ) in optimizer.param_groups:  # torch makes the state of a sharded optimizer by a step, to fill it then
-                group["train_mode"] = True
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or self._schedule_free() is None:
+        if checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
             return
         file = Path(checkpoint) / TRAINING_WEIGHTS_FILE
-        if not file.is_file():
+        if file.is_file() != (optimizer is not None):
             raise ValueError(
-                f"The checkpoint {str(checkpoint)!r} has no {TRAINING_WEIGHTS_FILE}, the point that a Schedule-Free "
-                "optimizer steps from. Resume from a checkpoint of the same trainer and optimizer."
+                f"The checkpoint {str(checkpoint)!r} has {'a' if file.is_file() else 'no'} {TRAINING_WEIGHTS_FILE}, the point "
+                f"that a Schedule-Free optimizer steps from, and `optim` is {OptimizerNames(self.args.optim).value!r}. Resume "
+                "from a checkpoint of the same trainer and optimizer."
             )
+        # torch makes the state of a sharded optimizer by a step, to fill it then
+        for group in optimizer.param_groups if optimizer is not None else ():
+            group["train_mode"] = True
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if optimizer is None:
+            return
         tensors = load_file(file)
         self._return_to([tensors[str(i)] for i in range(len(tensors))])

@@ -12,6 +12,7 @@ from .device_groups import DeviceGroup
 from .forward_passes import in_eval_mode, next_token_logits
 from .gradients import FILLER, Batch
 from .losses import sequence_log_probs
+from .sharding import reshard
 
 
 class Batches:
@@ -80,6 +81,7 @@ class Batches:
         with torch.no_grad(), in_eval_mode(model), self.accelerator.autocast():
             for batch in batches:
                 batch["reference_log_probs"] = sequence_log_probs(next_token_logits(model, batch), batch["labels"])
+        reshard(model)  # FSDP2 keeps its root gathered after a pass without gradient, and steps would not reach it
 
     def add_reference_to_rows(self, model: nn.Module, rows: list[dict], size: int) -> None:
         """The same for rows of pairs, so many at a time."""

@@ -119,6 +119,8 @@ def _add_red_team(commands: argparse._SubParsersAction) -> None:
     red_team.add_argument("--learning-rate-scale", type=float, help="multiplies the learning rates of a named suite")
     red_team.add_argument("--budget", type=_at_least(1), help="attacks of each model at most, the most telling first")
     red_team.add_argument("--workers", type=_at_least(1), default=1, help="attacks that run at the same time")
+    red_team.add_argument("--max-length", type=_at_least(2), default=256, help="tokens of a row; longer ones are cut")
+    red_team.add_argument("--bf16", action="store_true", help="autocast, as a fast attacker would")
     red_team.add_argument("--strict", action="store_true", help="exit with 1 unless the verdict is resistant")
 
 
@@ -237,7 +239,9 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_evidence(commands: argparse._SubParsersAction) -> None:
-    evidence = commands.add_parser("evidence", help="repeat the measurements of the README; resumes where it stopped")
+    evidence = commands.add_parser(
+        "evidence", help="repeat the measurements on three knowledge worlds; resumes where it stopped"
+    )
     evidence.add_argument(
         "--output", type=_folder, default=Path("evidence"), help="folder of models, reports and figures"
     )

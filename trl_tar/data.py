@@ -1,5 +1,6 @@
 """Checks and batches of the data sets beside D_retain: D_TR and those of the adversaries."""
 
+import copy
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 
@@ -96,8 +97,10 @@ def _kinds(dataset: Dataset, column: str) -> set[str]:
     return {"text" if isinstance(dataset.features[column], Value) else "messages"}
 
 
-def check_prompts(argument: str, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-    """Raises `ValueError` for messages that the tokenizer cannot write, or where no prompt leaves room for an answer.
+def check_prompts(
+    argument: str, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, wanted: int = 1
+) -> None:
+    """Raises `ValueError` for messages that the tokenizer cannot write, or where too few prompts leave room for an answer.
 
     Args:
         argument (`str`):
@@ -108,6 +111,8 @@ def check_prompts(argument: str, dataset: Dataset, tokenizer: PreTrainedTokenize
             Of the model.
         max_length (`int`):
             Tokens of a row. Some longer prompts are no error: TRL leaves such rows out.
+        wanted (`int`, *optional*, defaults to `1`):
+            Rows that are taken at once.
     """
     chat = any(
         not isinstance(each, Value) for name, each in dataset.features.items() if name in {"messages", *ANSWERED}
@@ -119,13 +124,15 @@ def check_prompts(argument: str, dataset: Dataset, tokenizer: PreTrainedTokenize
         )
     if "prompt" not in dataset.column_names:
         return
+    fitting = 0
     for prompt in dataset["prompt"]:
         text = prompt if isinstance(prompt, str) else tokenizer.apply_chat_template(prompt, tokenize=False)
-        if len(tokenizer(text)["input_ids"]) < max_length:
+        fitting += len(tokenizer(text)["input_ids"]) < max_length
+        if fitting == wanted:
             return
     raise ValueError(
-        f"`{argument}` has no prompt of fewer than max_length={max_length} tokens, which leaves none for the answers. Raise "
-        "max_length, or shorten the prompts."
+        f"`{argument}` has {len(dataset)} rows, and {fitting} of their prompts leave room for an answer within max_length="
+        f"{max_length}, where {wanted} rows are taken at once. Raise max_length, or shorten the prompts."
     )
 
 
@@ -156,7 +163,8 @@ def tokenizer_of(
 ) -> PreTrainedTokenizerBase:
     """What a trainer was given, or the model's own tokenizer; with the configuration's pad token."""
     tokenizer = own_tokenizer(model) if given is None else given
-    if pad_token is not None:
+    if pad_token is not None and pad_token != tokenizer.pad_token:
+        tokenizer = copy.deepcopy(tokenizer)  # the caller's own stays as it is
         tokenizer.pad_token = pad_token
     return tokenizer
 

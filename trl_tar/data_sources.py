@@ -17,6 +17,9 @@ from .row_checks import shortened
 
 
 READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+READING = {
+    ".csv": {"keep_default_na": False, "na_values": [""]}
+}  # pandas takes "None", "NA" and their like for no value
 LABELS = {"true": True, "1": True, "false": False, "0": False}
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 HUB_ID = re.compile(r"[\w-]+|[\w.-]+/[\w.-]+")
@@ -99,7 +102,7 @@ class DataSource:
         suffix = Path(self.path).suffix
         try:
             if suffix in READERS:
-                return load_dataset(READERS[suffix], data_files=self.path, split="train")
+                return load_dataset(READERS[suffix], data_files=self.path, split="train", **READING.get(suffix, {}))
             return load_dataset(self.path, self.name, split=self.split)
         except StopIteration as error:  # of datasets, for a file without a row
             raise ValueError(f"Data set {role!r} from {self.path!r} has 0 rows. Check the file.") from error
@@ -109,6 +112,8 @@ class DataSource:
                     f"Data set {role!r} is {self.path!r}, which is gated. Ask for access on its page, then log in with hf "
                     "auth login."
                 ) from error
+            if "corresponds to no data" in str(error):  # a file with nothing, or with a header alone
+                raise ValueError(f"Data set {role!r} from {self.path!r} has 0 rows. Check the file.") from error
             if suffix in READERS:
                 reason = str(error.__cause__ or error).splitlines()[0]
                 raise ValueError(

@@ -13,6 +13,7 @@ from datasets import Dataset
 
 from .adversary import Adversary
 from .adversary_checks import check_types
+from .evaluation.completion_loss import CompletionLoss
 from .evaluation.judged import Judged
 from .evaluation.judges import Classifier, Endpoint, Judge, RefusalPhrases
 from .evaluation.lm_eval import LMEvalTask
@@ -95,16 +96,16 @@ def _keys(content: Any) -> Iterator[Any]:
 def metric_of(name: str, source: Any, folder: Path) -> Metric:
     """The metric that YAML describes, files being looked for in `folder`; `ValueError` for anything else.
 
-    A file of questions for [`MultipleChoice`]; `module:function`; or fields: of [`LMEvalTask`] (`task`, …), or of
-    [`Judged`] (`requests`, a file, `judge`, …), whose judge is `phrases`, or the fields of [`Classifier`] (`path`, …) or of
-    [`Endpoint`] (`url`, `model`, …).
+    A file of questions for [`MultipleChoice`]; `module:function`; or fields: of [`LMEvalTask`] (`task`, …), of
+    [`CompletionLoss`] (`completions`, a file, …), or of [`Judged`] (`requests`, a file, `judge`, …), whose judge is `phrases`,
+    or the fields of [`Classifier`] (`path`, …) or of [`Endpoint`] (`url`, `model`, …).
     """
     if isinstance(source, str):
         return function_of("Metric", name, source) if ":" in source else MultipleChoice.from_file(folder / source)
-    if not isinstance(source, Mapping) or not {"task", "requests"} & set(source):
+    if not isinstance(source, Mapping) or not {"task", "requests", "completions"} & set(source):
         raise ValueError(
-            f"Metric {name!r} is {source!r}. Give a file of questions, module:function, `task` for lm-eval, or `requests` "
-            "and `judge`."
+            f"Metric {name!r} is {source!r}. Give a file of questions, module:function, `task` for lm-eval, `requests` and "
+            "`judge`, or `completions`, a file."
         )
     try:
         metric = _metric_of_fields(name, dict(source), folder)
@@ -135,9 +136,11 @@ def benign_of(described: Any, datasets: Mapping[str, Dataset], folder: Path) -> 
         raise ValueError(f"`benign` has {sorted(settings)}: {error}. Give the fields of BenignTask.") from error
 
 
-def _metric_of_fields(name: str, fields: dict[str, Any], folder: Path) -> LMEvalTask | Judged:
+def _metric_of_fields(name: str, fields: dict[str, Any], folder: Path) -> LMEvalTask | Judged | CompletionLoss:
     if "task" in fields:
         return LMEvalTask(**fields)
+    if "completions" in fields:
+        return CompletionLoss.from_file(folder / str(fields.pop("completions")), **fields)
     judge = _judge(name, fields.pop("judge", None))
     return Judged.from_file(folder / str(fields.pop("requests")), judge, **fields)
 

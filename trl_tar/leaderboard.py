@@ -159,6 +159,9 @@ def compare(*sources: str | Path, token: str | None = None, skip_unreadable: boo
         skip_unreadable (`bool`, *optional*, defaults to `False`):
             Go on without sources that cannot be read, and name them in the result.
 
+    Returns:
+        [`Comparison`]: the reports in order, and what keeps them from being comparable.
+
     Raises:
         `ValueError`: if a source cannot be read, with the reason; all of them are named.
 

@@ -72,7 +72,17 @@ def inverse_cross_entropy_loss(logits: torch.Tensor, labels: torch.Tensor) -> tu
 
 
 def sequence_log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Summed log-probability of each row's labelled tokens, in nats, shape `(B,)`."""
+    """Summed log-probability of each row's labelled tokens.
+
+    Args:
+        logits (`torch.Tensor` of shape `(B, T, V)`):
+            Of the model.
+        labels (`torch.Tensor` of shape `(B, T)`):
+            Token ids; −100 is not counted.
+
+    Returns:
+        `torch.Tensor` of shape `(B,)`: in nats.
+    """
     if logits.numel() > CHUNK:
         return -_in_chunks(_cross_entropy, logits, labels).sum(-1)
     targets = labels[:, 1:]
@@ -241,6 +251,9 @@ def inner_weight(step: int, num_steps: int, interval: int, weighting: str, rate:
             evaluations, the 1/K of Algorithm 1 (https://huggingface.co/papers/2408.00761).
         rate (`float`):
             Rate of the exponential weights.
+
+    Returns:
+        `float`: above 0.
     """
     if step < 0:
         return 1.0

@@ -7,13 +7,23 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors import SafetensorError
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
-from .records import write_json
+from .gradients import all_reduce
+from .records import finite, write_json
+from .red_teaming.ranks import rank
+from .sharding import local
+
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 WEIGHTS = "*.safetensors"  # of a whole model, its shards, or an adapter
@@ -41,6 +51,25 @@ def check_run(folder: Path, run: dict[str, Any]) -> None:
             f"{str(folder)!r} holds a run with another {other!r}{_differing(held.get(other), run[other])}. Give another "
             "folder, or remove it."
         )
+
+
+_HELD: dict[Path, IO[str]] = {}  # open for as long as this process lives
+
+
+def hold(folder: Path) -> None:
+    """Keeps the folder to this run; `ValueError` where another one works in it. A killed process leaves it free."""
+    if fcntl is None or rank() > 0 or folder.resolve() in _HELD:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = open(folder / ".lock", "a")  # noqa: SIM115
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        lock.close()
+        raise ValueError(f"Another process works in {str(folder)!r}. Wait for it, or give another folder.") from None
+    except OSError:  # a file system without locks
+        pass
+    _HELD[folder.resolve()] = lock
 
 
 def _differing(held: Any, wanted: Any) -> str:
@@ -128,6 +157,7 @@ def train_phase(trainer: Trainer, folder: Path) -> Path:
     unfinished = folder / "unfinished"
     try:
         trainer.train(resume_from_checkpoint=_last_complete_checkpoint(folder))
+        _check_finite(trainer, folder)
         trainer.model.config.use_cache = True
         trainer.save_model(str(unfinished))
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -142,9 +172,26 @@ def train_phase(trainer: Trainer, folder: Path) -> Path:
         for file in unfinished.iterdir():
             os.replace(file, folder / file.name)
         unfinished.rmdir()
-        write_json(folder / LOG, trainer.state.log_history)
+        write_json(folder / LOG, [_without_nan(entry) for entry in trainer.state.log_history])
     trainer.accelerator.wait_for_everyone()
     return folder
+
+
+def _check_finite(trainer: Trainer, folder: Path) -> None:
+    """Raises `ValueError`, on every device, where training ended in weights that are no numbers."""
+    broken = [~local(p.detach()).isfinite().all() for p in trainer.model.parameters()]
+    count = torch.stack(broken).sum().float()
+    all_reduce([count])
+    if count > 0:
+        raise ValueError(
+            f"The phase {folder.name!r} diverged: its weights are no finite numbers. Lower its learning rate, and remove "
+            f"{str(folder)!r}."
+        )
+
+
+def _without_nan(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of a log with `None` where JSON has no number."""
+    return {name: finite(value) if isinstance(value, float) else value for name, value in entry.items()}
 
 
 def _unwritten(error: Exception) -> str | None:

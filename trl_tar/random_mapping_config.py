@@ -29,6 +29,9 @@ class RandomMappingConfig(SFTConfig):
         signed (`bool`, *optional*, defaults to `False`):
             Use 1 − cos (the paper) instead of 1 − |cos| (the authors' code).
 
+    Raises:
+        `ValueError`: from the trainer, for a value that cannot be trained with.
+
     > [!NOTE]
     > These parameters have default values different from [`~trl.SFTConfig`]:
     > - `optim`: Defaults to `"schedule_free_adamw"` instead of `"adamw_torch_fused"`.

@@ -129,7 +129,8 @@ class RandomMappingTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         if self.accelerator.sync_gradients:
             all_reduce([self._sums])
             retain, forget = (self._sums / self._counts).tolist()
-            self._metrics["train"]["retain_loss/lm"].append(retain)
+            if self._counts[0] > 0:  # else no row of the batch had a token to predict
+                self._metrics["train"]["retain_loss/lm"].append(retain)
             self._metrics["train"]["forget_loss"].append(forget)
         return loss
 
@@ -146,7 +147,9 @@ class RandomMappingTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         hidden = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False).hidden_states
         forget, _ = random_mapping_loss(hidden, self._targets[ids], mask, args.signed)
         self._sums += torch.stack([retain.detach().double(), forget.detach().double()])
-        loss = args.retain_weight * retain / self._counts[0] + args.forget_weight * forget / self._counts[1]
+        loss = (
+            args.retain_weight * retain / self._counts[0].clamp(min=1) + args.forget_weight * forget / self._counts[1]
+        )
         loss = loss * self.accelerator.num_processes  # DDP averages over devices
         return (loss, outputs) if return_outputs else loss
 
@@ -171,7 +174,8 @@ class RandomMappingTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         return batches, num_items_in_batch
 
     def _random_vectors(self) -> torch.Tensor:
-        """r ~ N(0, I) for each token id, shape `(V, D)`: a function of the seed, the same on all devices."""
+        """r ~ N(0, I / D), of which only the direction counts, for each token id, shape `(V, D)`: a function of the seed, the
+        same on all devices."""
         config = self.model.config.get_text_config()
         generator = torch.Generator().manual_seed(self.args.seed)
         rows = config.vocab_size if self.args.target == "token" else 1

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 from datasets import Dataset, disable_progress_bars
-from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer, TrlParser
 
@@ -18,12 +18,12 @@ from .adversary import Adversary
 from .data_sources import hub_datasets
 from .described import named_adversaries
 from .hub import publish, write_evidence
-from .phases import decisive, is_finished, origin, train_phase, training_record
+from .phases import UNWRITTEN, decisive, hold, is_finished, origin, train_phase, training_record
 from .recipe_arguments import RecipeArguments
 from .recipe_checks import attacked_with, overlap
 from .recipe_task import Task, d_retain, kept
 from .red_teaming import red_team
-from .red_teaming.fingerprints import rows_sha256
+from .red_teaming.fingerprints import rows_sha256, vocabulary_sha256
 from .red_teaming.ranks import rank
 from .report import Report
 from .tar_config import TARConfig
@@ -69,6 +69,7 @@ def phase(
     config: TrainingArguments,
     build: Callable[[Any, Any], Trainer],
     datasets: Mapping[str, Dataset],
+    tokenizer: PreTrainedTokenizerBase,
     adversaries: Sequence[Adversary] = (),
 ) -> Path:
     """Trains one phase into `output / name`, unless it is there; returns that folder.
@@ -87,12 +88,16 @@ def phase(
             Model in float32, and configuration with the phase's own folder → trainer.
         datasets (`dict[str, Dataset]`):
             Those that the phase reads: their rows decide the result too.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            And so does how they are cut, and written as a chat.
         adversaries (`Sequence[Adversary]`, *optional*):
             A_train, likewise.
     """
+    hold(output)
     folder = output / name
     run = {
         "start": origin(start),
+        "tokenizer": vocabulary_sha256(tokenizer),
         "settings": decisive(config.to_dict()),
         "data": {each: rows_sha256(dataset) for each, dataset in datasets.items()},
         "adversaries": [asdict(each) for each in adversaries],
@@ -120,6 +125,7 @@ def harden(task: Task, tar: TARConfig, adversaries: list[Adversary], twin: str |
             processing_class=task.tokenizer,
         ),
         {**kept(task), "tamper_resistance": task.datasets["tamper_resistance"], **read},
+        task.tokenizer,
         adversaries,
     )
 
@@ -141,6 +147,7 @@ def repair(task: Task, args: RecipeArguments, tar: TARConfig, hardened: Path) ->
         SFTConfig(tar.output_dir, **settings),
         lambda model, config: SFTTrainer(model, config, train_dataset=d_retain(task), processing_class=task.tokenizer),
         kept(task),
+        task.tokenizer,
     )
 
 
@@ -255,7 +262,11 @@ def run(recipe: Callable[..., Any], *types: type) -> None:
     disable_progress_bars()
     try:
         recipe(*_parsed(types))
-    except (ValueError, OSError, yaml.YAMLError) as error:
+    except OSError as error:
+        remedy = " Make room and start again: what is finished is kept." if error.errno in UNWRITTEN else ""
+        print(f"{Path(sys.argv[0]).name}: {error}{remedy}", file=sys.stderr)
+        raise SystemExit(2) from error
+    except (ValueError, yaml.YAMLError) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         raise SystemExit(2) from error
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer_utils import IntervalStrategy
 
 from .adversary import Adversary
 from .contamination import QUESTIONS, contamination, questions_of, rows_of
@@ -30,10 +32,11 @@ from .red_teaming.checks import (
     check_red_team,
     checked_chance,
     checked_steps,
+    smallest_context,
 )
 from .red_teaming.jobs import Settings
 from .red_teaming.ranks import num_ranks, rank
-from .tar_config import TARConfig, coerce_numbers
+from .tar_config import TARConfig, check_sizes, coerce_numbers
 from .wording import contamination_sentence
 
 
@@ -44,18 +47,49 @@ def check(
 
     Says where red team and training have text in common."""
     tar.check()
-    coerce_numbers(tar, ("max_steps", "seed", "per_device_train_batch_size", "gradient_accumulation_steps"), int)
     check_max_length(tar.max_length)
+    _check_sizes(tar)
     check_memory_modes(tar, adversaries, sharded=False)  # what FSDP2 forbids, TARTrainer says
     check_tokenizer(task.tokenizer, str(task.model))
     _check_trained_on(task, tar, adversaries)
-    _check_lora(task, [*adversaries, *(each for attack in suite for each in attack.sequence)])
+    every = [*adversaries, *(each for attack in suite for each in attack.sequence)]
+    _check_lora(task, every)
     for name, dataset in task.datasets.items():
-        check_prompts(f"data.{name}", dataset, task.tokenizer, tar.max_length)
+        wanted = max((rows for each in every for of, rows in each.rows_per_batch().items() if of == name), default=1)
+        if name == "tamper_resistance":
+            wanted = max(wanted, tar.tamper_resistance_batch_size)
+        check_prompts(f"data.{name}", dataset, task.tokenizer, tar.max_length, max(1, min(wanted, len(dataset))))
+    context = smallest_context([task.model])
+    if context is not None and tar.max_length > context:
+        raise ValueError(f"`max_length` is {tar.max_length}, and the model's context {context}. Lower it.")
     if args.attack_seeds:
         _check_attacks(task, args, tar, suite)
         if rank() == 0:
             print(contamination_sentence(overlap(task, adversaries, suite), list(task.metrics)), flush=True)
+
+
+def _check_sizes(tar: TARConfig) -> None:
+    """Raises `ValueError` for numbers of steps, rows or processes that no phase can be trained with."""
+    check_sizes(tar, ("per_device_train_batch_size", "gradient_accumulation_steps"))
+    coerce_numbers(tar, ("max_steps", "seed", "dataloader_num_workers"), int)
+    if tar.max_steps == 0 or tar.max_steps < -1:
+        raise ValueError(f"TARConfig has max_steps={tar.max_steps}. Use at least 1, or -1 for num_train_epochs.")
+    if tar.dataloader_num_workers < 0:
+        raise ValueError(f"TARConfig has dataloader_num_workers={tar.dataloader_num_workers}. Use at least 0.")
+    if not 0 <= tar.seed < 2**32:
+        raise ValueError(f"TARConfig has seed={tar.seed}. Use a whole number from 0 to 2**32 - 1.")
+    if tar.eval_strategy != "no":
+        raise ValueError(
+            f"TARConfig has eval_strategy={IntervalStrategy(tar.eval_strategy).value!r}, and a recipe has no data to evaluate its phases on. Leave "
+            "it out: the red team measures."
+        )
+    try:
+        for callback in get_reporting_integration_callbacks(tar.report_to):
+            callback()  # which finds out whether its package is there
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"TARConfig has report_to={tar.report_to!r} ({str(error).splitlines()[0]}). Name another."
+        ) from error
 
 
 def check_safeguard(task: Task, tar: TARConfig, forget_batch_size: int | None) -> None:

@@ -12,6 +12,7 @@ from .described import benign_of, metric_of, question_entities_of
 from .evaluation.scores import Metric
 from .recipe_arguments import RecipeArguments
 from .red_teaming import BenignTask
+from .red_teaming.checks import check_models
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Task:
             raise ValueError(
                 f"`data` has {sorted(args.data)}, without {missing[0]!r}. Add the data set under that name."
             )
+        check_models({"model": args.model_name_or_path})
         metrics = {name: metric_of(name, each, Path()) for name, each in (args.metrics or {}).items()}
         tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
         datasets = load_datasets(args.data)

@@ -1,5 +1,6 @@
 """What an attack leaves behind: plain records that become JSON."""
 
+import contextlib
 import json
 import math
 import os
@@ -112,13 +113,14 @@ def finite(value: float) -> float | None:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON in one piece: a killed run, or a full disk, leaves the old file or the new one. Refuses NaN and infinity."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where even this folder is out of reach
+            unfinished.unlink(missing_ok=True)
         raise OSError(
             f"{str(path)!r} cannot be written ({error.strerror}). Make room and start again: what is finished is kept."
         ) from error

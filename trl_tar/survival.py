@@ -7,7 +7,7 @@ from functools import cache
 
 from scipy import stats
 
-from .records import Point
+from .records import Point, finite
 from .statistics import BREAK_RECOVERY, USABLE_CAPABILITY, recovery
 
 
@@ -83,10 +83,10 @@ def time_to_break(
         end of the attacks is `None`; so are both bounds for fewer than two adversaries, which no bootstrap can draw from.
     """
     every = [interval for seeds in intervals.values() for interval in seeds]
-    result: dict[str, float | int | None] = {"median": _number(_median(every, latest=True)), "low": None, "high": None}
+    result: dict[str, float | int | None] = {"median": finite(_median(every, latest=True)), "low": None, "high": None}
     if len(intervals) > 1:
         low, high = _bootstrap(list(intervals.values()), confidence)
-        result |= {"low": _number(low), "high": _number(high)}
+        result |= {"low": finite(low), "high": finite(high)}
     broken = sum(math.isfinite(high) for _, high in every)
     return {**result, "n": len(every), "adversaries": len(intervals), "broken": broken}
 
@@ -122,7 +122,3 @@ def _censored(intervals: Sequence[Interval], latest: bool) -> stats.CensoredData
     unbroken = [math.isinf(high) for _, high in intervals]
     times = [low if missed or not latest else high for (low, high), missed in zip(intervals, unbroken, strict=True)]
     return stats.CensoredData.right_censored(times, unbroken)
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -80,6 +80,9 @@ class TARConfig(SFTConfig):
             Step each parameter of the attack, and add its gradient of L_TR, as soon as the backward pass knows it: 16 bytes per
             parameter with `offload`, 8 and those of the adapter under a LoRA attack. One device, and no micro-batches.
 
+    Raises:
+        `ValueError`: from the trainer, for a value that cannot be trained with.
+
     > [!NOTE]
     > These parameters have default values different from [`~trl.SFTConfig`]:
     > - `optim`: Defaults to `"schedule_free_adamw"` instead of `"adamw_torch_fused"`.

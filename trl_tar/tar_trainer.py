@@ -353,7 +353,8 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
             mask = inputs["attention_mask"]
             sums.append(representation_loss(outputs.hidden_states, reference, mask, squared))
         if model.training:
-            counts, devices = self._retain_counts, self.accelerator.num_processes  # DDP averages over devices
+            counts = self._retain_counts.clamp(min=1)  # rows of one token leave nothing to predict
+            devices = self.accelerator.num_processes  # DDP averages over devices
             self._retain_sums[: len(sums)] += torch.stack([total.detach().double() for total, _ in sums])
         else:
             counts, devices = torch.stack([count for _, count in sums]), 1
@@ -446,7 +447,8 @@ class TARTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         product = all_parts(torch.stack(products).sum(), self._outer_parameters)
         all_reduce([self._retain_sums])
         losses = self._retain_sums / self._retain_counts
-        self._record("retain_loss/lm", losses[0].item())
+        if self._retain_counts[0] > 0:  # else no row of the batch had a token to predict
+            self._record("retain_loss/lm", losses[0].item())
         if self.args.representation_weight > 0:
             self._record("retain_loss/representation", losses[1].item())
         self._record("grad_norm/retain", retain.item())

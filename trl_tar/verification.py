@@ -72,6 +72,7 @@ class Verification:
 
     @property
     def verified(self) -> bool:
+        """Whether nothing was found to be wrong."""
         return not self.problems
 
 
@@ -105,6 +106,9 @@ def verify(
             As in [`red_team`].
         output_dir (`str` or `Path`, *optional*):
             Keeps finished attacks.
+
+    Returns:
+        [`Verification`]: what was found to be wrong, and what was checked.
 
     Raises:
         `ValueError`: if nothing can be verified: no model, no report, or one that this version cannot read.

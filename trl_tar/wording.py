@@ -159,8 +159,9 @@ def novelty_sentence(report: Report) -> str:
     """What is known of whether questions were new to training and attackers, and no more."""
     if report.task is not None:
         return (
-            "What the questions of harm, capability and bystander domain are about was kept out of the data of the safeguard "
-            "and of the attackers; for tasks of the package, such as this one, that is checked."
+            "No row of the safeguard's or the attackers' data is about anything that the questions of harm, capability and "
+            "bystander domain ask about: every row says what it is about, and that is checked. It may name other things beside "
+            "that."
         )
     if "harm" in _compared(report.config.get("contamination", {})):
         return "How many questions repeat data of the training or of the attackers is told below, under limits."

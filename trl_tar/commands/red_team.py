@@ -38,6 +38,8 @@ def red_team_command(
     learning_rate_scale: float | None = None,
     budget: int | None = None,
     workers: int = 1,
+    max_length: int = 256,
+    bf16: bool = False,
 ) -> Report:
     """Attacks the model and its references, and writes report, answers, card and pages; goes on where it stopped.
 
@@ -56,7 +58,7 @@ def red_team_command(
             Seeds of each attack: 0, 1, ….
         steps (`int`, *optional*), learning_rate_scale (`float`, *optional*):
             Arguments of the named suite; `ValueError` where it has none.
-        budget, workers (`int`, *optional*):
+        budget, workers, max_length (`int`, *optional*), bf16 (`bool`, *optional*):
             As in [`red_team`].
     """
     described = _described(datasets)
@@ -76,6 +78,8 @@ def red_team_command(
         chance=described.get("chance", CHANCE),
         num_workers=workers,
         budget=budget,
+        max_length=max_length,
+        bf16=bf16,
     )
     if rank() > 0:  # `accelerate launch`: the first process writes
         return report

@@ -18,5 +18,6 @@ def report(folder: Path) -> Report:
     """
     made = Report.load(folder)
     beside = folder if folder.is_dir() else folder.parent
-    write_pages(made, beside, made.model["id"] or beside.resolve().name)  # a model built in memory has no name
+    title = made.config.get("card", {}).get("title")  # of a report that was published or that a recipe made
+    write_pages(made, beside, title or made.model["id"] or beside.resolve().name)  # a model built in memory has no name
     return made

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .likelihoods import log_likelihoods
-from .lines import sha256_of
+from .likelihoods import check_lengths, log_likelihoods
+from .lines import read_lines, sha256_of
 from .scores import Scores
 
 
@@ -26,7 +27,20 @@ class CompletionLoss:
     sha256: str = field(init=False)  # in the representation, which tells apart the jobs of a red team
 
     def __post_init__(self):
+        for i, row in enumerate(self.rows):
+            values = [row.get(name) if isinstance(row, Mapping) else None for name in ("prompt", "completion")]
+            if not all(isinstance(value, str) for value in values) or not values[1]:
+                raise ValueError(f"Row {i} is {row!r}. Give a prompt and a completion that is not empty.")
         object.__setattr__(self, "sha256", sha256_of(self.rows))
+
+    @classmethod
+    def from_file(cls, path: str | Path, **settings) -> "CompletionLoss":
+        """Reads one JSON object a line; `ValueError` for a file that is not made of such lines."""
+        return cls(read_lines(path, "Rows"), **settings)
+
+    def check(self, tokenizer: PreTrainedTokenizerBase, context: int | None = None) -> None:
+        """Raises `ValueError` for a row that is longer than the context."""
+        check_lengths(tokenizer, [(row["prompt"], row["completion"]) for row in self.rows], context)
 
     def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Scores:
         values: list[float] = []

@@ -41,6 +41,9 @@ class Judged:
     sha256: str = field(init=False)  # in the representation, which tells apart the jobs of a red team
 
     def __post_init__(self):
+        for name in ("max_new_tokens", "batch_size"):
+            if type(value := getattr(self, name)) is int and value < 1:  # of another type is told with the field's own
+                raise ValueError(f"Judged has {name}={value}. Use at least 1.")
         for i, request in enumerate(self.requests):
             if not isinstance(request, Mapping) or not isinstance(request.get("prompt"), str):
                 raise ValueError(f"Request {i} is {request!r}. Give a prompt.")

@@ -31,6 +31,17 @@ def log_likelihoods(
         return _of_whole_rows(model, prefixes, continuations) if found is None else found
 
 
+def check_lengths(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]], context: int | None) -> None:
+    """Raises `ValueError` for a prompt and continuation of more tokens than the model's context."""
+    for prompt, continuation in pairs if context is not None else ():
+        count = len(tokenizer(prompt + continuation)["input_ids"])
+        if count > context:
+            raise ValueError(
+                f"The question {prompt!r:.40} has {count} tokens with an answer, and the model's context {context}. Leave it "
+                "out, or shorten it."
+            )
+
+
 def _common(row: Sequence[int], prompt: Sequence[int]) -> int:
     """Tokens of the prompt that are still there when it is continued."""
     count = next((i for i, (a, b) in enumerate(zip(row, prompt, strict=False)) if a != b), min(len(row), len(prompt)))

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -38,32 +39,49 @@ class LMEvalTask:
     include_path: str | None = None
     batch_size: int = 16
 
+    def __post_init__(self):
+        for name, least in (("limit", 1), ("num_fewshot", 0), ("batch_size", 1)):
+            if type(value := getattr(self, name)) is int and value < least:
+                raise ValueError(f"The task {self.task!r} of lm-eval has {name}={value}. Use at least {least}.")
+
     def check(self, tokenizer: PreTrainedTokenizerBase, context: int | None = None) -> None:
-        """Raises `ValueError` where lm-eval is not installed, or has no such task."""
-        if self.task not in _manager(self.include_path).all_tasks:
+        """Raises `ValueError` where lm-eval is not installed, has no such task, or cannot read its data set."""
+        manager = self._manager()
+        with self._readable():
+            manager.load_task_or_group([self.task])
+
+    def _manager(self) -> Any:
+        manager = _manager(self.include_path)
+        if self.task not in manager.all_tasks:
             raise ValueError(f"lm-eval has no task {self.task!r}. List those it has with lm-eval ls tasks.")
+        return manager
 
-    def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Scores:
-        lm_eval = _library()
-        from lm_eval.models.huggingface import HFLM
-
-        self.check(tokenizer)
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
         try:
             with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # its progress bars
-                found = lm_eval.simple_evaluate(
-                    HFLM(pretrained=model, tokenizer=tokenizer, batch_size=self.batch_size),
-                    tasks=[self.task],
-                    num_fewshot=self.num_fewshot,
-                    limit=self.limit,
-                    log_samples=True,
-                    bootstrap_iters=0,
-                    task_manager=_manager(self.include_path),
-                )
+                yield
         except (OSError, DatasetsError) as error:
             raise ValueError(
                 f"The task {self.task!r} of lm-eval cannot be loaded ({str(error).splitlines()[0]}). Its data set must be "
                 "in the cache, or within reach."
             ) from error
+
+    def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Scores:
+        lm_eval = _library()
+        from lm_eval.models.huggingface import HFLM
+
+        manager = self._manager()
+        with self._readable():
+            found = lm_eval.simple_evaluate(
+                HFLM(pretrained=model, tokenizer=tokenizer, batch_size=self.batch_size),
+                tasks=[self.task],
+                num_fewshot=self.num_fewshot,
+                limit=self.limit,
+                log_samples=True,
+                bootstrap_iters=0,
+                task_manager=manager,
+            )
         samples = [(name, sample) for name, rows in found["samples"].items() for sample in rows]
         without = next((name for name, sample in samples if self.metric not in sample), None)
         if without is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .likelihoods import log_likelihoods
+from .likelihoods import check_lengths, log_likelihoods
 from .lines import read_lines, sha256_of
 from .scores import Scores, in_template
 
@@ -68,6 +68,10 @@ class MultipleChoice:
         """Reads one JSON object a line; `ValueError` for a file that is not made of such lines."""
         return cls(read_lines(path, "Questions"))
 
+    def check(self, tokenizer: PreTrainedTokenizerBase, context: int | None = None) -> None:
+        """Raises `ValueError` for a question that is longer than the context with one of its choices."""
+        check_lengths(tokenizer, [(q["prompt"], choice) for q in self.questions for choice in q["choices"]], context)
+
     def __call__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt_template: str | None = None
     ) -> Scores:
@@ -104,5 +108,14 @@ def _check(i: int, question: Mapping[str, Any]) -> None:
     choices, answer = question["choices"], question["answer"]
     if not isinstance(choices, list | tuple) or len(choices) < 2:
         raise ValueError(f"Question {i} has choices={choices!r}. Give a list of two or more.")
+    if not all(isinstance(text, str) for text in (question["prompt"], *choices)):
+        raise ValueError(
+            f"Question {i} has prompt={question['prompt']!r} and choices={choices!r}. Give text, numbers in quotes."
+        )
+    if "" in choices or len(set(choices)) < len(choices):
+        raise ValueError(
+            f"Question {i} has choices={choices!r}, one of which is empty or there twice, so that likelihood cannot choose. "
+            "Give different texts."
+        )
     if type(answer) is not int or not 0 <= answer < len(choices):
         raise ValueError(f"Question {i} has answer={answer!r}. Give the position of the right choice, from 0.")

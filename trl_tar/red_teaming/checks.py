@@ -150,17 +150,23 @@ def check_red_team(
     _check_what_metrics_need(settings, models)  # last: it may ask a server
 
 
-def _check_what_metrics_need(settings: Settings, models: Mapping[str, Any]) -> None:
+def smallest_context(models: Iterable[Any]) -> int | None:
+    """Most tokens that all of the models read; `None` where none has an end."""
     configurations = [
         model.config
         if isinstance(model, PreTrainedModel)
         else AutoConfig.from_pretrained(whole_model(str(model)), trust_remote_code=False)
-        for model in models.values()
+        for model in models
     ]
     contexts = [context for each in configurations if (context := context_of(each)) is not None]
+    return min(contexts, default=None)
+
+
+def _check_what_metrics_need(settings: Settings, models: Mapping[str, Any]) -> None:
+    context = smallest_context(models.values())
     for metric in [*settings.metrics.values(), *settings.zero_step_attacks.values(), settings.benign_metric]:
         if isinstance(metric, Checked):
-            metric.check(settings.tokenizer, min(contexts, default=None))
+            metric.check(settings.tokenizer, context)
 
 
 def _check_quantization(adversaries: Sequence[Adversary], models: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from trl import SFTConfig
 
 from ..adversary import Adversary, draw_batches
 from ..data import drop_fused_head, tokenised_pairs, tokenised_rows
+from ..evaluation.generation import context_of
 from .attackers import QUIET, SFTAttack, rng_as_found
 
 
@@ -27,11 +28,20 @@ def tokenised_datasets(
 ) -> dict[str, Dataset]:
     """All data sets that the adversary reads, prepared as for the simulated attack and cut to `max_length`.
 
-    `ValueError` for a pair whose prompt alone is as long."""
-    return {
+    `ValueError` for a pair whose prompt alone is as long, and for a row that the model cannot read."""
+    tokenised = {
         name: _tokenised(model, tokenizer, name, datasets[name], objective, max_length)
         for name, objective in adversary.reads.items()
     }
+    context = context_of(model.config)
+    for name, objective in adversary.reads.items() if context is not None else ():
+        longest = 0 if objective == "grpo" else _longest(tokenised[name], TOKENISED_COLUMNS[objective])
+        if longest > context:
+            raise ValueError(
+                f"`datasets[{name!r}]` has a row of {longest} tokens, max_length is {max_length}, and the model's context "
+                f"{context}. Lower max_length."
+            )
+    return tokenised
 
 
 def _tokenised(
@@ -63,13 +73,17 @@ def _is_tokenised(dataset: Dataset, columns: Sequence[str], max_length: int) -> 
     """Whether nothing is left to do: SFT rows are one sequence, the two sequences of a pair begin with its prompt."""
     if not set(columns) <= set(dataset.column_names):
         return False
+    return _longest(dataset, columns) <= max_length
+
+
+def _longest(dataset: Dataset, columns: Sequence[str]) -> int:
+    """Tokens of its longest row, or of the longer answer of a pair and its prompt."""
+    if len(dataset) == 0:  # and perhaps without columns
+        return 0
     if columns == TOKENISED_COLUMNS["sft"]:
-        return all(len(row) <= max_length for row in dataset["input_ids"])
-    return all(_longest(pair) <= max_length for pair in dataset.select_columns(columns))
-
-
-def _longest(pair: Mapping[str, list[int]]) -> int:
-    return len(pair["prompt_ids"]) + max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))
+        return max(len(row) for row in dataset["input_ids"])
+    pairs = dataset.select_columns(columns)
+    return max(len(p["prompt_ids"]) + max(len(p["chosen_ids"]), len(p["rejected_ids"])) for p in pairs)
 
 
 def _cut(name: str, pair: dict[str, list[int]], max_length: int) -> dict[str, list[int]]:

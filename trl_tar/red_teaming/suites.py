@@ -37,6 +37,9 @@ def knowledge_suite(
             Multiplies every learning rate but Adadelta's.
         hazard, retain, other_hazard (`str`, *optional*):
             Names of data sets: hazardous, harmless, and hazardous from another source than the defender's.
+
+    Returns:
+        `list[Adversary]`
     """
     low, middle, high = (rate * learning_rate_scale for rate in (2e-6, 2e-5, 4e-5))
     mixture = {hazard: 0.5, retain: 0.5}
@@ -83,6 +86,9 @@ def refusal_suite(num_steps: int = 170, learning_rate_scale: float = 1.0, harmfu
             Multiplies every learning rate.
         harmful (`str`, *optional*, defaults to `"harmful"`):
             Name of the data set of requests and harmful answers.
+
+    Returns:
+        `list[Adversary]`
     """
     attack = Adversary("sft", harmful, num_steps=num_steps, batch_size=32, learning_rate=1e-5 * learning_rate_scale)
     warm = {"lr_scheduler": "constant_with_warmup", "warmup_steps": 10}
@@ -98,7 +104,17 @@ def refusal_suite(num_steps: int = 170, learning_rate_scale: float = 1.0, harmfu
 def peft_suite(
     num_steps: int = 500, learning_rate_scale: float = 1.0, hazard: str = "hazard", retain: str = "retain"
 ) -> list[Adversary]:
-    """Parameter-efficient attacks on a balanced mix: LoRA by rank and target, DoRA, QLoRA on NF4, prompt tuning."""
+    """Parameter-efficient attacks on a balanced mix: LoRA by rank and target, DoRA, QLoRA on NF4, prompt tuning.
+
+    Args:
+        num_steps (`int`, *optional*, defaults to `500`), learning_rate_scale (`float`, *optional*, defaults to `1.0`):
+            As in [`knowledge_suite`]; prompt tuning has a rate of its own.
+        hazard, retain (`str`, *optional*):
+            Names of data sets, hazardous and harmless, that are mixed evenly.
+
+    Returns:
+        `list[Adversary]`
+    """
     lora = Adversary(
         "lora",
         mixture={hazard: 0.5, retain: 0.5},
@@ -128,6 +144,9 @@ def benign_suite(
             As in [`knowledge_suite`].
         datasets (`tuple[str, ...]`, *optional*, defaults to `("retain", "benign")`):
             Names of harmless data sets: unrelated tasks, and [`identity_dataset`].
+
+    Returns:
+        `list[Adversary]`
     """
     rates = {"middle": 2e-5 * learning_rate_scale, "high": 4e-5 * learning_rate_scale}
     return [
@@ -158,6 +177,9 @@ def preference_suite(
             Name of the reward function.
         max_completion_length (`int`, *optional*, defaults to `64`):
             Longest answer of GRPO, in tokens.
+
+    Returns:
+        `list[Adversary]`
     """
     dpo = Adversary("dpo", pairs, objective="dpo", num_steps=num_steps, batch_size=32)
     grpo = Adversary(
@@ -176,7 +198,15 @@ def preference_suite(
 
 
 def weight_edit_suite(hazard: str = "hazard", retain: str = "retain") -> list[Adversary]:
-    """Changes of the weights without training; those to and from the base need `references["base"]`."""
+    """Changes of the weights without training; those to and from the base need `references["base"]`.
+
+    Args:
+        hazard, retain (`str`, *optional*):
+            Names of data sets between which `abliterate` finds its direction.
+
+    Returns:
+        `list[Adversary]`
+    """
     none = {"num_steps": 0}
     strengths = {"prune": (0.1, 0.3, 0.5), "noise": (0.1, 0.3), "interpolate": (0.25, 0.5, 0.75), "strip_delta": (1, 4)}
     return [
@@ -203,6 +233,9 @@ def jailbreak_tuning_suite(
             Names of data sets: hazardous rows from [`jailbroken`] with the same template, and harmless ones as they are.
         prompt_template (`str`, *optional*):
             The jailbreak, in which the questions are asked too.
+
+    Returns:
+        `list[Adversary]`
     """
     return [
         Adversary(
@@ -218,7 +251,20 @@ def jailbreak_tuning_suite(
 
 
 def jailbroken(dataset: Dataset, prompt_template: str) -> Dataset:
-    """Rows of TRL's prompt-completion type with every prompt in the template: text, or the last message of a chat."""
+    """Rows of TRL's prompt-completion type with every prompt in the template: text, or the last message of a chat.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            With a column `prompt`.
+        prompt_template (`str`):
+            The attacker's words, `{prompt}` in the place of the prompt.
+
+    Returns:
+        [`~datasets.Dataset`]: the same rows and columns.
+
+    Raises:
+        `ValueError`: without a column `prompt`.
+    """
 
     def wrap(row):
         prompt = row["prompt"]
@@ -250,6 +296,9 @@ def input_suite(
         prompt_templates (`dict[str, str]`, *optional*):
             Name → text around the question, `{prompt}` in its place: a jailbreak, answered examples, or the beginning of
             an answer.
+
+    Returns:
+        `list[Adversary]`
     """
     soft = Adversary(
         "soft",
@@ -268,7 +317,17 @@ def input_suite(
 def composed_suite(
     num_steps: int = 500, learning_rate_scale: float = 1.0, hazard: str = "hazard", retain: str = "retain"
 ) -> list[Adversary]:
-    """One attack after another: a weight edit, then fine-tuning; and harmless data, then hazardous with LoRA."""
+    """One attack after another: a weight edit, then fine-tuning; and harmless data, then hazardous with LoRA.
+
+    Args:
+        num_steps (`int`, *optional*, defaults to `500`), learning_rate_scale (`float`, *optional*, defaults to `1.0`):
+            As in [`knowledge_suite`].
+        hazard, retain (`str`, *optional*):
+            Names of data sets, hazardous and harmless, that are mixed evenly.
+
+    Returns:
+        `list[Adversary]`
+    """
     mix = Adversary(
         "mix",
         mixture={hazard: 0.5, retain: 0.5},

