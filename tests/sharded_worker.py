@@ -62,6 +62,16 @@ MORE_CASES = {
     "diverged": {
         "adversaries": [Adversary("full", "forget", **{**ATTACK, "optimizer": "sgd", "learning_rate": 1e300})]
     },
+    "best": {  # the last, whose folder transformers looks for before FSDP2 has made it
+        "adversaries": [Adversary("full", "forget", **ATTACK)],
+        "optim": "schedule_free_adamw",
+        "eval_dataset": Dataset.from_list(tiny.tokenised()["retain"]),
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "load_best_model_at_end": True,
+    },
     "autocast-lora": {"adversaries": [Adversary("lora", "forget", lora_r=2, **ATTACK)], "bf16": True},
 }
 RETAIN = Dataset.from_list(tiny.tokenised_language(tiny.prompt_completion(24, "retain")))
@@ -147,6 +157,8 @@ def train(case: str, output: Path, world_size: int, job: str) -> None:
     assert is_sharded(trainer.model) == (world_size > 1)
     weights = {name: whole(p.detach()).contiguous().clone() for name, p in trainer.model.named_parameters()}
     log = {n: torch.tensor(v) for n, v in trainer.state.log_history[0].items() if "loss" in n or "norm" in n}
+    if trainer.state.best_model_checkpoint is not None:
+        log["best_step"] = torch.tensor(float(trainer.state.best_model_checkpoint.rpartition("-")[2]))
     trainer.save_model(output / f"{case}-{world_size}-{job}")
     if trainer.is_world_process_zero():
         save_file(weights, output / f"{case}-{world_size}-{job}.safetensors")

@@ -108,6 +108,8 @@ def test_shares_are_disjoint_whole_and_the_same_each_time(written):
         ({"path": "rows.jsonl", "format": "text_chunks"}, r"has the columns \['text'\], without 'text_chunk'"),
         ({"path": "rows.jsonl", "limit": 0}, "has 0 rows. Check its format, rows and limit"),
         ({"path": "empty.jsonl"}, "has 0 rows. Check the file"),
+        ({"path": "blank.jsonl"}, "has 0 rows. Check the file"),
+        ({"path": "header.csv"}, "has 0 rows. Check the file"),
         (
             {"path": "broken.jsonl"},
             r"from the file '.*broken.jsonl' \(JSON parse error.*\). Mend the file: .jsonl is read as json",
@@ -120,10 +122,18 @@ def test_shares_are_disjoint_whole_and_the_same_each_time(written):
 def test_what_cannot_be_read_is_one_sentence(written, described, message):
     written("rows.jsonl", [{"text": "a"}])
     written("empty.jsonl", [])
+    (written.folder / "blank.jsonl").write_text("\n\n")
+    (written.folder / "header.csv").write_text("text\n")
     for name in ("broken.jsonl", "broken.parquet", "broken.csv"):
         (written.folder / name).write_text('{"text": "a",\n"b')
     with pytest.raises(ValueError, match=message):
         load_datasets({"data": described}, written.folder)
+
+
+def test_words_that_other_readers_take_for_nothing_stay(written):
+    (written.folder / "rows.csv").write_text('prompt,completion\nNone,NA\n"null",nan\na,\n')
+    rows = load_datasets({"data": {"path": "rows.csv"}}, written.folder)["data"].to_list()
+    assert {row["prompt"]: row["completion"] for row in rows} == {"None": "NA", "null": "nan", "a": None}
 
 
 def test_a_gated_data_set_is_told_from_a_missing_one(monkeypatch):

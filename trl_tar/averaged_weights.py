@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import OptimizerNames
 
 from .sharding import like, reshard, saved_whole, whole
@@ -83,6 +84,9 @@ class AveragedWeightsMixin:
             super().save_model(output_dir, _internal_call)
 
     def _save_checkpoint(self, model, trial) -> None:
+        # FSDP2 makes the folder later than transformers looks for it, to remember it as the best model's
+        folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        folder.mkdir(parents=True, exist_ok=True)
         with self.averaged() as training_point:
             self._training_point, self._in_checkpoint = training_point, True
             try:

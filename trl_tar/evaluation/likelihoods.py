@@ -33,9 +33,11 @@ def log_likelihoods(
 
 def check_lengths(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]], context: int | None) -> None:
     """Raises `ValueError` for a prompt and continuation of more tokens than the model's context."""
-    for prompt, continuation in pairs if context is not None else ():
-        count = len(tokenizer(prompt + continuation)["input_ids"])
-        if count > context:
+    if context is None:
+        return
+    rows = tokenizer([prompt + continuation for prompt, continuation in pairs])["input_ids"]
+    for row, (prompt, _) in zip(rows, pairs, strict=True):
+        if (count := len(row)) > context:
             raise ValueError(
                 f"The question {prompt!r:.40} has {count} tokens with an answer, and the model's context {context}. Leave it "
                 "out, or shorten it."
