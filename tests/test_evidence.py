@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def test_the_readme_says_what_was_recorded_of_smollm2():
     folder = ROOT / "model_cards" / "smollm2_knowledge"
     report = Report.load(folder)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    start = readme.index("SmolLM2-135M-Instruct, a real model")
+    start = readme.index("**SmolLM2-135M-Instruct**, a real model")
     told = readme[start : readme.index("It also learns to refuse poems")]
     base, twin = report.references["base"], report.references["twin"]
     rows = [line.split("|")[2:-1] for line in told.splitlines() if line.startswith(("| base", "| random", "| TAR"))]
@@ -140,7 +141,7 @@ def test_the_readme_says_what_was_recorded_of_smollm2():
 
     slow, fast = ("forget", "mix"), ("forget-high", "mix-high")
     assert f"Attacks at 2e-5 reach {after(report, *slow)} where the twin\nhas {after(twin, *slow)};" in told
-    assert f"those at 1e-4 reach {after(report, *fast)} and {after(twin, *fast)}, so" in told
+    assert f"those at 1e-4 reach {after(report, *fast)} where it has {after(twin, *fast)}, so" in told
     scores = json.loads((folder / "lm_eval.json").read_text(encoding="utf-8"))
     for model in ("base", "twin", "model"):
         for task in scores[model].values():
@@ -169,6 +170,18 @@ def test_the_readme_says_what_a_second_run_of_smollm2_gave():
     scores = json.loads((folder / "lm_eval.json").read_text(encoding="utf-8"))
     expected += [in_turn([scores[m][task]["acc"] for m in ("base", "twin", "model")]) for task in scores["base"]]
     assert [each for each in expected if each not in told] == []
+
+
+def test_the_readme_says_what_a_later_demo_gave():
+    file = ROOT / "model_cards" / "knowledge_world" / "demo_later_run.json"
+    models = json.loads(file.read_text(encoding="utf-8"))["models"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    told = readme[
+        readme.index("a later run of the same command gave TAR") : readme.index("knowledge_world/demo_later_run")
+    ]
+    names = ("harm_before", "harm_after_mean", "harm_after_worst", "recovery_mean", "capability_before", "benign_gain")
+    found = re.sub(r"\[.*?\]", "", told.removesuffix("([record](model_cards/"))
+    assert re.findall(r"\d\.\d\d", found) == [f"{models[m][n]:.2f}" for m in ("tar", "no_adversary") for n in names]
 
 
 def test_the_readme_says_what_was_recorded_of_smollm2_that_refuses():
