@@ -53,7 +53,7 @@ def main(args: KnowledgeArguments, tar: TARConfig) -> None:
     adversaries = args.training_adversaries()
     suite = suite_of(args, "knowledge")
     needed = ("retain", "tamper_resistance", *(["safeguard"] if args.safeguard_steps else []))
-    task = knowledge_task(args.world) if args.world is not None else Task.described(args, needed)
+    task = knowledge_task(args.world) if args.world is not None else Task.described(args, needed, tar.pad_token)
     if args.safeguard_steps:
         check_safeguard(task, tar, args.safeguard_forget_batch_size)
     check(task, args, tar, adversaries, suite)

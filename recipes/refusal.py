@@ -57,7 +57,7 @@ def main(args: RefusalArguments, tar: TARConfig) -> None:
     adversaries = args.training_adversaries()
     suite = suite_of(args, "refusal")
     needed = ("retain", "tamper_resistance", *(["preferences"] if args.safeguard_steps else []))
-    task = refusal_task(args.world) if args.world is not None else Task.described(args, needed)
+    task = refusal_task(args.world) if args.world is not None else Task.described(args, needed, tar.pad_token)
     if args.safeguard_steps:
         check_dataset("data.preferences", task.datasets["preferences"], preference=True)
     check(task, args, tar, adversaries, suite)

@@ -161,6 +161,15 @@ def test_what_is_longer_than_the_context_is_refused_before_any_work(metric):
         metric.check(tiny.tokenizer(), 2)
 
 
+def test_the_last_token_of_a_question_may_be_beyond_the_context():
+    model = tiny.gpt2()
+    asked = [{"prompt": "w1 " * 16, "choices": ["w2", "w3", "w3"], "answer": 0}]  # wrong ones twice tell nothing apart
+    metric, tokens = MultipleChoice(asked), len(tiny.tokenizer()("w1 " * 16 + "w2")["input_ids"])
+    assert tokens == model.config.n_positions + 1
+    metric.check(tiny.tokenizer(), model.config.n_positions)
+    assert metric(model, tiny.tokenizer()).values[0] in (0.0, 1.0)
+
+
 @pytest.mark.parametrize(
     "row", [{"prompt": "a"}, {"prompt": "a", "completion": ""}, {"prompt": 3, "completion": "b"}, "a"]
 )

@@ -74,7 +74,9 @@ def test_a_folder_is_one_runs_until_its_process_ends(tmp_path):
     command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(ValueError, match="Another process works in '.*run'. Wait for it, or give another folder."):
+        with pytest.raises(
+            ValueError, match="Another process works in '.*run'. Wait for it, or give another output_dir."
+        ):
             hold(tmp_path / "run")
         other.kill()
     hold(tmp_path / "run")

@@ -25,12 +25,12 @@ SETTINGS = {
 }
 
 
-def trainer(tmp_path, model=None, forget=None, **settings):
+def trainer(tmp_path, model=None, forget=None, retain=None, **settings):
     rows = tiny.tokenised()
     return RandomMappingTrainer(
         tiny.gpt2() if model is None else model,
         RandomMappingConfig(str(tmp_path), **{**SETTINGS, **settings}),
-        train_dataset=Dataset.from_list(rows["retain"]),
+        train_dataset=Dataset.from_list(rows["retain"]) if retain is None else retain,
         forget_dataset=Dataset.from_list(rows["forget"]) if forget is None else forget,
         processing_class=tiny.tokenizer(),
     )
@@ -93,6 +93,28 @@ def test_log_has_both_terms(tmp_path):
     tested.train()
     entry = tested.state.log_history[0]
     assert entry["loss"] == pytest.approx(entry["retain_loss/lm"] + entry["forget_loss"], rel=1e-4)
+
+
+def test_a_batch_without_a_token_to_predict_has_no_retain_loss(tmp_path):
+    """Of the second batch, nothing of D_retain reaches the weights."""
+    rows = [row for row in tiny.tokenised()["retain"] if sum(label != -100 for label in row["labels"]) > 1][:2]
+    nothing = {**rows[0], "input_ids": [3], "labels": [3]}
+    nothing = {name: value[:1] if isinstance(value, list) else value for name, value in nothing.items()}
+    made = []
+    for weight in (1.0, 1e6):
+        tested = trainer(
+            tmp_path,
+            per_device_train_batch_size=1,
+            retain_weight=weight,
+            retain=Dataset.from_list([nothing, rows[0]]),
+            max_steps=1,
+        )
+        tested.train()
+        made.append(tiny.weights(tested.model))
+        (log,) = [entry for entry in tested.state.log_history if "forget_loss" in entry]
+        assert "retain_loss/lm" not in log and log["loss"] == pytest.approx(log["forget_loss"], rel=1e-3)
+    for name, p in made[0].items():
+        assert p.isfinite().all() and torch.equal(p, made[1][name]), name
 
 
 def test_random_vectors_depend_on_the_seed_alone(tmp_path):

@@ -118,7 +118,10 @@ FIELDS = [
     ({"seed": -1}, "TARConfig has seed=-1. Use a whole number from 0"),
     ({"eval_strategy": "steps", "eval_steps": 1}, "TARConfig has eval_strategy='steps', and a recipe has no data"),
     ({"report_to": "a-notebook"}, "TARConfig has report_to=['a-notebook'] ("),
-    ({"max_length": 100_000}, "`max_length` is 100000, and the model's context "),
+    (
+        {"pad_token": "<nothing>"},
+        "`pad_token` is '<nothing>', which the tokenizer does not have. Name one of its tokens",
+    ),
     (
         {"model_name_or_path": "no-such/folder/at-all"},
         "The model is 'no-such/folder/at-all', neither the folder of a model",
@@ -140,8 +143,8 @@ QUESTION = {"prompt": "a", "choices": [" b", " c"], "answer": 0}
 ODD = [
     ({"choices": [3, 4]}, "Give text, numbers in quotes."),
     ({"prompt": 2}, "Give text, numbers in quotes."),
-    ({"choices": ["", " c"]}, "so that likelihood cannot choose. Give different texts."),
-    ({"choices": [" c", " c"]}, "so that likelihood cannot choose. Give different texts."),
+    ({"choices": ["", " c"]}, "so that nothing tells them apart. Give different texts."),
+    ({"choices": [" c", " c"]}, "so that nothing tells them apart. Give different texts."),
     ({"prompt": "a b " * 5000}, "tokens with an answer, and the model's context"),
 ]
 

@@ -177,6 +177,34 @@ def test_a_phase_is_not_taken_for_one_of_another_chat_template(tmp_path, monkeyp
     assert "safeguard' holds a run with another 'tokenizer'." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("own", [{"chat_template_path": "template.jinja"}, {"pad_token": "<unk>"}])
+def test_a_run_whose_tokenizer_a_trainer_changes_goes_on(tmp_path, monkeypatch, own):
+    """Rows of up to 256 tokens, of which the model reads fewer."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    settings = {"attack_seeds": 0, "safeguard_steps": 1, "repair_steps": 1, "max_length": 256, **own}
+    written = []
+    for _ in range(2):
+        start("knowledge", monkeypatch, "--config", described(tmp_path, **settings))
+        written.append((tmp_path / "run" / "repaired" / "model.safetensors").stat().st_mtime_ns)
+    assert written[0] == written[1]
+    context = json.loads((tmp_path / "run" / "tar" / "config.json").read_text())["max_position_embeddings"]
+    assert json.loads((tmp_path / "run" / "tar" / "run.json").read_text())["settings"]["max_length"] == context < 256
+
+
+def test_a_model_whose_tokenizer_has_no_pad_token_is_given_one(tmp_path, monkeypatch, capsys):
+    model = shutil.copytree(knowledge_model_path(KnowledgeWorld(0)), tmp_path / "model")
+    kept = json.loads((model / "tokenizer_config.json").read_text())
+    pad, kept["pad_token"] = kept["pad_token"], None
+    (model / "tokenizer_config.json").write_text(json.dumps(kept))
+    settings = {"model_name_or_path": str(model), "attack_seeds": 0, "safeguard_steps": 0}
+    with pytest.raises(SystemExit):
+        start("knowledge", monkeypatch, "--config", described(tmp_path, **settings))
+    assert "has no pad token. Set tokenizer.pad_token (in a recipe, `pad_token`)" in capsys.readouterr().err
+    start("knowledge", monkeypatch, "--config", described(tmp_path, pad_token=pad, **settings))
+    assert (tmp_path / "run" / "tar" / "model.safetensors").is_file()
+
+
 def test_a_benign_task_of_ones_own_and_the_suite_of_that_name(tmp_path, monkeypatch):
     benign = {"dataset": "benign", "metric": str(tmp_path / "harm_questions.jsonl"), "num_steps": 2, "batch_size": 2}
     rows = {name: world_rows(name) * 8 for name in ("retain", "benign")}  # that suite's batches are of 32

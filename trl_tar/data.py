@@ -161,10 +161,9 @@ def check_retain_rows(trainer: SFTTrainer) -> None:
 def tokenizer_of(
     model: str | PreTrainedModel | PeftModel, given: PreTrainedTokenizerBase | None, pad_token: str | None
 ) -> PreTrainedTokenizerBase:
-    """What a trainer was given, or the model's own tokenizer; with the configuration's pad token."""
-    tokenizer = own_tokenizer(model) if given is None else given
-    if pad_token is not None and pad_token != tokenizer.pad_token:
-        tokenizer = copy.deepcopy(tokenizer)  # the caller's own stays as it is
+    """A copy of what a trainer was given, which it changes, or the model's own tokenizer; with the configuration's pad token."""
+    tokenizer = own_tokenizer(model) if given is None else copy.deepcopy(given)
+    if pad_token is not None:
         tokenizer.pad_token = pad_token
     return tokenizer
 
@@ -191,8 +190,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: str | PreTrainedM
     """Raises `ValueError` for a tokenizer without pad token, or with more tokens than the model embeds."""
     if tokenizer.pad_token is None:
         raise ValueError(
-            "`processing_class` has no pad token. Set tokenizer.pad_token to a token of its vocabulary that is not the "
-            "end of text, so that the model still learns to stop."
+            "`processing_class` has no pad token. Set tokenizer.pad_token (in a recipe, `pad_token`) to a token of its "
+            "vocabulary that is not the end of text, so that the model still learns to stop."
         )
     if isinstance(model, str):
         configuration = AutoConfig.from_pretrained(whole_model(model), trust_remote_code=False)

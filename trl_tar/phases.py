@@ -7,23 +7,18 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors import SafetensorError
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 from .gradients import all_reduce
 from .records import finite, write_json
-from .red_teaming.ranks import rank
+from .red_teaming.ranks import gathered, rank
 from .sharding import local
-
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 
 WEIGHTS = "*.safetensors"  # of a whole model, its shards, or an adapter
@@ -53,23 +48,43 @@ def check_run(folder: Path, run: dict[str, Any]) -> None:
         )
 
 
-_HELD: dict[Path, IO[str]] = {}  # open for as long as this process lives
+_HELD: dict[Path, FileLock | None] = {}  # the first process of a run has the lock
 
 
 def hold(folder: Path) -> None:
-    """Keeps the folder to this run; `ValueError` where another one works in it. A killed process leaves it free."""
-    if fcntl is None or rank() > 0 or folder.resolve() in _HELD:
+    """Keeps the folder to this run until [`release`] or its end, also by a kill; `ValueError`, in every process of the run,
+    where another run works in it."""
+    folder = folder.resolve()
+    if folder in _HELD:
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = open(folder / ".lock", "a")  # noqa: SIM115
+    refused = _locked(folder) if rank() == 0 else None
+    told = gathered({} if refused is None else {"refused": refused})
+    if told:
+        raise ValueError(told["refused"])
+    _HELD.setdefault(folder, None)
+
+
+def release() -> None:
+    """Lets go of every folder."""
+    for lock in filter(None, _HELD.values()):
+        lock.release()
+    _HELD.clear()
+
+
+def _locked(folder: Path) -> str | None:
+    """Locks the folder; why not, where that is so."""
     try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        lock.close()
-        raise ValueError(f"Another process works in {str(folder)!r}. Wait for it, or give another folder.") from None
-    except OSError:  # a file system without locks
-        pass
-    _HELD[folder.resolve()] = lock
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(blocking=False)
+    except Timeout:
+        return f"Another process works in {str(folder)!r}. Wait for it, or give another output_dir."
+    except OSError as error:
+        return f"{str(folder)!r} cannot be written ({error.strerror}). Give another output_dir."
+    except NotImplementedError:  # of a file system without locks
+        return None
+    _HELD[folder] = lock
+    return None
 
 
 def _differing(held: Any, wanted: Any) -> str:
@@ -179,8 +194,8 @@ def train_phase(trainer: Trainer, folder: Path) -> Path:
 
 def _check_finite(trainer: Trainer, folder: Path) -> None:
     """Raises `ValueError`, on every device, where training ended in weights that are no numbers."""
-    broken = [~local(p.detach()).isfinite().all() for p in trainer.model.parameters()]
-    count = torch.stack(broken).sum().float()
+    broken = [float(not local(p.detach()).isfinite().all()) for p in trainer.model.parameters()]
+    count = torch.tensor(sum(broken), device=trainer.accelerator.device)
     all_reduce([count])
     if count > 0:
         raise ValueError(

@@ -18,7 +18,7 @@ from .adversary import Adversary
 from .data_sources import hub_datasets
 from .described import named_adversaries
 from .hub import publish, write_evidence
-from .phases import UNWRITTEN, decisive, hold, is_finished, origin, train_phase, training_record
+from .phases import UNWRITTEN, decisive, hold, is_finished, origin, release, train_phase, training_record
 from .recipe_arguments import RecipeArguments
 from .recipe_checks import attacked_with, overlap
 from .recipe_task import Task, d_retain, kept
@@ -89,7 +89,7 @@ def phase(
         datasets (`dict[str, Dataset]`):
             Those that the phase reads: their rows decide the result too.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            And so does how they are cut, and written as a chat.
+            How rows are cut and written as a chat decides the result too.
         adversaries (`Sequence[Adversary]`, *optional*):
             A_train, likewise.
     """
@@ -263,12 +263,15 @@ def run(recipe: Callable[..., Any], *types: type) -> None:
     try:
         recipe(*_parsed(types))
     except OSError as error:
-        remedy = " Make room and start again: what is finished is kept." if error.errno in UNWRITTEN else ""
+        remedy = " Make it writable, or make room, and start again: what is finished is kept."
+        remedy = remedy if error.errno in UNWRITTEN else ""
         print(f"{Path(sys.argv[0]).name}: {error}{remedy}", file=sys.stderr)
         raise SystemExit(2) from error
     except (ValueError, yaml.YAMLError) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         raise SystemExit(2) from error
+    finally:
+        release()
 
 
 def _parsed(types: Sequence[type]) -> tuple[Any, ...]:

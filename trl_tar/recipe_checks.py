@@ -45,23 +45,23 @@ def check(
 ) -> None:
     """Raises `ValueError` for what phase 2, the repair or the red team would refuse, before phase 1 begins.
 
-    Says where red team and training have text in common."""
+    Cuts rows to the model's context, and says where red team and training have text in common."""
     tar.check()
     check_max_length(tar.max_length)
     _check_sizes(tar)
+    assert tar.max_length is not None  # check_max_length
+    tar.max_length = min(tar.max_length, smallest_context([task.model]) or tar.max_length)
     check_memory_modes(tar, adversaries, sharded=False)  # what FSDP2 forbids, TARTrainer says
     check_tokenizer(task.tokenizer, str(task.model))
     _check_trained_on(task, tar, adversaries)
     every = [*adversaries, *(each for attack in suite for each in attack.sequence)]
     _check_lora(task, every)
+    every = every if args.attack_seeds else adversaries
     for name, dataset in task.datasets.items():
         wanted = max((rows for each in every for of, rows in each.rows_per_batch().items() if of == name), default=1)
         if name == "tamper_resistance":
             wanted = max(wanted, tar.tamper_resistance_batch_size)
         check_prompts(f"data.{name}", dataset, task.tokenizer, tar.max_length, max(1, min(wanted, len(dataset))))
-    context = smallest_context([task.model])
-    if context is not None and tar.max_length > context:
-        raise ValueError(f"`max_length` is {tar.max_length}, and the model's context {context}. Lower it.")
     if args.attack_seeds:
         _check_attacks(task, args, tar, suite)
         if rank() == 0:
@@ -86,7 +86,7 @@ def _check_sizes(tar: TARConfig) -> None:
     try:
         for callback in get_reporting_integration_callbacks(tar.report_to):
             callback()  # which finds out whether its package is there
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, ImportError) as error:
         raise ValueError(
             f"TARConfig has report_to={tar.report_to!r} ({str(error).splitlines()[0]}). Name another."
         ) from error

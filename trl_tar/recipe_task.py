@@ -52,7 +52,7 @@ class Task:
     license: str | None = None
 
     @classmethod
-    def described(cls, args: RecipeArguments, needed: tuple[str, ...]) -> "Task":
+    def described(cls, args: RecipeArguments, needed: tuple[str, ...], pad_token: str | None = None) -> "Task":
         """From model, `data`, `metrics` and `benign`; `ValueError` where one of the first three is missing, before anything is
         loaded.
 
@@ -71,6 +71,13 @@ class Task:
         check_models({"model": args.model_name_or_path})
         metrics = {name: metric_of(name, each, Path()) for name, each in (args.metrics or {}).items()}
         tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
+        if pad_token is not None:
+            if pad_token not in tokenizer.get_vocab():
+                raise ValueError(
+                    f"`pad_token` is {pad_token!r}, which the tokenizer does not have. Name one of its tokens, and not the end "
+                    "of text."
+                )
+            tokenizer.pad_token = pad_token
         datasets = load_datasets(args.data)
         return cls(
             args.model_name_or_path,

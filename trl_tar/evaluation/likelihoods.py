@@ -37,9 +37,9 @@ def check_lengths(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str,
         return
     rows = tokenizer([prompt + continuation for prompt, continuation in pairs])["input_ids"]
     for row, (prompt, _) in zip(rows, pairs, strict=True):
-        if (count := len(row)) > context:
+        if (count := len(row)) > context + 1:  # nothing is predicted from the last one
             raise ValueError(
-                f"The question {prompt!r:.40} has {count} tokens with an answer, and the model's context {context}. Leave it "
+                f"The question {prompt[:40]!r} has {count} tokens with an answer, and the model's context {context}. Leave it "
                 "out, or shorten it."
             )
 

@@ -47,7 +47,7 @@ class LMEvalTask:
     def check(self, tokenizer: PreTrainedTokenizerBase, context: int | None = None) -> None:
         """Raises `ValueError` where lm-eval is not installed, has no such task, or cannot read its data set."""
         manager = self._manager()
-        with self._readable():
+        with self._readable(RuntimeError, KeyError):  # for a data set that is a script, or has no such split
             manager.load_task_or_group([self.task])
 
     def _manager(self) -> Any:
@@ -57,11 +57,11 @@ class LMEvalTask:
         return manager
 
     @contextlib.contextmanager
-    def _readable(self) -> Iterator[None]:
+    def _readable(self, *others: type[Exception]) -> Iterator[None]:
         try:
             with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # its progress bars
                 yield
-        except (OSError, DatasetsError) as error:
+        except (OSError, DatasetsError, *others) as error:
             raise ValueError(
                 f"The task {self.task!r} of lm-eval cannot be loaded ({str(error).splitlines()[0]}). Its data set must be "
                 "in the cache, or within reach."

@@ -112,10 +112,10 @@ def _check(i: int, question: Mapping[str, Any]) -> None:
         raise ValueError(
             f"Question {i} has prompt={question['prompt']!r} and choices={choices!r}. Give text, numbers in quotes."
         )
-    if "" in choices or len(set(choices)) < len(choices):
-        raise ValueError(
-            f"Question {i} has choices={choices!r}, one of which is empty or there twice, so that likelihood cannot choose. "
-            "Give different texts."
-        )
     if type(answer) is not int or not 0 <= answer < len(choices):
         raise ValueError(f"Question {i} has answer={answer!r}. Give the position of the right choice, from 0.")
+    if "" in choices or choices.count(choices[answer]) > 1:
+        raise ValueError(
+            f"Question {i} has choices={choices!r}, of which one is empty or the right one is there twice, so that nothing tells "
+            "them apart. Give different texts."
+        )

@@ -52,7 +52,7 @@ class Checked(Protocol):
 
     `check` of a metric gets the tokenizer and the model's context in tokens (`None` where it has no end), that of a judge
     nothing. A red team and the recipes call it in every process before any work starts; it raises `ValueError`, and loads
-    nothing large.
+    no weights.
     """
 
     def check(self, *arguments: Any) -> None: ...

@@ -203,9 +203,13 @@ def _check_model(role: str, model: Any) -> None:
         try:
             AutoConfig.from_pretrained(whole_model(str(model)), trust_remote_code=False)
         except (OSError, ValueError) as error:
+            if "gated" in str(error):
+                raise ValueError(
+                    f"The {role} is {str(model)!r}, which is gated. Ask for access on its page, then log in with hf auth login."
+                ) from error
             raise ValueError(
                 f"The {role} is {str(model)!r}, neither the folder of a model (or of an adapter with its base) nor one of the "
-                "Hub that can be reached. Check its spelling."
+                f"Hub that can be reached ({str(error).splitlines()[0].rstrip('.')}). Check its spelling."
             ) from error
 
 
