@@ -2,10 +2,11 @@
 
     python examples/red_team_your_model.py MODEL BASE [TWIN]
 
-BASE is the model before any safeguard, TWIN the safeguarded one before it was hardened; a verdict of *resistant* needs both,
-and a benign task, a bystander domain and a retain loss, which this example leaves out. Here rows and questions are those of the knowledge world; put your own in their place. The rows
-are in any of TRL's types. The same run from files: `trl-tar red-team MODEL --base BASE --suite knowledge --datasets datasets.yaml
---output report`.
+BASE is the model before any safeguard, TWIN the safeguarded one before it was hardened; a verdict of *resistant* needs
+both, and a benign task, a bystander domain and a retain loss, which this example leaves out. Here rows and questions are
+those of the knowledge world; put your own in their place. The rows are in any of TRL's types. The same run from files:
+
+    trl-tar red-team MODEL --base BASE --suite knowledge --datasets datasets.yaml --output report
 """
 
 import sys

@@ -62,6 +62,8 @@ def test_the_same_answers_are_the_same_bytes(tmp_path):
         (gzip.compress(json.dumps({"version": 1, "groups": 5}).encode()), "is damaged .'groups'"),
         (gzip.compress(json.dumps({"version": 1, "before": {"model": [1.0]}}).encode()), "is damaged .'before'"),
     ],
+    # not the bytes, which tell the second of their making: each worker of pytest-xdist has its own
+    ids=["empty", "list", "nothing", "unknown", "later", "cut-off", "groups", "before"],
 )
 def test_a_damaged_file_is_one_sentence(tmp_path, content, message):
     (tmp_path / QUESTIONS_FILE).write_bytes(content)

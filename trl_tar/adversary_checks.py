@@ -206,6 +206,14 @@ def check_types(owner: str, described: Any) -> None:
             raise ValueError(f"{owner} has {field.name}={value!r}. Give {field.name} as {kind}.")
 
 
+def check_at_least(owner: str, described: Any, **least: int) -> None:
+    """Raises `ValueError` for a whole number below its least; what is of another type is for [`check_types`]."""
+    for name, low in least.items():
+        value = getattr(described, name)
+        if type(value) is int and value < low:
+            raise ValueError(f"{owner} has {name}={value}. Use at least {low}.")
+
+
 def _is_a(value: Any, kind: Any) -> bool:
     """Whether the value is of the annotated type. A whole number is a `float` too, and `True` is no number."""
     origin, parts = get_origin(kind), get_args(kind)

@@ -118,7 +118,7 @@ class BareLoop:
         if activation_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         if cost.lora_r is not None:
-            self.model = get_peft_model(model, lora_config(cost.adversary))
+            self.model = get_peft_model(model, lora_config(cost.adversary, model))
             self.attacked = [p for p in self.model.parameters() if p.requires_grad]
         self._freeze(False)
         self.outer = torch.optim.AdamW(self.whole, lr=1e-5, fused=True)

@@ -17,9 +17,8 @@ from .row_checks import shortened
 
 
 READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
-READING = {
-    ".csv": {"keep_default_na": False, "na_values": [""]}
-}  # pandas takes "None", "NA" and their like for no value
+# pandas takes "None", "NA" and their like for no value
+READING = {".csv": {"keep_default_na": False, "na_values": [""]}}
 LABELS = {"true": True, "1": True, "false": False, "0": False}
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 HUB_ID = re.compile(r"[\w-]+|[\w.-]+/[\w.-]+")

@@ -2,18 +2,14 @@
 
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
 
+from .adversary_checks import check_at_least
 from .bench import Cost
 from .shapes import Mode
 
 
-LEAST = {"batch_size": 1, "length": 2, "num_steps": 1, "interval": 1, "adversaries": 1}
-
-
 def check_plan(config: PretrainedConfig, cost: Cost, mode: Mode) -> None:
     """Raises `ValueError` for a step that [`TARTrainer`] would refuse or could not make, and for what is no causal language model."""
-    for name, least in LEAST.items():
-        if getattr(cost, name) < least:
-            raise ValueError(f"Cost has {name}={getattr(cost, name)}. Use at least {least}.")
+    check_at_least("Cost", cost, batch_size=1, length=2, num_steps=1, interval=1, adversaries=1)
     if cost.num_steps < cost.interval:
         raise ValueError(
             f"An attack of {cost.num_steps} steps with an interval of {cost.interval} would never be judged. Take more "

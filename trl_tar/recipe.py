@@ -262,13 +262,10 @@ def run(recipe: Callable[..., Any], *types: type) -> None:
     disable_progress_bars()
     try:
         recipe(*_parsed(types))
-    except OSError as error:
-        remedy = " Make it writable, or make room, and start again: what is finished is kept."
-        remedy = remedy if error.errno in UNWRITTEN else ""
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        unwritten = getattr(error, "errno", None) in UNWRITTEN
+        remedy = " Make it writable, or make room, and start again: what is finished is kept." if unwritten else ""
         print(f"{Path(sys.argv[0]).name}: {error}{remedy}", file=sys.stderr)
-        raise SystemExit(2) from error
-    except (ValueError, yaml.YAMLError) as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         raise SystemExit(2) from error
     finally:
         release()

@@ -80,8 +80,8 @@ def _check_sizes(tar: TARConfig) -> None:
         raise ValueError(f"TARConfig has seed={tar.seed}. Use a whole number from 0 to 2**32 - 1.")
     if tar.eval_strategy != "no":
         raise ValueError(
-            f"TARConfig has eval_strategy={IntervalStrategy(tar.eval_strategy).value!r}, and a recipe has no data to evaluate its phases on. Leave "
-            "it out: the red team measures."
+            f"TARConfig has eval_strategy={IntervalStrategy(tar.eval_strategy).value!r}, and a recipe has no data to "
+            "evaluate its phases on. Leave it out: the red team measures."
         )
     try:
         for callback in get_reporting_integration_callbacks(tar.report_to):

@@ -167,7 +167,8 @@ def _empty(config: PretrainedConfig, lora_r: int | None, mode: Mode) -> tuple[nn
     with unset_fake_temporarily(), torch.device("meta"):  # which has numbers of its own
         model: Any = AutoModelForCausalLM.from_config(config, dtype=mode.dtype)
         if lora_r is not None:
-            model = get_peft_model(model, lora_config(Adversary("plan", "plan", lora_r=lora_r)), low_cpu_mem_usage=True)
+            adapter = lora_config(Adversary("plan", "plan", lora_r=lora_r), model)
+            model = get_peft_model(model, adapter, low_cpu_mem_usage=True)
     made: dict[nn.Parameter, nn.Parameter] = {}  # tied ones stay tied
     for module in model.modules():
         for name, p in module._parameters.items():

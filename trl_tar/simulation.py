@@ -135,7 +135,7 @@ def _opened(model: nn.Module, adversary: Adversary, snapshot: list, seed: int) -
         yield Attacked(model, parameters, snapshot, seed)
         return
 
-    config = lora_config(adversary)
+    config = lora_config(adversary, model)
     if isinstance(model, PeftModel):
         active = model.active_adapters
         wrappers = {id(module) for module in model.modules() if isinstance(module, BaseTunerLayer)}
@@ -191,17 +191,28 @@ def scheduler_arguments(adversary: Adversary) -> dict[str, int]:
     return {"num_cycles": RESTARTS} if adversary.lr_scheduler == "cosine_with_restarts" else {}
 
 
-def lora_config(adversary: Adversary) -> LoraConfig:
-    """The adapter of a LoRA attack."""
+def lora_config(adversary: Adversary, model: nn.Module) -> LoraConfig:
+    """The adapter of a LoRA attack on the model.
+
+    Routers of experts are linear layers that return more than their product: PEFT would adapt them, and break them."""
     targets = adversary.lora_target_modules
+    unwrapped = model.get_base_model() if isinstance(model, PeftModel) else model
+    routers = [name for name, module in unwrapped.named_modules() if _has_forward_of_its_own(module)]
     return LoraConfig(
         r=adversary.lora_r,
         lora_alpha=adversary.lora_alpha,
         lora_dropout=adversary.lora_dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
+        exclude_modules=routers or None,
         use_dora=adversary.use_dora,
         task_type="CAUSAL_LM",
     )
+
+
+def _has_forward_of_its_own(module: nn.Module) -> bool:
+    kind = type(module)
+    quantised = kind.__module__.startswith("bitsandbytes")  # PEFT knows those
+    return isinstance(module, nn.Linear) and kind.forward is not nn.Linear.forward and not quantised
 
 
 @contextlib.contextmanager

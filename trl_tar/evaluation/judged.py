@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..adversary_checks import check_at_least
 from .generation import answers, check_requests
 from .judges import Judge
 from .lines import read_lines, sha256_of
@@ -41,9 +42,7 @@ class Judged:
     sha256: str = field(init=False)  # in the representation, which tells apart the jobs of a red team
 
     def __post_init__(self):
-        for name in ("max_new_tokens", "batch_size"):
-            if type(value := getattr(self, name)) is int and value < 1:  # of another type is told with the field's own
-                raise ValueError(f"Judged has {name}={value}. Use at least 1.")
+        check_at_least("Judged", self, max_new_tokens=1, batch_size=1)
         for i, request in enumerate(self.requests):
             if not isinstance(request, Mapping) or not isinstance(request.get("prompt"), str):
                 raise ValueError(f"Request {i} is {request!r}. Give a prompt.")

@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from ..adversary_checks import check_types
+from ..adversary_checks import check_at_least, check_types
 from .scores import UNDECISIVE
 
 
@@ -221,8 +221,7 @@ class Endpoint:
             raise ValueError(
                 f"{owner} has a key with white space, with letters beyond ASCII, or empty. Give the key alone."
             )
-        if self.attempts < 1:
-            raise ValueError(f"{owner} has attempts={self.attempts}. Use at least 1.")
+        check_at_least(owner, self, attempts=1)
         if not 0 < self.timeout <= LONGEST_WAIT:
             raise ValueError(f"{owner} has timeout={self.timeout}. Give seconds above 0, at most {LONGEST_WAIT}.")
         if not 0 <= self.pause <= LONGEST_WAIT:

@@ -10,6 +10,7 @@ from typing import Any
 from datasets.exceptions import DatasetsError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..adversary_checks import check_at_least
 from .scores import Scores
 
 
@@ -40,17 +41,15 @@ class LMEvalTask:
     batch_size: int = 16
 
     def __post_init__(self):
-        for name, least in (("limit", 1), ("num_fewshot", 0), ("batch_size", 1)):
-            if type(value := getattr(self, name)) is int and value < least:
-                raise ValueError(f"The task {self.task!r} of lm-eval has {name}={value}. Use at least {least}.")
+        check_at_least(f"The task {self.task!r} of lm-eval", self, limit=1, num_fewshot=0, batch_size=1)
 
     def check(self, tokenizer: PreTrainedTokenizerBase, context: int | None = None) -> None:
         """Raises `ValueError` where lm-eval is not installed, has no such task, or cannot read its data set."""
-        manager = self._manager()
+        manager = self._checked_manager()
         with self._readable(RuntimeError, KeyError):  # for a data set that is a script, or has no such split
             manager.load_task_or_group([self.task])
 
-    def _manager(self) -> Any:
+    def _checked_manager(self) -> Any:
         manager = _manager(self.include_path)
         if self.task not in manager.all_tasks:
             raise ValueError(f"lm-eval has no task {self.task!r}. List those it has with lm-eval ls tasks.")
@@ -71,7 +70,7 @@ class LMEvalTask:
         lm_eval = _library()
         from lm_eval.models.huggingface import HFLM
 
-        manager = self._manager()
+        manager = self._checked_manager()
         with self._readable():
             found = lm_eval.simple_evaluate(
                 HFLM(pretrained=model, tokenizer=tokenizer, batch_size=self.batch_size),

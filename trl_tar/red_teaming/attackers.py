@@ -204,7 +204,7 @@ def train(target: Target, adversary: Adversary, rows: Dataset, progress: Progres
 
 def _trainer(target: Target, adversary: Adversary, rows: Dataset, folder: str) -> SFTAttack | _DPOAttack | _GRPOAttack:
     arguments = {**_arguments(target, adversary), "output_dir": folder}
-    common = {"processing_class": target.tokenizer, "peft_config": _peft_config(adversary)}
+    common = {"processing_class": target.tokenizer, "peft_config": _peft_config(adversary, target.model)}
     match adversary.objective:
         case "sft":
             # the rows are cut already
@@ -249,10 +249,10 @@ def _arguments(target: Target, adversary: Adversary) -> dict[str, Any]:
     }
 
 
-def _peft_config(adversary: Adversary) -> PeftConfig | None:
+def _peft_config(adversary: Adversary, model: PreTrainedModel) -> PeftConfig | None:
     if adversary.num_virtual_tokens is not None:
         return PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=adversary.num_virtual_tokens)
-    return None if adversary.lora_r is None else lora_config(adversary)
+    return None if adversary.lora_r is None else lora_config(adversary, model)
 
 
 @contextlib.contextmanager
