@@ -9,7 +9,7 @@ import schedulefree
 import tiny
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import get_scheduler
+from transformers import Llama4ForCausalLM, Llama4TextConfig, PhimoeConfig, PhimoeForCausalLM, get_scheduler
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from trl_tar import Adversary, TARTrainer
@@ -28,6 +28,17 @@ ROWS = tiny.tokenised()["forget"]
 COLLATE = DataCollatorForLanguageModeling(0)
 FULL = Adversary("full", "forget", **tiny.ATTACK)
 LORA = Adversary("lora", "forget", lora_r=2, **tiny.ATTACK)
+EXPERTS = {
+    "vocab_size": len(tiny.VOCABULARY),
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "num_local_experts": 2,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+}
 
 
 def loss_function(model, batch):
@@ -154,6 +165,32 @@ def test_a_lora_attack_keeps_no_copy_of_parameters(make_model, attacks):
                 pass
         assert_same(before, everything(model))
     assert len(room) == buffers + parameters
+
+
+ROUTERS = {
+    "llama4": (Llama4ForCausalLM, Llama4TextConfig(intermediate_size_mlp=8, head_dim=4, **EXPERTS)),
+    "phimoe": (PhimoeForCausalLM, PhimoeConfig(bos_token_id=1, eos_token_id=1, **EXPERTS)),
+}
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_a_lora_attack_leaves_routers_of_experts_alone(make_trainer, name):
+    model = tiny.seeded(*ROUTERS[name], 0).float()
+    before = language_modeling_loss(next_token_logits(model, COLLATE(ROWS[:4])), COLLATE(ROWS[:4])["labels"])
+    with restored(model, LORA, 0) as attacked:
+        adapted = {name for name, _ in attacked.model.named_modules() if name.endswith(".lora_A")}
+        assert adapted and not any(each.endswith("router.lora_A") for each in adapted)
+        for _ in attack_steps(attacked, LORA, batches(4), loss_function):
+            pass
+        after = loss_function(attacked.model, COLLATE(ROWS[:4]))
+    assert after < before
+    make_trainer(model, adversaries=[LORA], max_steps=1).train()
+
+
+def test_a_lora_attack_on_routers_of_experts_alone_is_one_sentence(make_trainer):
+    attack = Adversary("routed", "forget", lora_r=2, lora_target_modules=("router",), **tiny.ATTACK)
+    with pytest.raises(ValueError, match="'routed' has lora_target_modules=.*'router'.*cannot adapt"):
+        make_trainer(tiny.seeded(*ROUTERS["llama4"], 0).float(), adversaries=[attack])
 
 
 def test_lora_attack_leaves_no_wrapper_on_modules_that_the_adapter_does_not_have():

@@ -191,28 +191,32 @@ def scheduler_arguments(adversary: Adversary) -> dict[str, int]:
     return {"num_cycles": RESTARTS} if adversary.lr_scheduler == "cosine_with_restarts" else {}
 
 
-def lora_config(adversary: Adversary, model: nn.Module) -> LoraConfig:
-    """The adapter of a LoRA attack on the model.
-
-    Routers of experts are linear layers that return more than their product: PEFT would adapt them, and break them."""
+def lora_config(adversary: Adversary, model: nn.Module | None = None) -> LoraConfig:
+    """The adapter of a LoRA attack, which leaves the model's routers of experts alone."""
     targets = adversary.lora_target_modules
-    unwrapped = model.get_base_model() if isinstance(model, PeftModel) else model
-    routers = [name for name, module in unwrapped.named_modules() if _has_forward_of_its_own(module)]
     return LoraConfig(
         r=adversary.lora_r,
         lora_alpha=adversary.lora_alpha,
         lora_dropout=adversary.lora_dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
-        exclude_modules=routers or None,
+        exclude_modules=(_routers(model) or None) if model is not None else None,
         use_dora=adversary.use_dora,
         task_type="CAUSAL_LM",
     )
 
 
-def _has_forward_of_its_own(module: nn.Module) -> bool:
-    kind = type(module)
-    quantised = kind.__module__.startswith("bitsandbytes")  # PEFT knows those
-    return isinstance(module, nn.Linear) and kind.forward is not nn.Linear.forward and not quantised
+def _routers(model: nn.Module) -> list[str]:
+    """Linear layers that return more than their product, in Llama 4 and Phi-MoE: PEFT would adapt them, and break them.
+
+    Those of bitsandbytes have a forward of their own too, and PEFT knows them."""
+    unwrapped = model.get_base_model() if isinstance(model, PeftModel) else model
+    return [
+        name
+        for name, module in unwrapped.named_modules()
+        if isinstance(module, nn.Linear)
+        and type(module).forward is not nn.Linear.forward
+        and not type(module).__module__.startswith("bitsandbytes")
+    ]
 
 
 @contextlib.contextmanager
