@@ -1,10 +1,20 @@
 """A judge on loopback, with an OpenAI-compatible address."""
 
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        """Nothing is said of who did not wait for an answer."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 @contextmanager
@@ -27,8 +37,7 @@ def running_judge() -> Iterator[ThreadingHTTPServer]:
         def log_message(self, *arguments):
             pass
 
-    state = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.daemon_threads = True
+    state = Server(("127.0.0.1", 0), Handler)
     state.seen, state.say = [], lambda asked, n: (200, "yes")
     state.url = f"http://127.0.0.1:{state.server_port}/v1"
     thread = threading.Thread(target=state.serve_forever, args=(0.01,), daemon=True)

@@ -27,6 +27,15 @@ ATTACK = {**tiny.ATTACK, "batch_size": 5}  # of two devices, one has three rows 
 CASES = {
     "full": {"adversaries": [Adversary("full", "forget", **ATTACK)]},
     "lora": {"adversaries": [Adversary("lora", "forget", lora_r=2, **ATTACK)]},
+    "dpo-full": {"adversaries": [Adversary("dpo", "pairs", objective="dpo", **ATTACK)]},
+    "accumulated": {"adversaries": [Adversary("full", "forget", **ATTACK)], "gradient_accumulation_steps": 2},
+    "accumulated-lora": {
+        "adversaries": [Adversary("lora", "forget", lora_r=2, **ATTACK)],
+        "gradient_accumulation_steps": 2,
+    },
+}
+ADAPTER = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+MORE_CASES = {
     "few-rows": {
         "adversaries": [Adversary("full", "forget", **{**ATTACK, "batch_size": 1})],
         "tamper_resistance_batch_size": 1,
@@ -39,18 +48,9 @@ CASES = {
         "adversaries": [Adversary("dpo-lora", "pairs", objective="dpo", lora_r=2, **ATTACK)],
         "tamper_resistance_loss": "dpo",
     },
-    "dpo-full": {"adversaries": [Adversary("dpo", "pairs", objective="dpo", **ATTACK)]},
-    "accumulated": {"adversaries": [Adversary("full", "forget", **ATTACK)], "gradient_accumulation_steps": 2},
-    "accumulated-lora": {
-        "adversaries": [Adversary("lora", "forget", lora_r=2, **ATTACK)],
-        "gradient_accumulation_steps": 2,
-    },
     "random-mapping": {},
     "schedule-free": {"adversaries": [Adversary("full", "forget", **ATTACK)], "optim": "schedule_free_adamw"},
     "autocast": {"adversaries": [Adversary("full", "forget", **ATTACK)], "bf16": True},
-}
-ADAPTER = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
-MORE_CASES = {
     "peft": {"adversaries": [Adversary("full", "forget", **ATTACK)], "peft_config": ADAPTER},
     "peft-lora": {"adversaries": [Adversary("lora", "forget", lora_r=2, **ATTACK)], "peft_config": ADAPTER},
     "checkpointed": {"adversaries": [Adversary("full", "forget", **ATTACK)], "activation_checkpointing": True},

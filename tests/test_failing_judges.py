@@ -49,7 +49,7 @@ def failing(kind: str, after: int):
         if n <= after:
             return 200, "yes"
         if kind == "timeout":
-            time.sleep(1)
+            time.sleep(4)
         return {"timeout": (200, "yes"), "nonsense": (200, "no idea..."), "HTTP 500": (500, b"broken")}[kind]
 
     return say
@@ -60,7 +60,7 @@ def modified(folder: Path) -> dict[Path, int]:
 
 
 REASONS = {
-    "timeout": "timed out after 0.3 s",
+    "timeout": "timed out after 2 s",
     "nonsense": "it said 'no idea...', neither yes nor no",
     "HTTP 500": "HTTP 500",
 }
@@ -74,7 +74,7 @@ def test_a_recipe_whose_judge_fails_keeps_what_it_has_and_goes_on(trained, serve
     # one question of each check, four of each of two models before any attack, and two answers of the first attack
     server.say = failing(kind, 1 + 1 + 4 + 4 + 2)
     with pytest.raises(SystemExit) as error:
-        run(monkeypatch, judged(described, server, timeout=0.3), tmp_path)
+        run(monkeypatch, judged(described, server, timeout=2 if kind == "timeout" else 30), tmp_path)
     said = capsys.readouterr().err
     assert error.value.code == 2
     assert said.splitlines()[-1] == (

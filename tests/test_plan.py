@@ -155,7 +155,7 @@ DEEP = {
         pytest.param("alike", Mode(), LONG, marks=pytest.mark.slow),
         pytest.param("alike", replace(LEANEST, lora_r=4), SHORT, marks=pytest.mark.slow),
         pytest.param("alike", replace(LEANEST, lora_r=4), LONG, marks=pytest.mark.slow),
-        ("of two kinds", Mode(), SHORT),
+        pytest.param("of two kinds", Mode(), SHORT, marks=pytest.mark.slow),
     ],
 )
 def test_a_deep_model_is_planned_from_few_of_its_layers(monkeypatch, config, mode, size):
@@ -168,6 +168,7 @@ def test_a_deep_model_is_planned_from_few_of_its_layers(monkeypatch, config, mod
     assert (found.host, found.flops, found.moment) == (whole.host, whole.flops, whole.moment)
 
 
+@pytest.mark.slow
 def test_offloading_moves_bytes_and_adds_none():
     cost = Cost(**LONG)
     kept, moved = (plan(CONFIGS["untied"], cost, Mode(offload=each, bf16=False)) for each in (False, True))
@@ -177,6 +178,7 @@ def test_offloading_moves_bytes_and_adds_none():
     assert per_parameter == pytest.approx(20, abs=0.1)  # snapshot, reference and retain gradient 4 each, optimizer 8
 
 
+@pytest.mark.slow
 def test_flops_are_six_for_each_weight_and_token_and_pass_and_those_of_attention():
     config, cost = CONFIGS["untied"], Cost(batch_size=4, length=64, num_steps=8, interval=4)
     model = AutoModelForCausalLM.from_config(config)
@@ -203,6 +205,7 @@ def test_experts_cost_the_flops_of_those_that_a_token_takes():
     assert plan(config, cost, Mode(bf16=False)).flops == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_pinned_tensor_takes_a_power_of_two_of_bytes():
     model = AutoModelForCausalLM.from_config(CONFIGS["untied"])
     rooms = 5 * [p.nbytes for p in model.parameters()]  # snapshot, reference, retain gradient, and two of the optimizer
@@ -253,6 +256,7 @@ def test_the_plans_of_large_models_are_what_is_told(config, rows, mode):
     assert f"| {found.device_bytes / 1e9:.1f} | {found.host_bytes / 1e9:.0f} |" in README
 
 
+@pytest.mark.slow
 def test_more_devices_hold_less_each_and_share_the_rows():
     plans = [plan(CONFIGS["untied"], Cost(**LONG), Mode(devices=count)) for count in (1, 2, 4)]
     held = [each.device_bytes for each in plans]
@@ -287,6 +291,7 @@ def test_the_command_says_what_fits_and_how_long_it_takes(tmp_path, capsys):
     assert "A LoRA attack fits with: LoRA, rank 2 (" in said
 
 
+@pytest.mark.slow
 def test_the_command_says_where_it_does_not_fit(tmp_path, capsys):
     CONFIGS["tied"].save_pretrained(tmp_path)
     size = ["--seq-len", "8", "--batch-size", "2", "--attack-steps", "4", "--lora-r", "0"]

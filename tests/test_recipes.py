@@ -400,7 +400,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("share", ["weights", "state of the optimizer"])
+@pytest.mark.parametrize("share", [pytest.param("weights", marks=pytest.mark.slow), "state of the optimizer"])
 def test_a_full_disk_in_a_phase_is_one_sentence_and_the_phase_goes_on(tmp_path, monkeypatch, share):
     """No file may be larger than a part of the weights, or than the weights alone: the optimizer's state is twice as large."""
     config = described(tmp_path, attack_seeds=0, safeguard_steps=2, save_steps=1)

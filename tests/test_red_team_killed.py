@@ -46,6 +46,7 @@ def test_killed_red_team_goes_on_with_what_is_missing(tmp_path, num_workers):
     assert asdict(report) == asdict(attacked(raw_data(), tmp_path / "whole", references={}))
 
 
+@pytest.mark.slow
 def test_workers_end_when_the_run_is_killed(tmp_path):
     script = tmp_path / "attacks.py"
     script.write_text(SCRIPT)
@@ -143,6 +144,7 @@ def test_a_measurement_whose_worker_dies_is_one_sentence(monkeypatch):
         _run_alone(Job("model", "0" * 64, "1" * 64), None)
 
 
+@pytest.mark.slow
 def test_an_error_of_a_metric_ends_the_run_and_keeps_what_was_running(tmp_path):
     metrics = {**METRICS, "bystander": OnAdapters(80, "raises")}
     with pytest.raises(KeyError, match="a bug in a metric"):

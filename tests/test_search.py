@@ -59,6 +59,7 @@ def test_a_longer_search_goes_on_from_a_shorter_one(tmp_path):
     assert resumed == searched(tmp_path / "at once")
 
 
+@pytest.mark.slow
 def test_another_space_or_metric_is_another_search(tmp_path):
     def shorter(trial) -> Adversary:
         return replace(space(trial), num_steps=1)
@@ -109,7 +110,7 @@ def too_large(trial) -> Adversary:
     return replace(space(trial), batch_size=trial.suggest_categorical("batch_size", [4, 10_000]))
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_batch_larger_than_its_data_set_is_a_failed_trial(tmp_path, monkeypatch, num_workers):
     monkeypatch.setattr(jobs, "_run_missing", alone)
     result = searched(tmp_path, space=too_large, num_workers=num_workers)

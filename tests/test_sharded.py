@@ -12,14 +12,7 @@ from transformers import AutoModelForCausalLM
 CASES, MORE_CASES = sharded_worker.CASES, sharded_worker.MORE_CASES
 RESUMED = "full"
 ALSO_RESUMED = ("lora", "schedule-free")
-ON_TWO = (
-    "micro-batches",
-    "dpo",
-    "dpo-full",
-    "random-mapping",
-    "schedule-free",
-    "autocast",
-)  # on four with the slow tests alone
+ON_TWO = ("dpo-full",)  # on four with the slow tests alone
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +102,12 @@ def test_other_runs_go_on_with_four_too(trained_more, case):
     check_resumed(trained_more, case)
 
 
-@pytest.mark.parametrize("case", ["full", "lora", "schedule-free"])
-def test_the_saved_model_is_whole_and_as_from_one_process(trained, case):
+@pytest.mark.parametrize(
+    ("folder", "case"),
+    [("trained", "full"), ("trained", "lora"), pytest.param("trained_more", "schedule-free", marks=pytest.mark.slow)],
+)
+def test_the_saved_model_is_whole_and_as_from_one_process(request, folder, case):
+    trained = request.getfixturevalue(folder)
     one, two = (
         tiny.weights(AutoModelForCausalLM.from_pretrained(trained / f"{case}-{n}-train", dtype=torch.float64))
         for n in (1, 2)

@@ -96,6 +96,7 @@ def test_the_bootstrap_draws_adversaries_and_not_attacks():
     assert one_cluster["low"] in (5, 190) and one_cluster["high"] in (10, 200)
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_median_of_a_population_of_adversaries():
     rng = random.Random(0)
     grid = [0, 1, 2, 5, 10, 20, *range(50, 501, 50)]
