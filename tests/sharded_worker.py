@@ -27,6 +27,10 @@ ATTACK = {**tiny.ATTACK, "batch_size": 5}  # of two devices, one has three rows 
 CASES = {
     "full": {"adversaries": [Adversary("full", "forget", **ATTACK)]},
     "lora": {"adversaries": [Adversary("lora", "forget", lora_r=2, **ATTACK)]},
+    "few-rows": {
+        "adversaries": [Adversary("full", "forget", **{**ATTACK, "batch_size": 1})],
+        "tamper_resistance_batch_size": 1,
+    },
     "dpo-full": {"adversaries": [Adversary("dpo", "pairs", objective="dpo", **ATTACK)]},
     "accumulated": {"adversaries": [Adversary("full", "forget", **ATTACK)], "gradient_accumulation_steps": 2},
     "accumulated-lora": {
@@ -36,10 +40,6 @@ CASES = {
 }
 ADAPTER = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
 MORE_CASES = {
-    "few-rows": {
-        "adversaries": [Adversary("full", "forget", **{**ATTACK, "batch_size": 1})],
-        "tamper_resistance_batch_size": 1,
-    },
     "micro-batches": {
         "adversaries": [Adversary("full", "forget", micro_batch_size=2, max_grad_norm=0.1, **ATTACK)],
         "tamper_resistance_micro_batch_size": 1,

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 
 AUTOCAST = "float32-autocast"
-QUICK = ("full", "lora", "several", "dpo", "accumulated", "peft", "groups", AUTOCAST)
+QUICK = ("full", "lora", "no-rows", "several", "dpo", "accumulated", "peft", "groups", AUTOCAST)
 MORE = tuple(case for case in distributed_worker.CASES if case not in QUICK)
 
 

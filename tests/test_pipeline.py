@@ -76,7 +76,6 @@ def test_the_demos_folder_is_for_one_world(tmp_path):
         check_run(tmp_path, {"world": 0, "seed": 0, "data": {}})
 
 
-@pytest.mark.slow
 def test_the_control_has_the_weight_and_passes_of_tar(tmp_path):
     control = control_without_adversary(WORLD, BASE, tmp_path / "k0", max_steps=2, equal_passes=True)
     run = json.loads((control / "run.json").read_text())

@@ -110,7 +110,7 @@ def test_report_holds_every_attack_of_every_model(raw, tmp_path):
 
 
 def test_answers_of_the_side_file_are_those_of_the_report(raw, tmp_path):
-    report = attacked(raw, tmp_path, references={"twin": tiny_model(2)})
+    report = attacked(raw, tmp_path)
     questions = report.questions
     for role, record in {"model": report, **report.references}.items():
         for attack in record.attacks:

@@ -144,7 +144,6 @@ def test_a_measurement_whose_worker_dies_is_one_sentence(monkeypatch):
         _run_alone(Job("model", "0" * 64, "1" * 64), None)
 
 
-@pytest.mark.slow
 def test_an_error_of_a_metric_ends_the_run_and_keeps_what_was_running(tmp_path):
     metrics = {**METRICS, "bystander": OnAdapters(80, "raises")}
     with pytest.raises(KeyError, match="a bug in a metric"):

@@ -207,7 +207,7 @@ def check_types(owner: str, described: Any) -> None:
 
 
 def check_at_least(owner: str, described: Any, **least: int) -> None:
-    """Raises `ValueError` for a whole number below its least; what is of another type is for [`check_types`]."""
+    """Raises `ValueError` for a whole number below its least; [`check_types`] finds what is no whole number."""
     for name, low in least.items():
         value = getattr(described, name)
         if type(value) is int and value < low:

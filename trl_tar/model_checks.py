@@ -9,7 +9,7 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from transformers import PreTrainedModel, Trainer
 
 from .adversary import Adversary
-from .simulation import lora_config, restored
+from .simulation import lora_config, restored, routers
 from .tar_config import TARConfig
 
 
@@ -129,9 +129,10 @@ def check_memory_modes(args: TARConfig, adversaries: Iterable[Adversary], sharde
 
 
 def module_names(model: PreTrainedModel | PeftModel) -> list[str]:
-    """Names of all modules, as a LoRA attack targets them."""
+    """Names of all modules that a LoRA attack may target."""
     unwrapped = model.get_base_model() if isinstance(model, PeftModel) else model
-    return [name for name, _ in unwrapped.named_modules()]
+    left_alone = set(routers(model))
+    return [name for name, _ in unwrapped.named_modules() if name not in left_alone]
 
 
 def check_lora_targets(modules: Sequence[str], adversaries: Iterable[Adversary]) -> None:

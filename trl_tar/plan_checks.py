@@ -2,13 +2,14 @@
 
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
 
-from .adversary_checks import check_at_least
+from .adversary_checks import check_at_least, check_types
 from .bench import Cost
 from .shapes import Mode
 
 
 def check_plan(config: PretrainedConfig, cost: Cost, mode: Mode) -> None:
     """Raises `ValueError` for a step that [`TARTrainer`] would refuse or could not make, and for what is no causal language model."""
+    check_types("Cost", cost)
     check_at_least("Cost", cost, batch_size=1, length=2, num_steps=1, interval=1, adversaries=1)
     if cost.num_steps < cost.interval:
         raise ValueError(

@@ -24,6 +24,7 @@ from .sharding import is_sharded, local, reshard
 from .stochastic_rounding import in_bfloat16, step_in_float32
 
 
+ROUTERS = {"Llama4Router", "PhimoeTopKRouter"}
 ATTACK_ADAPTER = "attack"  # beside the adapter that is being trained, where there is one
 
 
@@ -199,23 +200,20 @@ def lora_config(adversary: Adversary, model: nn.Module | None = None) -> LoraCon
         lora_alpha=adversary.lora_alpha,
         lora_dropout=adversary.lora_dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
-        exclude_modules=(_routers(model) or None) if model is not None else None,
+        exclude_modules=(routers(model) or None) if model is not None else None,
         use_dora=adversary.use_dora,
         task_type="CAUSAL_LM",
     )
 
 
-def _routers(model: nn.Module) -> list[str]:
-    """Linear layers that return more than their product, in Llama 4 and Phi-MoE: PEFT would adapt them, and break them.
-
-    Those of bitsandbytes have a forward of their own too, and PEFT knows them."""
+def routers(model: nn.Module) -> list[str]:
+    """Names of the routers of Llama 4 and Phi-MoE: linear layers that return more than their product, so that PEFT, which
+    would adapt them, breaks them."""
     unwrapped = model.get_base_model() if isinstance(model, PeftModel) else model
     return [
         name
         for name, module in unwrapped.named_modules()
-        if isinstance(module, nn.Linear)
-        and type(module).forward is not nn.Linear.forward
-        and not type(module).__module__.startswith("bitsandbytes")
+        if any(each.__name__ in ROUTERS for each in type(module).__mro__)  # FSDP2 makes a class of its own from each
     ]
 
 
