@@ -263,7 +263,7 @@ def run(recipe: Callable[..., Any], *types: type) -> None:
     try:
         recipe(*_parsed(types))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        unwritten = getattr(error, "errno", None) in UNWRITTEN
+        unwritten = isinstance(error, OSError) and error.errno in UNWRITTEN
         remedy = " Make it writable, or make room, and start again: what is finished is kept." if unwritten else ""
         print(f"{Path(sys.argv[0]).name}: {error}{remedy}", file=sys.stderr)
         raise SystemExit(2) from error
