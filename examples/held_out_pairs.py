@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from trl_tar.evaluation.completion_loss import CompletionLoss
-from trl_tar.testbed.tasks import refusal_task
+from trl_tar.tasks.built_in import refusal_task
 
 
 ROWS = 32  # of each kind

@@ -12,10 +12,10 @@ those of the knowledge world; put your own in their place. The rows are in any o
 import sys
 
 from trl_tar import red_team
+from trl_tar.adversaries.suites import peft_suite, weight_edit_suite
 from trl_tar.evaluation.multiple_choice import MultipleChoice
-from trl_tar.red_teaming.suites import peft_suite, weight_edit_suite
 from trl_tar.testbed import KnowledgeWorld, knowledge_questions
-from trl_tar.testbed.attack_data import attack_datasets
+from trl_tar.testbed.knowledge.attack_data import attack_datasets
 
 
 def main(model: str, base: str, twin: str | None = None) -> None:

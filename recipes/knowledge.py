@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trl_tar import RandomMappingConfig, RandomMappingTrainer, TARConfig
-from trl_tar.recipe import harden_and_attack, phase, run, shared_settings, suite_of
-from trl_tar.recipe_arguments import RecipeArguments
-from trl_tar.recipe_checks import check, check_safeguard
-from trl_tar.recipe_task import Task, d_retain, kept
-from trl_tar.testbed.tasks import knowledge_task
+from trl_tar.pipeline.arguments import RecipeArguments, described_task
+from trl_tar.pipeline.checks import check, check_safeguard
+from trl_tar.pipeline.steps import harden_and_attack, phase, run, shared_settings, suite_of
+from trl_tar.tasks.built_in import knowledge_task
+from trl_tar.tasks.task import d_retain, kept
 
 
 @dataclass
@@ -53,7 +53,7 @@ def main(args: KnowledgeArguments, tar: TARConfig) -> None:
     adversaries = args.training_adversaries()
     suite = suite_of(args, "knowledge")
     needed = ("retain", "tamper_resistance", *(["safeguard"] if args.safeguard_steps else []))
-    task = knowledge_task(args.world) if args.world is not None else Task.described(args, needed, tar.pad_token)
+    task = knowledge_task(args.world) if args.world is not None else described_task(args, needed, tar.pad_token)
     if args.safeguard_steps:
         check_safeguard(task, tar, args.safeguard_forget_batch_size)
     check(task, args, tar, adversaries, suite)

@@ -15,12 +15,11 @@ from pathlib import Path
 from trl import DPOConfig, DPOTrainer
 
 from trl_tar import TARConfig
-from trl_tar.data import check_dataset
-from trl_tar.recipe import harden_and_attack, loaded, phase, run, shared_settings, suite_of
-from trl_tar.recipe_arguments import RecipeArguments
-from trl_tar.recipe_checks import check
-from trl_tar.recipe_task import Task
-from trl_tar.testbed.tasks import refusal_task
+from trl_tar.data.dataset_types import check_dataset
+from trl_tar.pipeline.arguments import RecipeArguments, described_task
+from trl_tar.pipeline.checks import check
+from trl_tar.pipeline.steps import harden_and_attack, loaded, phase, run, shared_settings, suite_of
+from trl_tar.tasks.built_in import refusal_task
 
 
 @dataclass
@@ -57,7 +56,7 @@ def main(args: RefusalArguments, tar: TARConfig) -> None:
     adversaries = args.training_adversaries()
     suite = suite_of(args, "refusal")
     needed = ("retain", "tamper_resistance", *(["preferences"] if args.safeguard_steps else []))
-    task = refusal_task(args.world) if args.world is not None else Task.described(args, needed, tar.pad_token)
+    task = refusal_task(args.world) if args.world is not None else described_task(args, needed, tar.pad_token)
     if args.safeguard_steps:
         check_dataset("data.preferences", task.datasets["preferences"], preference=True)
     check(task, args, tar, adversaries, suite)

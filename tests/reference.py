@@ -12,8 +12,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.func import functional_call
 
-from trl_tar.adversary import Adversary, draw_batches
-from trl_tar.data import draw_rows
+from trl_tar.adversaries.adversary import Adversary
+from trl_tar.adversaries.data_order import draw_batches, draw_rows
 
 
 Weights = dict[str, torch.Tensor]

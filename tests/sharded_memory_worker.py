@@ -15,7 +15,8 @@ import tiny
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, TrainerCallback
 
-from trl_tar.bench import Cost, trainer_for
+from trl_tar.costs.cost import Cost
+from trl_tar.costs.timing import trainer_for
 
 
 CONFIG = LlamaConfig(

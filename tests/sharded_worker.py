@@ -20,7 +20,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import TrainerCallback
 
 from trl_tar import Adversary, RandomMappingConfig, RandomMappingTrainer
-from trl_tar.sharding import is_sharded, whole
+from trl_tar.distributed.sharding import is_sharded, whole
 
 
 ATTACK = {**tiny.ATTACK, "batch_size": 5}  # of two devices, one has three rows and the other two

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from trl_tar import TARConfig
-from trl_tar.recipe import run
+from trl_tar.pipeline.steps import run
 from trl_tar.testbed import KnowledgeWorld, knowledge_model_path, knowledge_questions
 
 

@@ -8,7 +8,7 @@ from dataclasses import FrozenInstanceError, asdict, replace
 import pytest
 
 from trl_tar import Adversary, sweep
-from trl_tar.adversary import draw_batches
+from trl_tar.adversaries.data_order import draw_batches
 
 
 MIX = Adversary("mix", mixture={"forget": 0.5, "retain": 0.5}, learning_rate=1e-3)

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from trl_tar.recipe_task import Task
-from trl_tar.testbed import animal_poems
-from trl_tar.testbed.animal_poems import (
+from trl_tar.tasks.built_in import refusal_task
+from trl_tar.tasks.task import Task
+from trl_tar.testbed.smollm2 import animal_poems
+from trl_tar.testbed.smollm2.animal_poems import (
     ANIMALS,
     PLAIN,
     PLAIN_SCORING,
@@ -28,9 +29,8 @@ from trl_tar.testbed.animal_poems import (
     things,
     whole_sentences,
 )
-from trl_tar.testbed.poem_judge import Coherent, OnSubject, Poem, names, subject
-from trl_tar.testbed.smollm2 import smollm2_path
-from trl_tar.testbed.tasks import refusal_task
+from trl_tar.testbed.smollm2.poem_judge import Coherent, OnSubject, Poem, names, subject
+from trl_tar.testbed.smollm2.weights import smollm2_path
 
 
 README = " ".join((Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8").split())

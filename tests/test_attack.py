@@ -14,15 +14,16 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from trl_tar import Adversary
-from trl_tar.adversary import draw_batches
-from trl_tar.data import PreferenceCollator
+from trl_tar.adversaries.data_order import draw_batches
+from trl_tar.fingerprints import weights_sha256
 from trl_tar.losses import dpo_loss, language_modeling_loss, sequence_log_probs
 from trl_tar.red_teaming import run_attack
 from trl_tar.red_teaming.attack import default_evaluation_steps
-from trl_tar.red_teaming.fingerprints import weights_sha256
-from trl_tar.red_teaming.rows import attack_rows, tokenised_datasets
-from trl_tar.simulation import attack_steps, restored
-from trl_tar.testbed.knowledge import KnowledgeWorld
+from trl_tar.red_teaming.attack_rows import attack_rows, tokenised_datasets
+from trl_tar.simulation.attack_steps import attack_steps
+from trl_tar.simulation.batches import PreferenceCollator
+from trl_tar.simulation.restored import restored
+from trl_tar.testbed.knowledge.world import KnowledgeWorld
 
 
 datasets.disable_progress_bars()

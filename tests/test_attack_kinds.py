@@ -9,7 +9,7 @@ import torch
 from trl_tar import Adversary
 from trl_tar.red_teaming import run_attack
 from trl_tar.testbed import KnowledgeWorld, knowledge_metrics, knowledge_model
-from trl_tar.testbed.attack_data import answer_reward, attack_datasets
+from trl_tar.testbed.knowledge.attack_data import answer_reward, attack_datasets
 
 
 datasets.disable_progress_bars()

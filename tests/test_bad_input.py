@@ -11,7 +11,7 @@ from datasets import Dataset
 from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
 
 from trl_tar import Adversary, TARConfig, TARTrainer, sweep
-from trl_tar.tar_config import REFUSED_FIELDS
+from trl_tar.trainers.refused_options import REFUSED_FIELDS
 
 
 ROWS = tiny.tokenised()

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from trl_tar.cli import main
-from trl_tar.described import SUITES
+from trl_tar.adversaries.from_yaml import SUITES
+from trl_tar.cli.main import main
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
@@ -14,7 +14,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_help_names_every_command_and_does_not_import_torch():
-    code = "import sys; from trl_tar.cli import main\ntry: main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
+    code = "import sys; from trl_tar.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert "demo" in result.stdout
     assert "evidence" in result.stdout
@@ -50,6 +50,6 @@ def test_a_value_error_becomes_one_line(capsys, monkeypatch):
     def refuse(**kwargs):
         raise ValueError("`seed` is 7. Use another.")
 
-    monkeypatch.setattr("trl_tar.commands.demo.demo", refuse)
+    monkeypatch.setattr("trl_tar.cli.demo.demo", refuse)
     assert main(["demo"]) == 2
     assert capsys.readouterr().err == "trl-tar demo: `seed` is 7. Use another.\n"

@@ -8,9 +8,9 @@ import torch
 from test_report import report
 
 from trl_tar.evaluation.coherence import AnswerEntropy, AnswerNLL, NoOption, Repetition, generated, repeated_share
-from trl_tar.records import ModelRecord
-from trl_tar.report import build_report
-from trl_tar.verdict import MAX_ABOVE_BASE
+from trl_tar.report.build import build_report
+from trl_tar.report.records import ModelRecord
+from trl_tar.report.verdict import MAX_ABOVE_BASE
 
 
 def constant(token: int):

@@ -3,13 +3,14 @@
 import pytest
 from datasets import Dataset
 
-from trl_tar.contamination import contamination, questions_of, rows_of
 from trl_tar.evaluation.completion_loss import CompletionLoss
 from trl_tar.evaluation.judged import Judged
 from trl_tar.evaluation.lm_eval import LMEvalTask
 from trl_tar.evaluation.multiple_choice import MultipleChoice
-from trl_tar.recipe import Task, overlap
-from trl_tar.wording import contamination_sentence
+from trl_tar.pipeline.checks import overlap
+from trl_tar.report.contamination import contamination, questions_of, rows_of
+from trl_tar.tasks.task import Task
+from trl_tar.views.words import contamination_sentence
 
 
 LETTERS = "a b c d e f g h i j k l m n o p"

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from trl_tar import Report
-from trl_tar.statistics import recovery
-from trl_tar.testbed.countries import SCORING, SPLITS, Item, items, select, sentences
-from trl_tar.testbed.tasks import knowledge_task
+from trl_tar.report.recovery import recovery
+from trl_tar.tasks.built_in import knowledge_task
+from trl_tar.testbed.smollm2.countries import SCORING, SPLITS, Item, items, select, sentences
 
 
 ROOT = Path(__file__).parents[1]

@@ -13,9 +13,12 @@ from test_stochastic_rounding import ENOUGH, displacement, share
 from test_tar_trainer import EXACT, FULL, LORA, compare
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from trl_tar import Adversary, tar_trainer
-from trl_tar.bench import Cost, load_model, trainer_for
-from trl_tar.plan import Mode, plan
+from trl_tar import Adversary
+from trl_tar.costs.cost import Cost
+from trl_tar.costs.fake_model import Mode
+from trl_tar.costs.plan import plan
+from trl_tar.costs.timing import load_model, trainer_for
+from trl_tar.trainers import tar_trainer
 
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

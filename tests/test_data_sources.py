@@ -9,9 +9,9 @@ from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import GatedRepoError
 from transformers import AutoTokenizer
 
-from trl_tar import data_sources
-from trl_tar.data_sources import DataSource, load_datasets
-from trl_tar.testbed.refusal import RefusalWorld
+from trl_tar.data import sources as data_sources
+from trl_tar.data.sources import DataSource, load_datasets
+from trl_tar.testbed.refusal.world import RefusalWorld
 
 
 @pytest.fixture

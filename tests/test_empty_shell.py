@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from trl_tar import Report
-from trl_tar.commands.demo import attack_all, demo_suite, quiet
-from trl_tar.records import ModelRecord
-from trl_tar.report import build_report
+from trl_tar.cli.console import quiet
+from trl_tar.cli.demo import demo_suite
+from trl_tar.pipeline.knowledge_world import attack_all, harden, safeguard
+from trl_tar.report.build import build_report
+from trl_tar.report.records import ModelRecord
 from trl_tar.testbed import KnowledgeWorld, knowledge_model_path
-from trl_tar.testbed.pipeline import harden, safeguard
 
 
 FIXTURE = Path(__file__).parent / "fixtures" / "empty_shell.json"

@@ -8,22 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from trl_tar.commands.evidence import (
-    CONTROLS,
-    WORLDS,
-    _over,
-    _recoveries,
-    _split_deviation,
-    evidence_suite,
-    markdown,
-)
-from trl_tar.commands.refusal_evidence import markdown as markdown_refusal
-from trl_tar.commands.refusal_evidence import refusal_evidence
-from trl_tar.plots import curve
-from trl_tar.records import ModelRecord, attack_record
-from trl_tar.report import Report, build_report
-from trl_tar.statistics import mean, recovery
-from trl_tar.wording import interval
+from trl_tar.cli.evidence import CONTROLS, WORLDS, _over, _recoveries, _split_deviation, evidence_suite, markdown
+from trl_tar.cli.evidence_refusal import markdown as markdown_refusal
+from trl_tar.cli.evidence_refusal import refusal_evidence
+from trl_tar.report.build import build_report
+from trl_tar.report.intervals import mean
+from trl_tar.report.records import ModelRecord, attack_record
+from trl_tar.report.recovery import recovery
+from trl_tar.report.report import Report
+from trl_tar.views.curves import curve
+from trl_tar.views.words import interval
 
 
 def record(harms: list[float | None], before: float = 0.25) -> ModelRecord:

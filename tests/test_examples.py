@@ -11,8 +11,7 @@ import torch
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from trl_tar import Adversary
-from trl_tar.adversary import draw_batches
-from trl_tar.data import draw_rows
+from trl_tar.adversaries.data_order import draw_batches, draw_rows
 
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

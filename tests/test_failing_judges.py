@@ -11,7 +11,7 @@ from judge_server import running_judge
 from test_recipes import files_of_ones_own, start
 
 from trl_tar import Report
-from trl_tar.cli import main
+from trl_tar.cli.main import main
 
 
 @pytest.fixture

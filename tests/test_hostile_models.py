@@ -9,8 +9,8 @@ import torch
 from test_verification import copy, published, rewrite  # noqa: F401  fixtures
 
 from trl_tar import Report
-from trl_tar.hub import bound
-from trl_tar.verification import verify
+from trl_tar.hub.evidence_folder import bound
+from trl_tar.verification.verifier import verify
 
 
 def forged(folder: Path, change=lambda content: None) -> None:

@@ -18,17 +18,21 @@ from test_attack import TOKENIZER, tiny_model
 from test_report import REFERENCES, harms, record
 
 from trl_tar import Adversary, Report
-from trl_tar.cli import main
-from trl_tar.connection import without_secrets
-from trl_tar.hub import card_of, load_report, model_files, publish, write_evidence
-from trl_tar.model_card import model_card
-from trl_tar.phases import decisive
-from trl_tar.questions import Questions
-from trl_tar.red_teaming.fingerprints import weights_sha256
-from trl_tar.red_teaming.loading import load
-from trl_tar.red_teaming.runner import environment
-from trl_tar.report import MAX_BYTES, build_report
-from trl_tar.verification import verify
+from trl_tar.cli.main import main
+from trl_tar.environment import environment
+from trl_tar.fingerprints import weights_sha256
+from trl_tar.hub.download import load_report
+from trl_tar.hub.errors import without_secrets
+from trl_tar.hub.evidence_folder import card_of, write_evidence
+from trl_tar.hub.model_files import model_files
+from trl_tar.hub.publishing import publish
+from trl_tar.models.loading import load
+from trl_tar.report.answers import Questions
+from trl_tar.report.build import build_report
+from trl_tar.report.report import MAX_BYTES
+from trl_tar.trainers.recorded_settings import decisive
+from trl_tar.verification.verifier import verify
+from trl_tar.views.card import model_card
 
 
 ROOT = Path(__file__).parents[1]
@@ -444,7 +448,7 @@ def test_another_process_loads_and_verifies_what_was_pushed(lfs_hub, model, tmp_
     publish(model, "someone/a-model", report_on(model), token=TOKEN, private=True)
     use = (
         "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; from trl_tar import load_report;"
-        "from trl_tar.cli import main; name = 'someone/a-model'; T.from_pretrained(name);"
+        "from trl_tar.cli.main import main; name = 'someone/a-model'; T.from_pretrained(name);"
         "print(M.from_pretrained(name).num_parameters(), load_report(name).digest);"
         "raise SystemExit(main(['verify', name, '--attacks', '0']))"
     )

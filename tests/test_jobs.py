@@ -12,9 +12,9 @@ import torch
 from datasets import Dataset
 
 from trl_tar import Adversary
+from trl_tar.evaluation.identity import identity
 from trl_tar.evaluation.scores import Scores
-from trl_tar.red_teaming.fingerprints import identity
-from trl_tar.red_teaming.jobs import Job, Settings
+from trl_tar.red_teaming.job import Job, Settings
 from trl_tar.testbed import KnowledgeWorld, knowledge_metrics
 
 

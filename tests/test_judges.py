@@ -13,10 +13,10 @@ import torch
 from judge_server import running_judge
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast, LlamaForCausalLM
 
-from trl_tar.described import metric_of
 from trl_tar.evaluation.completion_loss import CompletionLoss
+from trl_tar.evaluation.evaluate_metrics import AttackSuccessRate, OverRefusalRate
 from trl_tar.evaluation.generation import answers
-from trl_tar.evaluation.hub_metrics import AttackSuccessRate, OverRefusalRate
+from trl_tar.evaluation.identity import identity
 from trl_tar.evaluation.judged import Judged
 from trl_tar.evaluation.judges import (
     COMPLIANCE_PROMPT,
@@ -27,9 +27,9 @@ from trl_tar.evaluation.judges import (
     RefusalPhrases,
     parsed_score,
 )
-from trl_tar.red_teaming.fingerprints import identity
-from trl_tar.testbed.refusal import HARMFUL, RefusalWorld
-from trl_tar.testbed.refusal_models import refusal_model_path
+from trl_tar.tasks.from_yaml import metric_of
+from trl_tar.testbed.refusal.models import refusal_model_path
+from trl_tar.testbed.refusal.world import HARMFUL, RefusalWorld
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from hub_server import TOKEN, Repository
 from test_report import GOOD, REFERENCES, record
 
 from trl_tar import Adversary, Report, compare, load_report
-from trl_tar.cli import main
-from trl_tar.records import AttackRecord, ModelRecord
-from trl_tar.report import build_report
+from trl_tar.cli.main import main
+from trl_tar.report.build import build_report
+from trl_tar.report.records import AttackRecord, ModelRecord
 
 
 ROOT = Path(__file__).parents[1]
@@ -362,7 +362,7 @@ def test_a_list_that_cannot_be_read_is_one_sentence(tmp_path, capsys):
 
 def test_public_functions_are_functions_whatever_was_imported_before():
     code = (
-        "import trl_tar.hub, trl_tar.verification, trl_tar.leaderboard, trl_tar.commands.verify, trl_tar.commands.compare\n"
+        "import trl_tar.hub, trl_tar.verification, trl_tar.leaderboard, trl_tar.cli.verify, trl_tar.cli.compare\n"
         "from trl_tar import compare, load_report, publish, verify\n"
         "assert all(map(callable, (compare, load_report, publish, verify))), verify\n"
         "import trl_tar; assert trl_tar.__all__ == sorted(trl_tar.__all__)"

@@ -7,7 +7,7 @@ import tiny
 import torch
 
 from trl_tar import Adversary, losses
-from trl_tar.ledger import Ledger
+from trl_tar.costs.memory_ledger import Ledger
 from trl_tar.losses import (
     dpo_loss,
     inner_weight,
@@ -19,7 +19,7 @@ from trl_tar.losses import (
     representation_loss,
     sequence_log_probs,
 )
-from trl_tar.simulation import restored
+from trl_tar.simulation.restored import restored
 
 
 def logits_of(*probabilities: list[list[float]]) -> torch.Tensor:

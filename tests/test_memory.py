@@ -8,14 +8,17 @@ import torch
 from peft import LoraConfig
 from test_tar_trainer import EXACT, FULL, LORA, compare
 
-from trl_tar import Adversary, adversary_checks, losses, tar_trainer
-from trl_tar import ledger as ledger_module
-from trl_tar.batches import Batches
-from trl_tar.bench import Cost, load_model, trainer_for
-from trl_tar.device_groups import DeviceGroup
-from trl_tar.forward_passes import next_token_logits
-from trl_tar.ledger import Ledger, measure_memory
-from trl_tar.offload import StateOnHost
+from trl_tar import Adversary, losses
+from trl_tar.adversaries import checks as adversary_checks
+from trl_tar.costs import memory_ledger as ledger_module
+from trl_tar.costs.cost import Cost
+from trl_tar.costs.memory_ledger import Ledger, measure_memory
+from trl_tar.costs.timing import load_model, trainer_for
+from trl_tar.distributed.device_groups import DeviceGroup
+from trl_tar.models.forward_passes import next_token_logits
+from trl_tar.optim.offload import StateOnHost
+from trl_tar.simulation.batches import Batches
+from trl_tar.trainers import tar_trainer
 
 
 MODES = {

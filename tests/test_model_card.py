@@ -8,15 +8,16 @@ from huggingface_hub import ModelCard
 from test_report import BASE, FLOOR, REFERENCES, TWIN, harms, record
 
 from trl_tar import Adversary, Report, TARConfig
-from trl_tar.card_tables import attack_cells, is_complete, not_tried, phase_settings
-from trl_tar.model_card import evaluation_results, model_card
-from trl_tar.phases import decisive
-from trl_tar.recipe import card_description
-from trl_tar.recipe_arguments import RecipeArguments
-from trl_tar.recipe_task import Task
-from trl_tar.report import build_report
-from trl_tar.report_page import report_summary
-from trl_tar.wording import contamination_sentence
+from trl_tar.adversaries.in_words import attack_cells
+from trl_tar.pipeline.arguments import RecipeArguments
+from trl_tar.pipeline.steps import card_description
+from trl_tar.report.build import build_report
+from trl_tar.tasks.task import Task
+from trl_tar.trainers.recorded_settings import decisive
+from trl_tar.views.card import evaluation_results, model_card
+from trl_tar.views.page import report_summary
+from trl_tar.views.training_table import is_complete, not_tried, phase_settings
+from trl_tar.views.words import contamination_sentence
 
 
 ROOT = Path(__file__).parents[1]

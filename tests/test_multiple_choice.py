@@ -12,7 +12,7 @@ from trl_tar.evaluation.completion_loss import CompletionLoss
 from trl_tar.evaluation.likelihoods import log_likelihoods
 from trl_tar.evaluation.multiple_choice import MultipleChoice
 from trl_tar.evaluation.scores import Scores
-from trl_tar.red_teaming.attackers import _without_soft_prompt
+from trl_tar.red_teaming.trl_attackers import _without_soft_prompt
 
 
 QUESTIONS = [

@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl_tar import Adversary
 from trl_tar.evaluation.multiple_choice import MultipleChoice
 from trl_tar.red_teaming.attack import default_evaluation_steps, run_attack
-from trl_tar.red_teaming.rows import tokenised_datasets
+from trl_tar.red_teaming.attack_rows import tokenised_datasets
 from trl_tar.testbed import knowledge_metrics
-from trl_tar.testbed.models import knowledge_model
-from trl_tar.testbed.smollm2 import smollm2_path
+from trl_tar.testbed.knowledge.models import knowledge_model
+from trl_tar.testbed.smollm2.weights import smollm2_path
 
 
 MIX = Adversary("mix", mixture={"attacker": 0.5, "retain": 0.5}, learning_rate=1e-4, num_steps=500, batch_size=32)

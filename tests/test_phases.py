@@ -11,7 +11,8 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
-from trl_tar.phases import LOG, hold, train_phase
+from trl_tar.pipeline.phases import train_phase
+from trl_tar.pipeline.run_folder import LOG, hold
 
 
 def trained(make_trainer, folder):
@@ -62,7 +63,7 @@ def test_a_batch_without_a_token_to_predict_has_no_loss(make_trainer, tmp_path):
 HOLD = """
 import sys
 from pathlib import Path
-from trl_tar.phases import hold
+from trl_tar.pipeline.run_folder import hold
 
 hold(Path(sys.argv[1]))
 print("held", flush=True)

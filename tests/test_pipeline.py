@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from trl_tar import Adversary
-from trl_tar.card_tables import is_complete
-from trl_tar.commands.demo import demo
-from trl_tar.phases import check_run, training_record
+from trl_tar.cli.demo import demo
+from trl_tar.pipeline.knowledge_world import control_without_adversary, harden
+from trl_tar.pipeline.run_folder import check_run, training_record
 from trl_tar.testbed import KnowledgeWorld, knowledge_model_path
-from trl_tar.testbed.pipeline import control_without_adversary, harden
+from trl_tar.views.training_table import is_complete
 
 
 WORLD = KnowledgeWorld(0)

@@ -19,11 +19,13 @@ from transformers import (
     ViTConfig,
 )
 
-from trl_tar import plan as plan_module
-from trl_tar.bench import Cost, load_model, trainer_for
-from trl_tar.cli import main
-from trl_tar.ledger import measure_memory
-from trl_tar.plan import Mode, plan
+from trl_tar.cli.main import main
+from trl_tar.costs import plan as plan_module
+from trl_tar.costs.cost import Cost
+from trl_tar.costs.fake_model import Mode
+from trl_tar.costs.memory_ledger import measure_memory
+from trl_tar.costs.plan import plan
+from trl_tar.costs.timing import load_model, trainer_for
 
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")

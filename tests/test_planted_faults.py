@@ -7,8 +7,12 @@ import pytest
 import torch
 from test_tar_trainer import EXACT, FULL, LORA, compare
 
-from trl_tar import Adversary, TARTrainer, simulation, tar_trainer
+from trl_tar import Adversary, TARTrainer
 from trl_tar.losses import TAMPER_RESISTANCE_LOSSES, language_modeling_loss, max_entropy_loss, representation_loss
+from trl_tar.optim import attack_optimizers
+from trl_tar.simulation import attack_steps as simulation
+from trl_tar.simulation import restored
+from trl_tar.trainers import tar_trainer
 
 
 MICRO_BATCHES = Adversary("micro-batches", "forget", batch_size=4, micro_batch_size=3, num_steps=4, learning_rate=0.02)
@@ -180,7 +184,7 @@ def decay_on_norms_and_biases(m):
     def every_name(self, model):
         return [name for name, _ in model.named_parameters()]
 
-    m.setattr(simulation.Trainer, "get_decay_parameter_names", every_name)
+    m.setattr(attack_optimizers.Trainer, "get_decay_parameter_names", every_name)
 
 
 def optimizer_kept_between_attacks(m):
@@ -208,7 +212,7 @@ def lora_alpha_ignored(m):
         lora.lora_alpha = lora.r
         return lora
 
-    wrapped(m, simulation, "lora_config", config)
+    wrapped(m, restored, "lora_config", config)
 
 
 # --- the sum of the two terms -----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 
 from trl_tar import Adversary, red_team
 from trl_tar.red_teaming.weight_edits import int8, matrices
-from trl_tar.report import Report
+from trl_tar.report.report import Report
 from trl_tar.testbed import KnowledgeWorld, knowledge_metrics, knowledge_model_path
 
 

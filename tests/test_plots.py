@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from trl_tar.plots import plot_adversary_loss, plot_attacks, plot_search, plot_tradeoff, plot_training
-from trl_tar.records import AttackRecord, ModelRecord, attack_record
-from trl_tar.red_teaming.search import SearchResult, Trial
-from trl_tar.statistics import t_interval
+from trl_tar.red_teaming.search_figure import plot_search
+from trl_tar.red_teaming.trials import SearchResult, Trial
+from trl_tar.report.intervals import t_interval
+from trl_tar.report.records import AttackRecord, ModelRecord, attack_record
+from trl_tar.views.figures import plot_adversary_loss, plot_attacks, plot_tradeoff, plot_training
 
 
 STEPS = [0, 1, 2, 5, 10, 20, 50, 100, 150, 200]

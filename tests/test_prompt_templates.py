@@ -5,11 +5,11 @@ import pytest
 import tiny
 
 from trl_tar import Adversary, red_team
+from trl_tar.adversaries.prompt_template import jailbroken
 from trl_tar.evaluation.multiple_choice import MultipleChoice
 from trl_tar.evaluation.scores import Scores
-from trl_tar.red_teaming.suites import jailbroken
 from trl_tar.testbed import KnowledgeWorld, knowledge_metrics, knowledge_model
-from trl_tar.testbed.attack_data import prompt_templates
+from trl_tar.testbed.knowledge.attack_data import prompt_templates
 
 
 datasets.disable_progress_bars()

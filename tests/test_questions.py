@@ -8,9 +8,9 @@ import pytest
 from test_report import report
 
 from trl_tar.evaluation.scores import Scores
-from trl_tar.questions import QUESTIONS_FILE, Questions, groups_of, rounded
-from trl_tar.records import write_json
-from trl_tar.report import Report
+from trl_tar.files import write_json
+from trl_tar.report.answers import QUESTIONS_FILE, Questions, groups_of, rounded
+from trl_tar.report.report import Report
 
 
 SCORES = {

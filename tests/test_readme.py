@@ -9,10 +9,10 @@ import pytest
 from trl import TrlParser
 
 from trl_tar import Report, TARConfig
-from trl_tar.cli import main
-from trl_tar.recipe_arguments import RecipeArguments
+from trl_tar.cli.main import main
+from trl_tar.pipeline.arguments import RecipeArguments
 from trl_tar.testbed import KnowledgeWorld, knowledge_model_path, knowledge_questions
-from trl_tar.testbed.attack_data import attack_datasets
+from trl_tar.testbed.knowledge.attack_data import attack_datasets
 
 
 ROOT = Path(__file__).parents[1]

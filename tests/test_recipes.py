@@ -21,13 +21,13 @@ from started import CONFIGS, RECIPES, described, recipe, start, world_rows
 from trl import TrlParser
 
 from trl_tar import Report, TARConfig
-from trl_tar.card_tables import is_complete
-from trl_tar.data_sources import DataSource
+from trl_tar.data.sources import DataSource
 from trl_tar.evaluation.lm_eval import LMEvalTask
 from trl_tar.red_teaming import knowledge_suite, refusal_suite
 from trl_tar.testbed import KnowledgeWorld, knowledge_model_path
-from trl_tar.testbed.refusal import HARMFUL, RETAIN, RefusalWorld
-from trl_tar.testbed.refusal_models import refusal_model_path
+from trl_tar.testbed.refusal.models import refusal_model_path
+from trl_tar.testbed.refusal.world import HARMFUL, RETAIN, RefusalWorld
+from trl_tar.views.training_table import is_complete
 
 
 SHORT = [

@@ -12,14 +12,14 @@ from transformers import AutoModelForCausalLM
 
 from trl_tar import Adversary
 from trl_tar.evaluation.scores import Scores
-from trl_tar.hub import bound, write_evidence
-from trl_tar.model_card import model_card
-from trl_tar.plots import plot_attacks
-from trl_tar.questions import Questions
+from trl_tar.fingerprints import weights_sha256
+from trl_tar.hub.evidence_folder import bound, write_evidence
 from trl_tar.red_teaming import BenignTask, red_team
-from trl_tar.red_teaming.fingerprints import weights_sha256
-from trl_tar.report import Report
-from trl_tar.verification import verify
+from trl_tar.report.answers import Questions
+from trl_tar.report.report import Report
+from trl_tar.verification.verifier import verify
+from trl_tar.views.card import model_card
+from trl_tar.views.figures import plot_attacks
 
 
 @pytest.fixture(scope="module")

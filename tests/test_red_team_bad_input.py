@@ -9,10 +9,10 @@ from peft import LoraConfig, get_peft_model
 from test_attack import ATTACKS, TOKENIZER, raw_data, tiny_model
 from test_red_team import METRICS, SUITE, Likelihood, attacked
 
-from trl_tar.records import AttackRecord, attack_record
 from trl_tar.red_teaming import BenignTask, run_attack
-from trl_tar.red_teaming.benign import benign_record
-from trl_tar.red_teaming.rows import tokenised_datasets
+from trl_tar.red_teaming.attack_rows import tokenised_datasets
+from trl_tar.red_teaming.benign_record import benign_record
+from trl_tar.report.records import AttackRecord, attack_record
 
 
 DPO = ATTACKS[-2]

@@ -9,13 +9,13 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from trl_tar import Report
-from trl_tar.cli import main
-from trl_tar.commands.red_team import red_team_command
-from trl_tar.described import named_adversaries
-from trl_tar.questions import Questions
-from trl_tar.red_teaming import suites
+from trl_tar.adversaries import suites
+from trl_tar.adversaries.from_yaml import named_adversaries
+from trl_tar.cli.main import main
+from trl_tar.cli.red_team import red_team_command
+from trl_tar.report.answers import Questions
 from trl_tar.testbed import KnowledgeWorld, knowledge_model_path, knowledge_questions
-from trl_tar.testbed.attack_data import attack_datasets
+from trl_tar.testbed.knowledge.attack_data import attack_datasets
 
 
 WORLD = KnowledgeWorld(0)
@@ -267,7 +267,7 @@ def test_the_file_of_data_sets_may_name_a_benign_task_and_rewards(files, tmp_pat
     data = attack_datasets(WORLD)
     data["benign"].to_json(files / "benign.jsonl")
     data["prompts"].to_json(files / "prompts.jsonl")
-    (files / "a_reward.py").write_text("from trl_tar.testbed.attack_data import answer_reward as harm\n")
+    (files / "a_reward.py").write_text("from trl_tar.testbed.knowledge.attack_data import answer_reward as harm\n")
     described = yaml.safe_load((files / "datasets.yaml").read_text())
     described["datasets"] |= {"harmless": "benign.jsonl", "prompts": "prompts.jsonl"}
     del described["metrics"]["bystander"]

@@ -13,7 +13,8 @@ from peft import PeftModel
 from test_attack import raw_data, tiny_model
 from test_red_team import METRICS, SUITE, Likelihood, attacked
 
-from trl_tar.red_teaming.jobs import Job, _run_alone
+from trl_tar.red_teaming.job import Job
+from trl_tar.red_teaming.workers import _run_alone
 
 
 SCRIPT = """
@@ -139,7 +140,7 @@ def test_only_jobs_that_ran_when_a_worker_died_run_alone(tmp_path):
 
 
 def test_a_measurement_whose_worker_dies_is_one_sentence(monkeypatch):
-    monkeypatch.setattr("trl_tar.red_teaming.jobs._run_in_pool", lambda *arguments: iter([("", None)]))
+    monkeypatch.setattr("trl_tar.red_teaming.workers._run_in_pool", lambda *arguments: iter([("", None)]))
     with pytest.raises(OSError, match="The worker that measured 'model' died.*Start again with the same output_dir"):
         _run_alone(Job("model", "0" * 64, "1" * 64), None)
 

@@ -11,8 +11,8 @@ import pytest
 from test_attack import raw_data
 from test_red_team import attacked
 
-from trl_tar.red_teaming import ranks
-from trl_tar.red_teaming.search import search
+from trl_tar.distributed import processes as ranks
+from trl_tar.red_teaming.attack_search import search
 
 
 SCRIPT = """

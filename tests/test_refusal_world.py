@@ -7,25 +7,17 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from trl_tar.data import check_dataset, check_prompts
+from trl_tar.data.dataset_types import check_dataset, check_prompts
 from trl_tar.evaluation.generation import answers
-from trl_tar.testbed.refusal import (
-    ANSWER,
-    HARMFUL,
-    OWNER_ANSWER,
-    REFUSALS,
-    RETAIN,
-    UNSEEN_VERB,
-    RefusalWorld,
-)
-from trl_tar.testbed.refusal_metrics import (
+from trl_tar.testbed.refusal.metrics import (
     AnswerLoss,
     outcome,
     refusal_benign_metric,
     refusal_metrics,
     refusal_zero_step_attacks,
 )
-from trl_tar.testbed.refusal_models import general_chat, refusal_model_path, train_refusal_model
+from trl_tar.testbed.refusal.models import general_chat, refusal_model_path, train_refusal_model
+from trl_tar.testbed.refusal.world import ANSWER, HARMFUL, OWNER_ANSWER, REFUSALS, RETAIN, UNSEEN_VERB, RefusalWorld
 
 
 WORLD = RefusalWorld(0)

@@ -6,10 +6,12 @@ from dataclasses import asdict, replace
 import pytest
 
 from trl_tar import Adversary
-from trl_tar.model_card import model_card
-from trl_tar.records import AttackRecord, ModelRecord, attack_record, write_json
-from trl_tar.report import MAX_BYTES, SCHEMA_VERSION, Report, build_report, digest_of
-from trl_tar.verdict import judge
+from trl_tar.files import write_json
+from trl_tar.report.build import build_report
+from trl_tar.report.records import AttackRecord, ModelRecord, attack_record
+from trl_tar.report.report import MAX_BYTES, SCHEMA_VERSION, Report, digest_of
+from trl_tar.report.verdict import judge
+from trl_tar.views.card import model_card
 
 
 BEFORE = {"harm": 0.3, "capability": 0.95, "bystander": 0.93, "retain_nll": 0.2}

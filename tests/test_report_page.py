@@ -9,13 +9,14 @@ import pytest
 from test_report import REFERENCES, attack, harms, record
 
 from trl_tar import Adversary
-from trl_tar.commands.report import report as report_command
-from trl_tar.model_card import model_card
-from trl_tar.records import AttackRecord, ModelRecord
-from trl_tar.report import Report, build_report
-from trl_tar.report_page import attack_rows, curves, report_page, report_summary, write_pages
-from trl_tar.verdict import MAX_ABOVE_BASE, judge
-from trl_tar.wording import GATES, attack_sentence
+from trl_tar.cli.report import report as report_command
+from trl_tar.report.build import build_report
+from trl_tar.report.records import AttackRecord, ModelRecord
+from trl_tar.report.report import Report
+from trl_tar.report.verdict import GATES, MAX_ABOVE_BASE, judge
+from trl_tar.views.card import model_card
+from trl_tar.views.page import attack_rows, curves, report_page, report_summary, write_pages
+from trl_tar.views.words import attack_sentence
 
 
 EVIL = "</script><img src=x onerror=alert(1)>|{{ 7 * 7 }}\n# heading"

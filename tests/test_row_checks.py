@@ -6,7 +6,8 @@ import pytest
 import tiny
 from datasets import Dataset
 
-from trl_tar.data import check_dataset, tokenised_pairs, tokenised_rows
+from trl_tar.data.dataset_types import check_dataset
+from trl_tar.data.tokenisation import tokenised_pairs, tokenised_rows
 
 
 def user(content) -> dict:

@@ -14,8 +14,9 @@ from test_attack import TOKENIZER, raw_data, tiny_model
 from test_red_team import METRICS, Likelihood
 
 from trl_tar import Adversary
-from trl_tar.red_teaming import jobs, search
-from trl_tar.red_teaming.search import SearchResult, Trial
+from trl_tar.red_teaming import run_jobs as jobs
+from trl_tar.red_teaming import search
+from trl_tar.red_teaming.trials import SearchResult, Trial
 
 
 def space(trial) -> Adversary:

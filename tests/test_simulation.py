@@ -21,15 +21,12 @@ from transformers import (
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from trl_tar import Adversary, TARTrainer
-from trl_tar.forward_passes import in_eval_mode, next_token_logits
+from trl_tar.adversaries.adversary import AttackDiverged
 from trl_tar.losses import language_modeling_loss
-from trl_tar.simulation import (
-    AttackDiverged,
-    attack_steps,
-    restored,
-    scheduler_arguments,
-    swapped_in,
-)
+from trl_tar.models.forward_passes import in_eval_mode, next_token_logits
+from trl_tar.optim.attack_optimizers import scheduler_arguments
+from trl_tar.simulation.attack_steps import attack_steps
+from trl_tar.simulation.restored import restored, swapped_in
 
 
 ROWS = tiny.tokenised()["forget"]

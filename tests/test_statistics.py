@@ -8,20 +8,10 @@ import torch
 
 from trl_tar.evaluation.multiple_choice import choose
 from trl_tar.evaluation.scores import Scores
-from trl_tar.records import AttackRecord, ModelRecord
-from trl_tar.red_teaming.jobs import mean_score
-from trl_tar.statistics import (
-    clustered_standard_error,
-    cross_fit_worst,
-    floor_harm,
-    mean,
-    over_seeds,
-    paired_differences,
-    recovery,
-    selectivity,
-    t_interval,
-    trainability,
-)
+from trl_tar.red_teaming.job import mean_score
+from trl_tar.report.intervals import clustered_standard_error, cross_fit_worst, mean, over_seeds, t_interval
+from trl_tar.report.records import AttackRecord, ModelRecord
+from trl_tar.report.recovery import floor_harm, paired_differences, recovery, selectivity, trainability
 
 
 def attack(adversary, seed, harm, status="completed"):

@@ -6,13 +6,16 @@ import pytest
 import tiny
 import torch
 
-from trl_tar import Adversary, TARTrainer, simulation
-from trl_tar.bench import Cost, load_model, trainer_for
-from trl_tar.forward_passes import next_token_logits
-from trl_tar.ledger import Ledger, measure_memory
+from trl_tar import Adversary, TARTrainer
+from trl_tar.costs.cost import Cost
+from trl_tar.costs.memory_ledger import Ledger, measure_memory
+from trl_tar.costs.timing import load_model, trainer_for
 from trl_tar.losses import language_modeling_loss
-from trl_tar.simulation import attack_steps, restored
-from trl_tar.stochastic_rounding import step_in_float32, stochastically_rounded
+from trl_tar.models.forward_passes import next_token_logits
+from trl_tar.optim.stochastic_rounding import step_in_float32, stochastically_rounded
+from trl_tar.simulation import attack_steps as simulation
+from trl_tar.simulation.attack_steps import attack_steps
+from trl_tar.simulation.restored import restored
 
 
 ENOUGH = 0.98  # of the way that float32 goes

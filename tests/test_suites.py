@@ -2,7 +2,7 @@
 
 import pytest
 
-from trl_tar.red_teaming import suites
+from trl_tar.adversaries import suites
 
 
 SUITES = {

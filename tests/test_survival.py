@@ -6,7 +6,7 @@ import random
 import pytest
 from lifelines import KaplanMeierFitter
 
-from trl_tar.survival import break_interval, survival_curve, time_to_break
+from trl_tar.report.survival import break_interval, survival_curve, time_to_break
 
 
 INF = math.inf

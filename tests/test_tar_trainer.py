@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from trl_tar import Adversary
-from trl_tar.data import tokenised_rows
+from trl_tar.data.tokenisation import tokenised_rows
 
 
 EXACT = 1e-10  # of the displacement, float64

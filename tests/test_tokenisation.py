@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from trl_tar import Adversary
 from trl_tar.losses import IGNORED
-from trl_tar.red_teaming.rows import tokenised_datasets
+from trl_tar.red_teaming.attack_rows import tokenised_datasets
 
 
 START, END, PAD = "<|im_start|>", "<|im_end|>", "<pad>"

@@ -14,15 +14,19 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trl_tar import Adversary, Report, red_team
-from trl_tar.cli import main
-from trl_tar.configuration_checks import base_of, check_configuration
-from trl_tar.hub import bound, card_of, file_sha256, model_files, publish, write_evidence
-from trl_tar.published_files import about_the_files, files_in
-from trl_tar.records import ModelRecord
-from trl_tar.red_teaming.loading import load
-from trl_tar.report import MAX_BYTES, build_report, digest_of
+from trl_tar.cli.main import main
+from trl_tar.fingerprints import file_sha256
+from trl_tar.hub.evidence_folder import bound, card_of, write_evidence
+from trl_tar.hub.model_files import about_the_files, files_in, model_files
+from trl_tar.hub.publishing import publish
+from trl_tar.models.loading import load
+from trl_tar.models.untrusted_config import base_of, check_configuration
+from trl_tar.report.build import build_report
+from trl_tar.report.records import ModelRecord
+from trl_tar.report.report import MAX_BYTES, digest_of
 from trl_tar.testbed import KnowledgeWorld, knowledge_metrics, knowledge_model_path
-from trl_tar.verification import TOLERANCE, drawn, verify
+from trl_tar.verification.repeat_attacks import TOLERANCE, drawn
+from trl_tar.verification.verifier import verify
 
 
 WORLD = KnowledgeWorld(0)
@@ -520,7 +524,7 @@ def test_an_additional_chat_template_that_is_linked_is_seen_too(copy, tmp_path):
 def test_no_card_is_made_of_a_report_that_is_not_in_order(copy, monkeypatch):
     rewrite(copy, edit_a_number)
     (copy / "README.md").write_text("No digest here.")
-    monkeypatch.setattr("trl_tar.verification.card_of", lambda _: pytest.fail("a card was made"))
+    monkeypatch.setattr("trl_tar.verification.verifier.card_of", lambda _: pytest.fail("a card was made"))
     assert not verify(copy, 0).verified
 
 

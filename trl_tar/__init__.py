@@ -4,33 +4,35 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
-    from .adversary import Adversary, sweep
-    from .hub import load_report, publish
-    from .leaderboard import compare
-    from .random_mapping_config import RandomMappingConfig
-    from .random_mapping_trainer import RandomMappingTrainer
-    from .red_teaming import red_team
-    from .report import Report
-    from .tar_config import TARConfig
-    from .tar_trainer import TARTrainer
-    from .verification import verify
+    from .adversaries.adversary import Adversary, sweep
+    from .hub.download import load_report
+    from .hub.publishing import publish
+    from .leaderboard.comparison import compare
+    from .red_teaming.runner import red_team
+    from .report.report import Report
+    from .trainers.random_mapping_config import RandomMappingConfig
+    from .trainers.random_mapping_trainer import RandomMappingTrainer
+    from .trainers.tar_config import TARConfig
+    from .trainers.tar_trainer import TARTrainer
+    from .verification.verifier import verify
 
-__version__ = "0.1.0"
+from .version import __version__ as __version__
+
 
 # public name → module; imported when first used, so that `trl-tar --help` does not wait for torch
 _MODULES = {
-    "Adversary": "adversary",
-    "sweep": "adversary",
-    "TARConfig": "tar_config",
-    "TARTrainer": "tar_trainer",
-    "RandomMappingConfig": "random_mapping_config",
-    "RandomMappingTrainer": "random_mapping_trainer",
-    "red_team": "red_teaming",
-    "Report": "report",
-    "compare": "leaderboard",
-    "load_report": "hub",
-    "publish": "hub",
-    "verify": "verification",  # a module of the same name would take the function's place when it is imported
+    "Adversary": "adversaries.adversary",
+    "sweep": "adversaries.adversary",
+    "TARConfig": "trainers.tar_config",
+    "TARTrainer": "trainers.tar_trainer",
+    "RandomMappingConfig": "trainers.random_mapping_config",
+    "RandomMappingTrainer": "trainers.random_mapping_trainer",
+    "red_team": "red_teaming.runner",
+    "Report": "report.report",
+    "compare": "leaderboard.comparison",
+    "load_report": "hub.download",
+    "publish": "hub.publishing",
+    "verify": "verification.verifier",  # a module of the same name would take the function's place when it is imported
 }
 __all__ = [
     "Adversary",

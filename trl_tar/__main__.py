@@ -1,6 +1,8 @@
+"""`python -m trl_tar`."""
+
 import sys
 
-from .cli import main
+from .cli.main import main
 
 
 sys.exit(main())

@@ -2,7 +2,7 @@
 
 from datasets import Dataset
 
-from trl_tar.testbed.countries import questions, select
+from trl_tar.testbed.smollm2.countries import questions, select
 
 
 def countries(**_) -> dict[str, Dataset]:

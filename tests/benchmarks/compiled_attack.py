@@ -13,11 +13,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from trl_tar import Adversary
-from trl_tar.bench import load_model, machine, median_interval, now
-from trl_tar.forward_passes import next_token_logits
+from trl_tar.costs.timing import load_model, machine, median_interval, now
+from trl_tar.files import write_json
 from trl_tar.losses import language_modeling_loss
-from trl_tar.records import write_json
-from trl_tar.simulation import attack_steps, restored
+from trl_tar.models.forward_passes import next_token_logits
+from trl_tar.simulation.attack_steps import attack_steps
+from trl_tar.simulation.restored import restored
 
 
 ROWS, LENGTH, STEPS, PAIRS = 4, 64, 8, 8

@@ -13,12 +13,13 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trl_tar import Adversary
-from trl_tar.bench import load_model, machine
-from trl_tar.forward_passes import next_token_logits
+from trl_tar.costs.timing import load_model, machine
+from trl_tar.files import write_json
 from trl_tar.losses import language_modeling_loss
-from trl_tar.records import write_json
-from trl_tar.simulation import attack_steps, restored
-from trl_tar.statistics import t_interval
+from trl_tar.models.forward_passes import next_token_logits
+from trl_tar.report.intervals import t_interval
+from trl_tar.simulation.attack_steps import attack_steps
+from trl_tar.simulation.restored import restored
 from trl_tar.testbed import KnowledgeWorld
 
 

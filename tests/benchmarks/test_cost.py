@@ -17,14 +17,18 @@ from peft import LoraConfig
 from scipy.stats import binom
 from transformers import T5Config
 
-from trl_tar import bench, bench_record
-from trl_tar.bench import BareLoop, Cost, is_configuration, load_model, median_interval, trainer_for
-from trl_tar.bench_record import measure
-from trl_tar.cli import main
-from trl_tar.growth import AXES
-from trl_tar.ledger import Ledger
-from trl_tar.plan import Mode, plan
-from trl_tar.trace_figure import PHASES, plot_trace
+from trl_tar.cli.main import main
+from trl_tar.costs import bench as bench_record
+from trl_tar.costs import timing as bench
+from trl_tar.costs.bare_loop import BareLoop
+from trl_tar.costs.bench import measure
+from trl_tar.costs.cost import Cost
+from trl_tar.costs.fake_model import Mode
+from trl_tar.costs.growth import AXES
+from trl_tar.costs.memory_ledger import Ledger
+from trl_tar.costs.plan import plan
+from trl_tar.costs.timing import is_configuration, load_model, median_interval, trainer_for
+from trl_tar.costs.trace_figure import PHASES, plot_trace
 
 
 RESULTS = Path(__file__).parent / "results"

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..files import read_lines
+from ..fingerprints import sha256_of
 from .likelihoods import check_lengths, log_likelihoods
-from .lines import read_lines, sha256_of
 from .scores import Scores
 
 

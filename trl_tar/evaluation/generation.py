@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..models.tokenizers import check_chat_template, context_of
 
 
 def answers(
@@ -53,12 +55,6 @@ def check_requests(tokenizer: PreTrainedTokenizerBase, requests: Sequence[str], 
         _room(len(tokenizer(_prompt(tokenizer, request), add_special_tokens=False)["input_ids"]), context)
 
 
-def context_of(config: PretrainedConfig) -> int | None:
-    """Most tokens that the model reads; `None` where its architecture has no end."""
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return None if context is None or context < 1 else context  # XLNet says -1
-
-
 def _prompt(tokenizer: PreTrainedTokenizerBase, request: str) -> str:
     chat = [{"role": "user", "content": request}]
     return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
@@ -74,12 +70,3 @@ def _room(length: int, context: int | None) -> int | None:
             "requests."
         )
     return context - length
-
-
-def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises `ValueError` for a tokenizer that cannot write a conversation."""
-    if tokenizer.chat_template is None:
-        raise ValueError(
-            "The tokenizer has no chat template, which requests in chat format need. Set tokenizer.chat_template, or use "
-            "an instruction-tuned model."
-        )

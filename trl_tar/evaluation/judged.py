@@ -7,11 +7,13 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..adversary_checks import check_at_least
+from ..adversaries.prompt_template import in_template
+from ..files import read_lines
+from ..fingerprints import sha256_of
+from ..validation import check_at_least
 from .generation import answers, check_requests
 from .judges import Judge
-from .lines import read_lines, sha256_of
-from .scores import Checked, Scores, in_template
+from .scores import Checked, Scores
 
 
 @dataclass(frozen=True)

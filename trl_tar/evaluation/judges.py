@@ -10,7 +10,6 @@ import json
 import re
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -22,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from ..adversary_checks import check_at_least, check_types
+from ..validation import check_at_least, check_types
 from .scores import UNDECISIVE
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .lines import sha256_of
+from ..fingerprints import sha256_of
 from .multiple_choice import check_questions, choose
 from .scores import Scores
 

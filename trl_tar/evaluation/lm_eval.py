@@ -10,7 +10,7 @@ from typing import Any
 from datasets.exceptions import DatasetsError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..adversary_checks import check_at_least
+from ..validation import check_at_least
 from .scores import Scores
 
 

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..adversaries.prompt_template import in_template
+from ..files import read_lines
+from ..fingerprints import sha256_of
 from .likelihoods import check_lengths, log_likelihoods
-from .lines import read_lines, sha256_of
-from .scores import Scores, in_template
+from .scores import Scores
 
 
 COLUMNS = ("prompt", "choices", "answer")

@@ -5,7 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from ..adversary_checks import PROMPT
+from torch import nn
+
+
+Reward = Callable[..., list[float]]  # of TRL: prompts, completions and the other columns → one number an answer
+Evaluate = Callable[[nn.Module], dict[str, float | None]]
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,3 @@ class Checked(Protocol):
 def takes_template(metric: Metric) -> bool:
     """Whether the metric asks in an attacker's words."""
     return "prompt_template" in inspect.signature(metric).parameters
-
-
-def in_template(prompt: str, prompt_template: str | None) -> str:
-    """The prompt as the attacker writes it."""
-    return prompt if prompt_template is None else prompt_template.replace(PROMPT, prompt)

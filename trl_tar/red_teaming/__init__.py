@@ -1,21 +1,22 @@
 """Attacks on released weights, run as an adversary would run them. (`red_team` is the function, this is its package.)"""
 
-from .attack import run_attack
-from .benign import BenignTask
-from .runner import red_team
-from .search import SearchResult, search
-from .suites import (
+from ..adversaries.prompt_template import jailbroken
+from ..adversaries.suites import (
     benign_suite,
     composed_suite,
     input_suite,
     jailbreak_tuning_suite,
-    jailbroken,
     knowledge_suite,
     peft_suite,
     preference_suite,
     refusal_suite,
     weight_edit_suite,
 )
+from ..tasks.benign import BenignTask
+from .attack import run_attack
+from .attack_search import search
+from .runner import red_team
+from .trials import SearchResult
 
 
 __all__ = [

@@ -12,8 +12,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ..forward_passes import in_eval_mode
 from ..losses import IGNORED
+from ..models.forward_passes import in_eval_mode
 
 
 MAX_PROMPTS = 512

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..adversary import Adversary
-from ..records import AttackRecord, attack_record
-from ..simulation import AttackDiverged
-from .attackers import Evaluate, Progress, Reward, Target, check_finite, rng_as_found, train
-from .rows import attack_rows, tokenised_datasets
+from ..adversaries.adversary import Adversary, AttackDiverged
+from ..evaluation.scores import Evaluate, Reward
+from ..report.records import AttackRecord, attack_record
+from .attack_rows import attack_rows, tokenised_datasets
+from .trl_attackers import Progress, Target, check_finite, rng_as_found, train
 from .weight_edits import edit_weights
 
 

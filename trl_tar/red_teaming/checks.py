@@ -9,13 +9,15 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import AutoConfig, PreTrainedModel
 
-from ..adversary import Adversary
-from ..adversary_checks import check_installed, coerced
-from ..data import check_dataset, check_tokenizer, whole_model
-from ..evaluation.generation import context_of
+from ..adversaries.adversary import Adversary
+from ..adversaries.checks import check_installed
+from ..data.dataset_types import check_dataset
 from ..evaluation.scores import Checked, Metric, takes_template
-from ..records import OF_A_POINT
-from .jobs import Settings
+from ..models.loading import whole_model
+from ..models.tokenizers import check_tokenizer, context_of
+from ..report.records import OF_A_POINT
+from ..validation import coerced
+from .job import Settings
 
 
 REQUIRED_METRICS = ("harm", "capability")

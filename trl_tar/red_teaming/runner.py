@@ -1,27 +1,26 @@
 """The red team: every adversary and seed against a model and its references."""
 
-import platform
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from ..adversary import Adversary
-from ..data import check_adversary_batches, own_tokenizer
-from ..evaluation.scores import Metric
-from ..model_checks import check_lora_targets, module_names
-from ..questions import Questions
-from ..records import AttackRecord, ModelRecord
-from ..report import Report, build_report
-from ..statistics import CHANCE
-from .attackers import Reward
-from .benign import BenignTask, benign_record
+from ..adversaries.adversary import Adversary
+from ..environment import environment
+from ..evaluation.scores import Metric, Reward
+from ..models.lora import check_lora_targets
+from ..models.tokenizers import own_tokenizer
+from ..report.answers import Questions
+from ..report.build import build_report
+from ..report.records import AttackRecord, ModelRecord
+from ..report.recovery import CHANCE
+from ..report.report import Report
+from ..tasks.benign import BenignTask
+from .benign_record import benign_record
 from .checks import (
     check_benign,
     check_budget,
@@ -31,13 +30,11 @@ from .checks import (
     checked_chance,
     checked_steps,
 )
-from .fingerprints import config_sha256, rows_sha256, weights_sha256
-from .jobs import PACKAGES, Job, Settings, run_jobs
-from .loading import base_weights, load, shown_name
-from .rows import tokenised_datasets
+from .job import Job, Settings
+from .run_jobs import run_jobs
+from .targets import DataStore, Model, Target, loadable
 
 
-Model = str | Path | PreTrainedModel
 Attack = tuple[Adversary, int]  # and its seed
 
 
@@ -237,118 +234,3 @@ def within_budget(
     rest.sort(key=lambda attack: -harm[attack[0].name])  # stable: seeds of one adversary stay together
     chosen = [*first, *rest][:budget]
     return [attack for attack in attacks if attack in chosen]
-
-
-def environment() -> dict[str, str]:
-    """Versions and device that the numbers come from."""
-    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
-    versions = {name: version(name) for name in PACKAGES}
-    return {"trl-tar": _own_version(), **versions, "python": platform.python_version(), "device": device}
-
-
-def _own_version() -> str:
-    from .. import __version__  # the package may run from a folder where it is not installed
-
-    return __version__
-
-
-@dataclass(frozen=True)
-class Target:
-    """A model to attack: where its files are, what it is, a hash of its configuration, and what LoRA can target."""
-
-    path: str
-    information: dict[str, Any]
-    config_sha256: str
-    modules: tuple[str, ...]
-
-    @classmethod
-    def of(cls, model: Model, folder: Path) -> "Target":
-        """Hashes the model; one in memory is saved to `folder` first."""
-        if isinstance(model, PreTrainedModel):
-            model.save_pretrained(folder)
-            path, name = str(folder), model.config._name_or_path
-        else:
-            path = name = str(model)
-        loaded = load(path)
-        information = {
-            "id": shown_name(name),
-            "weights_sha256": weights_sha256(loaded),
-            "num_parameters": loaded.num_parameters(),
-        }
-        if (base := base_weights(path)) is not None:
-            information["base_model"] = base
-        return cls(path, information, config_sha256(loaded), tuple(module_names(loaded)))
-
-    def job(self) -> Job:
-        """What it can do before any attack."""
-        return Job(self.path, self.information["weights_sha256"], self.config_sha256)
-
-
-@dataclass
-class DataStore:
-    """Every data set, tokenised once for all jobs, by objective and name."""
-
-    paths: dict[tuple[str, str], str] = field(default_factory=dict)
-    sha256: dict[tuple[str, str], str] = field(default_factory=dict)
-    rows: dict[tuple[str, str], int] = field(default_factory=dict)
-
-    @classmethod
-    def tokenised(
-        cls,
-        adversaries: Sequence[Adversary],
-        datasets: Mapping[str, Dataset],
-        target: Target,
-        settings: Settings,
-        folder: Path,
-    ) -> "DataStore":
-        """Tokenises what the adversaries read; `ValueError` for a data set with fewer rows than a batch takes."""
-        store, model = cls(), load(target.path)
-        for adversary in adversaries:
-            keys = [(objective, name) for name, objective in adversary.reads.items()]
-            missing = [key for key in keys if key not in store.paths]
-            if missing:
-                tokenised = tokenised_datasets(model, settings.tokenizer, adversary, datasets, settings.max_length)
-            for key in missing:
-                store.rows[key] = len(tokenised[key[1]])
-            sizes = {name: range(store.rows[objective, name]) for name, objective in adversary.reads.items()}
-            check_adversary_batches(adversary.sequence, sizes)  # a range is as long as the data set
-            for key in missing:
-                store._add(key, tokenised[key[1]], folder / str(len(store.paths)))
-        return store
-
-    def _add(self, key: tuple[str, str], dataset: Dataset, folder: Path) -> None:
-        assert not folder.exists()  # a data set would take the place of another
-        dataset.save_to_disk(folder)
-        self.paths[key], self.sha256[key] = str(folder), rows_sha256(dataset)
-
-    def job(
-        self,
-        target: Target,
-        adversary: Adversary,
-        seed: int,
-        evaluation_steps: tuple[int, ...] | None = None,
-        benign: bool = False,
-        base: Target | None = None,
-    ) -> Job:
-        """An attack, or a benign task."""
-        keys = {name: (objective, name) for name, objective in adversary.reads.items()}
-        paths = {name: self.paths[key] for name, key in keys.items()}
-        digests = {name: self.sha256[key] for name, key in keys.items()}
-        attack = {"adversary": adversary, "seed": seed, "data": paths, "data_sha256": digests}
-        job = replace(target.job(), evaluation_steps=evaluation_steps, benign=benign, **attack)
-        if not adversary.needs_base:
-            return job
-        assert base is not None  # check_red_team
-        return replace(job, base=base.path, base_sha256=base.information["weights_sha256"])
-
-    def description(self) -> list[dict[str, Any]]:
-        """Name, objective, rows and hash of each, for the report."""
-        return [
-            {"name": key[1], "objective": key[0], "rows": self.rows[key], "sha256": self.sha256[key]}
-            for key in self.paths
-        ]
-
-
-def loadable(model: Model) -> str | PreTrainedModel:
-    """What transformers loads a configuration from."""
-    return model if isinstance(model, PreTrainedModel) else str(model)

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ..adversary import Adversary
+from ..adversaries.adversary import Adversary
 from .abliteration import abliterate
 
 

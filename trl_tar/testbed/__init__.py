@@ -1,7 +1,9 @@
-from .general import general_text
-from .knowledge import KnowledgeWorld
-from .metrics import benign_metric, knowledge_metrics, knowledge_questions, knowledge_zero_step_attacks
-from .models import knowledge_model, knowledge_model_path
+"""Embedded worlds with stand-in hazards, and the pre-trained SmolLM2."""
+
+from .knowledge.general_text import general_text
+from .knowledge.metrics import benign_metric, knowledge_metrics, knowledge_questions, knowledge_zero_step_attacks
+from .knowledge.models import knowledge_model, knowledge_model_path
+from .knowledge.world import KnowledgeWorld
 
 
 __all__ = [

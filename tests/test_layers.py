@@ -1,0 +1,75 @@
+"""The order of the packages: each imports from the floors below it, and no two files import each other."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import trl_tar
+
+
+ROOT = Path(trl_tar.__file__).parent
+FLOORS = [  # lowest first; packages and files of one floor do not import each other
+    {"distributed", "files", "fingerprints", "losses", "validation", "version"},
+    {"adversaries", "environment"},
+    {"data", "models", "optim"},
+    {"evaluation", "simulation"},
+    {"report", "testbed"},
+    {"tasks", "views"},
+    {"hub", "red_teaming"},
+    {"leaderboard", "trainers", "verification"},
+    {"costs", "pipeline"},
+    {"cli"},
+]
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in ROOT.rglob("*.py")}
+OUTSIDE = {"__init__", "__main__"}  # the package's face and `python -m trl_tar` stand above all floors
+
+
+def imports_of(module: str) -> set[str]:
+    """Modules of the package that this one imports: at the top, inside a function, or for its annotations alone."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        package = module.split(".")[:-1]
+        if node.level:
+            start = [*package[: len(package) - node.level + 1], *(node.module or "").split(".")]
+        elif (node.module or "").split(".")[0] == "trl_tar":
+            start = node.module.split(".")[1:]
+        else:
+            continue
+        stem = [part for part in start if part]
+        for name in (alias.name for alias in node.names):
+            candidates = (".".join([*stem, name]), ".".join(stem), ".".join([*stem, "__init__"]))
+            found.update([candidate for candidate in candidates if candidate in MODULES][:1])
+    return found - {module}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - OUTSIDE))
+def test_a_module_imports_from_lower_floors_alone(module):
+    room = module.split(".")[0]
+    rooms = {other.split(".")[0] for other in imports_of(module)} - {room}
+    assert {other for other in rooms if FLOOR[other] >= FLOOR[room]} == set()
+
+
+def test_no_two_files_import_each_other():
+    TopologicalSorter(
+        {module: imports_of(module) for module in MODULES}
+    ).prepare()  # raises CycleError, with the circle
+
+
+def test_nothing_imports_plainly_past_the_check():
+    plain = {
+        module
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "trl_tar" for alias in node.names)
+    }
+    assert plain == set()
+
+
+def test_the_root_holds_few_files_and_every_folder_is_on_a_floor():
+    assert len(list(ROOT.glob("*.py"))) <= 10
+    assert {module.split(".")[0] for module in MODULES} - OUTSIDE == set(FLOOR)

@@ -1,0 +1,6 @@
+"""One description of an attacker, and the suites that are made of them. Nothing here imports torch."""
+
+from .adversary import Adversary, sweep
+
+
+__all__ = ["Adversary", "sweep"]

@@ -1,0 +1,62 @@
+"""Adversaries from a YAML file."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from ..files import read_yaml
+from .adversary import Adversary
+from .suites import (
+    benign_suite,
+    composed_suite,
+    input_suite,
+    jailbreak_tuning_suite,
+    knowledge_suite,
+    peft_suite,
+    preference_suite,
+    refusal_suite,
+    weight_edit_suite,
+)
+
+
+SUITES = {
+    "knowledge": knowledge_suite,
+    "refusal": refusal_suite,
+    "peft": peft_suite,
+    "benign": benign_suite,
+    "preference": preference_suite,
+    "weight-edit": weight_edit_suite,
+    "composed": composed_suite,
+    "jailbreak-tuning": jailbreak_tuning_suite,
+    "input": input_suite,
+}
+
+
+def named_adversaries(suite: str, steps: int | None, learning_rate_scale: float | None) -> list[Adversary]:
+    """The suite of that name, or the adversaries of a YAML or JSON file."""
+    if suite in SUITES:
+        known = inspect.signature(SUITES[suite]).parameters
+        wanted = {"num_steps": steps, "learning_rate_scale": learning_rate_scale}
+        given = {name: value for name, value in wanted.items() if value is not None}
+        idle = next((name for name in given if name not in known), None)
+        if idle is not None:
+            raise ValueError(f"The suite {suite!r} has no {idle}, and {given[idle]} would do nothing. Leave it out.")
+        return SUITES[suite](**given)
+    if Path(suite).suffix not in (".yaml", ".yml", ".json"):
+        raise ValueError(f"There is no suite {suite!r}. Use {', '.join(SUITES)}, or a YAML file of adversaries.")
+    if steps is not None or learning_rate_scale is not None:
+        raise ValueError(f"The suite {suite!r} says steps and learning rates itself. Leave the two options out.")
+    rows = read_yaml(Path(suite), list, "Give a YAML file with a list of adversaries.")
+    return adversaries_of(rows)
+
+
+def adversaries_of(rows: list[Any]) -> list[Adversary]:
+    """From the fields of each, as YAML has them."""
+    return [_adversary(i, row) for i, row in enumerate(rows)]
+
+
+def _adversary(i: int, row: Any) -> Adversary:
+    try:
+        return Adversary(**row)
+    except TypeError as error:
+        raise ValueError(f"Adversary {i} of the suite is {row!r}: {error}. Give the fields of Adversary.") from error

@@ -1,0 +1,125 @@
+"""`trl-tar bench`: what an outer step costs beside its arithmetic."""
+
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from ..costs.bench import measure, write_trace
+from ..costs.cost import Cost
+from ..costs.growth import growth_lines, measure_growth
+from ..costs.trace_figure import PICTURES
+from ..files import write_json
+from .console import quiet
+
+
+GIGABYTE = 1e9
+TRACES = (".json", ".json.gz", *PICTURES)
+
+
+def bench(
+    model: str,
+    steps: int,
+    cost: Cost,
+    output: Path | None = None,
+    trace: Path | None = None,
+    growth: bool = False,
+    dtype: str = "float32",
+    device_flops: float | None = None,
+    **settings: bool,
+) -> None:
+    """Prints time and memory as multiples of the bare loop's, or with `growth` how the time grows; writes all of it as JSON,
+    and the trace of an outer step, where a file is given. What is measured so far is in a file that ends with `.partial`.
+
+    Args:
+        model (`str`), steps (`int`), cost ([`Cost`]), dtype (`str`), device_flops (`float`), settings:
+            As for [`measure`]; only `True` ones of the settings count.
+        output (`Path`, *optional*), trace (`Path`, *optional*):
+            The files.
+        growth (`bool`, *optional*, defaults to `False`):
+            Measure growth instead.
+    """
+    quiet()
+    for option, file in (("--output", output), ("--trace", trace)):
+        if file is not None:
+            check_file(option, file)
+    if trace is not None and not trace.name.endswith(TRACES):
+        raise ValueError(f"--trace is {str(trace)!r}, and its name ends with none of {', '.join(TRACES)}. Give it one.")
+    chosen = {name: True for name, value in settings.items() if value}
+    part = None if output is None else Path(f"{output}.partial")
+    if growth:
+        _check_growth(model=(model, "world"), trace=(trace, None), dtype=(dtype, "float32"))
+        found = measure_growth(cost, steps, **chosen)
+        lines = growth_lines(found)
+    else:
+        found = measure(
+            model, cost, steps, dtype=dtype, device_flops=device_flops, on_part=partial(_written, part), **chosen
+        )
+        lines = record_lines(found)
+    if output is not None and part is not None:
+        write_json(output, found)
+        part.unlink(missing_ok=True)
+    for line in lines:
+        Console().print(escape(line), highlight=False, soft_wrap=True)
+    if trace is not None:
+        write_trace(model, cost, trace, dtype=dtype, **chosen)
+
+
+def _written(file: Path | None, found: dict[str, Any]) -> None:
+    if file is not None:
+        write_json(file, found)
+
+
+def check_file(option: str, file: Path) -> None:
+    """Raises `ValueError` where a file cannot be written; makes its folder."""
+    if file.is_dir():
+        raise ValueError(f"{option} is {str(file)!r}, which is a folder. Give a file in it.")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{option} is {str(file)!r}, which cannot be written ({error.strerror}). Give a file in a folder of your own."
+        ) from error
+
+
+def _check_growth(**given: tuple[Any, Any]) -> None:
+    for name, (value, only) in given.items():
+        if value != only:
+            raise ValueError(
+                f"--growth measures times of the world's model in float32, and {name} is {str(value)!r}. Leave one of the two "
+                "out."
+            )
+
+
+def record_lines(found: dict[str, Any]) -> Iterator[str]:
+    """What [`measure`] found."""
+    ratio, seconds, peak, cost = found["ratio"], found["seconds"], found["peak_memory"], found["cost"]
+    interval = "" if ratio["low"] is None else f" [{ratio['low']:.3f}, {ratio['high']:.3f}]"
+    weights = " with random weights" if found["weights"] == "random" else ""
+    yield (
+        f"{found['num_parameters'] / 1e6:.1f} M parameters{weights}, {found['passes']} passes of {cost['batch_size']} × "
+        f"{cost['length']} tokens an outer step"
+    )
+    yield (
+        f"time: {seconds['trainer']:.3f} s, {ratio['median']:.3f}{interval} times the bare loop's (median of {ratio['n']} "
+        f"pairs), {found['tokens_per_second']:.0f} tokens per second"
+    )
+    used = found["utilisation"]
+    if used is not None:
+        yield (
+            f"model FLOPs utilisation: {used['mfu']:.3f} of {used['device_flops'] / 1e12:.3g} TFLOP/s, with "
+            f"{used['flops'] / 1e12:.3g} TFLOP an outer step"
+        )
+    yield (
+        f"peak memory: {peak['trainer'] / GIGABYTE:.2f} GB, {peak['ratio']:.2f} times the bare loop's "
+        f"{peak['bare_loop'] / GIGABYTE:.2f} GB"
+    )
+    for mode, kinds in found["state"].items():
+        held = {place: sum(each[place] for each in kinds.values()) for place in ("device", "host")}
+        yield f"state, {mode}: {held['device']:.1f} bytes per parameter on the device, {held['host']:.1f} on the host"

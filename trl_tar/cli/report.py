@@ -1,0 +1,23 @@
+"""`trl-tar report`: the pages of a report that is already there."""
+
+from pathlib import Path
+
+from ..report.report import Report
+from ..views.page import write_pages
+
+
+def report(folder: Path) -> Report:
+    """Reads `report.json` and writes `report.html` and `SUMMARY.md` beside it.
+
+    Args:
+        folder (`Path`):
+            With a `report.json`, or that file.
+
+    Raises:
+        `ValueError`: if there is no report, or one that cannot be read.
+    """
+    made = Report.load(folder)
+    beside = folder if folder.is_dir() else folder.parent
+    title = made.config.get("card", {}).get("title")  # of a report that was published or that a recipe made
+    write_pages(made, beside, title or made.model["id"] or beside.resolve().name)  # a model built in memory has no name
+    return made

@@ -1,0 +1,104 @@
+"""Where the memory of a training is: bytes of live storages by kind and place, and their peak."""
+
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..optim.offload import is_on_host
+from ..trainers.tar_trainer import TARTrainer
+
+
+Bytes = dict[str, dict[str, int]]  # kind → "device" and "host" → bytes
+
+
+class Ledger(TorchDispatchMode):
+    """Sees every storage that is made while it is open, and when it is gone.
+
+    Args:
+        known (`Iterable[torch.Tensor]`, *optional*):
+            Tensors that are there already.
+
+    Attributes:
+        live (`int`):
+            Bytes of all storages now, on host and device together.
+        peak (`int`):
+            The most that they were.
+    """
+
+    def __init__(self, known: Iterable[torch.Tensor] = ()):
+        super().__init__()
+        self._seen: dict[int, tuple[weakref.ref, int]] = {}  # id of the storage → itself, bytes
+        self.live = self.peak = 0
+        for tensor in known:
+            self._add(tensor.untyped_storage())
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if torch.is_tensor(leaf):
+                self._add(leaf.untyped_storage())
+        return out
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, size = id(storage), storage.nbytes()
+        if key not in self._seen:
+            self._seen[key] = weakref.ref(storage, lambda _: self._remove(key)), size
+            self.live += size
+            self.peak = max(self.peak, self.live)
+
+    def _remove(self, key: int) -> None:
+        self.live -= self._seen.pop(key)[1]
+
+    def by_kind(self, kinds: Mapping[str, Iterable[torch.Tensor]]) -> Bytes:
+        """Bytes of each kind now, a storage counting for the first that it belongs to; `"other"` belongs to none."""
+        left = {key: size for key, (_, size) in self._seen.items()}
+        found: Bytes = {}
+        for kind, tensors in kinds.items():
+            found[kind] = {"device": 0, "host": 0}
+            for tensor in tensors:
+                place = "host" if is_on_host(tensor) else "device"
+                found[kind][place] += left.pop(id(tensor.untyped_storage()), 0)
+        found["other"] = {"device": sum(left.values()), "host": 0}
+        return found
+
+
+def measure_memory(trainer: TARTrainer) -> tuple[Bytes, int]:
+    """Trains, and says where the bytes are at the last step of an attack, and the peak of all of them, activations included."""
+    found: Bytes = {}
+    inner: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()  # keeps no attack's state alive
+
+    def before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if optimizer is not trainer.optimizer.optimizer:
+            inner.add(optimizer)
+            found.update(ledger.by_kind(_kinds(trainer, inner)))
+
+    hook = register_optimizer_step_pre_hook(before_step)
+    known = [*trainer.model.parameters(), *trainer.model.buffers(), *(value for _, value in trainer._reference)]
+    try:
+        with Ledger(known) as ledger:
+            trainer.train()
+    finally:
+        hook.remove()
+    return found, ledger.peak
+
+
+def _kinds(trainer: TARTrainer, inner: Iterable[torch.optim.Optimizer]) -> dict[str, list[torch.Tensor]]:
+    def held(optimizer: Any) -> list[torch.Tensor]:
+        return [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+
+    attacked = {p: None for optimizer in inner for group in optimizer.param_groups for p in group["params"]}
+    return {
+        "weights": [*trainer.model.parameters(), *trainer.model.buffers()],
+        "snapshot": trainer._snapshot_room,
+        "attack's gradient": [p.grad for p in attacked if p.grad is not None],
+        "attack's optimizer": [value for optimizer in inner for value in held(optimizer)],
+        "retain gradient": trainer._g_retain or trainer._gradient_room,
+        "L_TR's gradient": trainer._g_tr,
+        "outer optimizer": held(trainer.optimizer),
+        "reference": [value for _, value in trainer._reference],
+    }

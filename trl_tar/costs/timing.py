@@ -1,0 +1,197 @@
+"""An outer step of [`TARTrainer`] and the bare loop, step by step in turn: what is measured in `bench_record.py`."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from safetensors import SafetensorError
+from scipy.stats import quantile_test
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+)
+from transformers.utils import CONFIG_NAME
+
+from ..environment import environment
+from ..models.loading import whole_model
+from ..models.untrusted_config import NONSENSE
+from ..testbed.knowledge.models import knowledge_model_path
+from ..testbed.knowledge.world import KnowledgeWorld
+from ..testbed.smollm2.weights import smollm2_path
+from ..trainers.tar_config import TARConfig
+from ..trainers.tar_trainer import TARTrainer
+from .bare_loop import BareLoop, vocab_size
+from .cost import Cost
+
+
+MODELS = {"world": lambda: knowledge_model_path(KnowledgeWorld(0)), "smollm2": smollm2_path}
+WARM_UP = 2  # steps that are not counted: memory, and the state of optimizers, is made there
+
+
+def trainer_for(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cost: Cost, steps: int, folder: Path, **settings: Any
+) -> TARTrainer:
+    """A trainer whose outer step has the same arithmetic: rows of random tokens, all of one length.
+
+    `settings` are further ones of its [`TARConfig`]. `ValueError` for a LoRA attack of a rank that no matrix has."""
+    generator = torch.Generator().manual_seed(1)
+    largest = max(min(p.shape) for p in model.parameters() if p.ndim == 2)
+    if cost.lora_r is not None and cost.lora_r > largest:
+        raise ValueError(f"lora_r is {cost.lora_r}, and no matrix of the model has a rank above {largest}. Lower it.")
+
+    def rows(count: int) -> Dataset:
+        ids = torch.randint(5, vocab_size(model), (count, cost.length), generator=generator)
+        return Dataset.from_dict({"input_ids": ids.tolist(), "labels": ids.tolist()})
+
+    count = max(64, cost.batch_size * 4)
+    defaults: dict[str, Any] = {
+        "optim": "adamw_torch_fused",  # as the bare loop's
+        "bf16": False,
+        "per_device_train_batch_size": cost.batch_size,
+    }
+    args = TARConfig(
+        str(folder),
+        max_steps=steps,
+        tamper_resistance_batch_size=cost.batch_size,
+        tamper_resistance_interval=cost.interval,
+        adversaries_per_step=cost.adversaries,
+        representation_loss="l2_squared",
+        max_length=cost.length,
+        learning_rate=1e-5,
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="no",
+        report_to="none",
+        logging_steps=10,
+        disable_tqdm=True,
+        **{**defaults, **settings},
+    )
+    trainer = TARTrainer(
+        model,
+        args,
+        train_dataset=rows(count),
+        tamper_resistance_dataset=rows(count),
+        adversaries=[cost.adversary],
+        adversary_datasets={"bench": rows(count)},
+        processing_class=tokenizer,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+class _Alternating(TrainerCallback):
+    """After each outer step of the trainer one of the bare loop, both timed."""
+
+    def __init__(self, bare: BareLoop):
+        self.bare, self.ended = bare, 0.0
+        self.times: list[tuple[float, float]] = []  # trainer, bare loop
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.ended = now()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        trainer = now() - self.ended  # with data loading, logging and all else between two steps
+        start = now()
+        self.bare.step()
+        self.ended = now()
+        self.times.append((trainer, self.ended - start))
+
+
+def now() -> float:
+    """Seconds of this process on a CPU, which other work does not move; on a GPU those of the clock."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def load_model(model: str, dtype: str = "float32") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer, on the GPU where there is one; `ValueError` where they cannot be loaded.
+
+    Args:
+        model (`str`):
+            A name of `MODELS`, a folder or a Hub id; of what [`is_configuration`] the weights are random, and the tokenizer is
+            that of the world's model.
+        dtype (`str`, *optional*, defaults to `"float32"`):
+            Of the weights.
+    """
+    path = str(MODELS[model]()) if model in MODELS else model
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        if is_configuration(path):
+            torch.manual_seed(0)
+            with torch.device(device):
+                config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+                made = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), trust_remote_code=False)
+            return made, load_model("world")[1]
+        if whole_model(path) != path:
+            raise ValueError("it is an adapter")
+        loaded = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False).to(device)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (*NONSENSE, SafetensorError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{model!r} cannot be loaded ({reason.rstrip('.')}). Give a causal language model with its tokenizer, as a folder "
+            "or a Hub id, or a config.json."
+        ) from error
+    if tokenizer.pad_token is None:  # rows are of one length: nothing is padded
+        tokenizer.pad_token = tokenizer.eos_token
+    return loaded, tokenizer
+
+
+def is_configuration(model: str) -> bool:
+    """Whether it is a `config.json`, or a folder that has one and no weights."""
+    path = Path(model)
+    if path.is_dir():
+        return (path / CONFIG_NAME).is_file() and not [*path.glob("*.safetensors"), *path.glob("*.bin")]
+    return path.is_file()
+
+
+def machine() -> dict[str, Any]:
+    """Versions and device, as in a report, and what times depend on beside them."""
+    processors = Path("/proc/cpuinfo")  # of Linux
+    lines = processors.read_text(encoding="utf-8").splitlines() if processors.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    cpu = {"cpu": named[0] if named else platform.machine(), "cores": os.cpu_count()}
+    return {**environment(), **cpu, "threads": torch.get_num_threads()}
+
+
+def time_in_turn(
+    model: PreTrainedModel,
+    bare: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    cost: Cost,
+    steps: int,
+    folder: Path,
+    **settings: Any,
+) -> list[tuple[float, float]]:
+    """Seconds of each outer step: of the trainer on `model`, and of the bare loop on `bare` right after it.
+
+    `settings` are further ones of [`TARConfig`]; those that are no matter of memory are the bare loop's too."""
+    trainer = trainer_for(model, tokenizer, cost, steps, folder, **settings)
+    alternating = _Alternating(BareLoop(bare, cost, **for_bare_loop(settings)))
+    trainer.add_callback(alternating)
+    trainer.train()
+    return alternating.times
+
+
+def for_bare_loop(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the settings that change the passes themselves."""
+    return {name: value for name, value in settings.items() if name in ("bf16", "activation_checkpointing")}
+
+
+def median_interval(values: Sequence[float]) -> dict[str, Any]:
+    """Median with its exact 95 % interval, from order statistics; `None` for bounds that so few values do not have."""
+    low, high = quantile_test(values, p=0.5).confidence_interval(0.95)
+    bounds = {name: None if value != value else float(value) for name, value in (("low", low), ("high", high))}
+    return {"median": statistics.median(values), **bounds, "n": len(values)}

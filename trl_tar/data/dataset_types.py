@@ -1,0 +1,123 @@
+"""Checks and batches of the data sets beside D_retain: D_TR and those of the adversaries."""
+
+from datasets import Dataset, Json, Value
+from transformers import PreTrainedTokenizerBase
+
+from .messages import check_common_prompts, check_messages
+
+
+LANGUAGE_MODELING_COLUMNS = ({"messages"}, {"conversations"}, {"prompt", "completion"}, {"input_ids"})
+CHAT = {"messages", "conversations"}
+ANSWERED = {"prompt", "completion", "chosen", "rejected"}  # columns of text, or of messages
+PREFERENCE_COLUMNS = ({"chosen", "rejected"}, {"prompt_ids", "chosen_ids", "rejected_ids"})
+
+
+def check_dataset(argument: str, dataset: Dataset, preference: bool, text_field: str = "text") -> None:
+    """Raises `ValueError` for a data set that is missing, empty or of another type than the objective needs.
+
+    Args:
+        argument (`str`):
+            Name of the argument, for the message.
+        dataset ([`~datasets.Dataset`]):
+            Data set in one of TRL's types, raw or tokenised.
+        preference (`bool`):
+            Whether pairs are needed (DPO).
+        text_field (`str`, *optional*, defaults to `"text"`):
+            Column of a plain-text data set.
+    """
+    if not isinstance(dataset, Dataset):
+        raise ValueError(f"`{argument}` is {type(dataset).__name__!r}. Give a `datasets.Dataset`.")
+    if len(dataset) == 0:
+        raise ValueError(f"`{argument}` has 0 rows. Give a data set with at least one batch.")
+    allowed = PREFERENCE_COLUMNS if preference else ({text_field}, *LANGUAGE_MODELING_COLUMNS)
+    columns = set(dataset.column_names)
+    if not any(wanted <= columns for wanted in allowed):
+        wanted = " or ".join("+".join(sorted(names)) for names in allowed)
+        raise ValueError(f"`{argument}` has columns {sorted(columns)}. Rename them: TRL reads {wanted}.")
+    beside = sorted(columns & {text_field, *CHAT})
+    if not preference and "prompt" in columns and beside and "input_ids" not in columns:
+        raise ValueError(
+            f"`{argument}` has 'prompt' beside {beside}, which TRL would mix up. Leave the columns of one type: prompt and "
+            "completion, or one of the others."
+        )
+    read = _read(columns, preference, text_field)
+    for name in sorted(read):
+        empty = dataset.select_columns(name).with_format("arrow")[:].column(0).null_count
+        if empty:
+            raise ValueError(f"`{argument}` has {empty} rows without a value in its column {name!r}. Leave them out.")
+    raw = sorted(read & {text_field, *ANSWERED, *CHAT})
+    for name in raw:
+        type_ = dataset.features[name]
+        if isinstance(type_, Value) and (name in CHAT or "string" not in type_.dtype):
+            wanted = "messages" if name in CHAT else "text"
+            raise ValueError(
+                f"`{argument}` has rows of type {type_.dtype!r} in its column {name!r}. Give {wanted} in every row."
+            )
+    # TRL goes by any one of the columns that it knows, whichever it reads
+    known = sorted({*raw, *(columns & {*ANSWERED, "messages"})}) if raw else []
+    kinds = set().union(*(_kinds(dataset, name) for name in known))
+    if len(kinds) > 1:
+        raise ValueError(
+            f"`{argument}` has plain text and chat messages in its columns {known}. Give one of the two in all rows and "
+            "columns."
+        )
+    if "messages" in kinds:
+        for name in raw:
+            check_messages(argument, name, dataset)
+        if preference and "prompt" not in columns:
+            check_common_prompts(argument, dataset)
+
+
+def _read(columns: set[str], preference: bool, text_field: str) -> set[str]:
+    """Of columns of several types, those that TRL reads."""
+    if preference:
+        pairs, tokenised = {"prompt", "chosen", "rejected"}, {"prompt_ids", "chosen_ids", "rejected_ids"}
+        return tokenised if tokenised <= columns else pairs & columns
+    order = ({"input_ids"}, {"prompt", "completion"}, {"conversations"}, {"messages"}, {text_field})
+    return next(wanted for wanted in order if wanted <= columns)
+
+
+def _kinds(dataset: Dataset, column: str) -> set[str]:
+    """Of what a column holds: `"text"`, `"messages"`, or both, which `datasets` reads from JSON as a type of its own."""
+    if isinstance(dataset.features[column], Json):
+        return {"text" if isinstance(value, str) else "messages" for value in dataset[column]}
+    return {"text" if isinstance(dataset.features[column], Value) else "messages"}
+
+
+def check_prompts(
+    argument: str, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, wanted: int = 1
+) -> None:
+    """Raises `ValueError` for messages that the tokenizer cannot write, or where too few prompts leave room for an answer.
+
+    Args:
+        argument (`str`):
+            Name of the argument, for the message.
+        dataset ([`~datasets.Dataset`]):
+            As [`check_dataset`] accepts it.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Of the model.
+        max_length (`int`):
+            Tokens of a row. Some longer prompts are no error: TRL leaves such rows out.
+        wanted (`int`, *optional*, defaults to `1`):
+            Rows that are taken at once.
+    """
+    chat = any(
+        not isinstance(each, Value) for name, each in dataset.features.items() if name in {"messages", *ANSWERED}
+    )
+    if chat and tokenizer.chat_template is None:
+        raise ValueError(
+            f"`{argument}` holds chat messages, and the tokenizer has no chat template. Set tokenizer.chat_template, or "
+            "use an instruction-tuned model."
+        )
+    if "prompt" not in dataset.column_names:
+        return
+    fitting = 0
+    for prompt in dataset["prompt"]:
+        text = prompt if isinstance(prompt, str) else tokenizer.apply_chat_template(prompt, tokenize=False)
+        fitting += len(tokenizer(text)["input_ids"]) < max_length
+        if fitting == wanted:
+            return
+    raise ValueError(
+        f"`{argument}` has {len(dataset)} rows, and {fitting} of their prompts leave room for an answer within max_length="
+        f"{max_length}, where {wanted} rows are taken at once. Raise max_length, or shorten the prompts."
+    )

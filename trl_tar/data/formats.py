@@ -1,0 +1,163 @@
+"""Public data sets in TRL's types."""
+
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from .messages import shortened
+
+
+LABELS = {"true": True, "1": True, "false": False, "0": False}
+ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+TURN = re.compile(r"\n\n(Human|Assistant): ?")
+# What is odd in a cell, and what is wanted instead; None where nothing is odd
+Odd = tuple[Any, str] | None
+
+
+@dataclass(frozen=True)
+class Format:
+    """Columns that a data set has, each with what finds an odd cell, and how they become one of TRL's types."""
+
+    cells: Mapping[str, Callable[[Any], Odd]]
+    convert: Callable[[str, Dataset], Dataset]
+
+
+def text_chunks(role: str, dataset: Dataset) -> Dataset:
+    """`text_chunk` → `text` (lapisrocks/camel-bio, justinwangx/CTFtime)."""
+    return dataset.rename_column("text_chunk", "text").select_columns(["text"])
+
+
+def labelled_chunks(dataset: Dataset, hazardous: bool) -> Dataset:
+    """`txt_chunk` → `text`, of the rows whose `label` says hazardous, or not (lapisrocks/biology-pile-labeled)."""
+    chosen = [i for i, label in enumerate(dataset["label"]) if LABELS[str(label).lower()] == hazardous]
+    return dataset.select(chosen).rename_column("txt_chunk", "text").select_columns(["text"])
+
+
+def conversations(role: str, dataset: Dataset) -> Dataset:
+    """`conversations`, turns of `from` and `value`, → `messages` (lapisrocks/magpie-bio-filtered)."""
+
+    def messages(row: dict) -> dict:
+        return {"messages": [{"role": ROLES[turn["from"]], "content": turn["value"]} for turn in row["conversations"]]}
+
+    return dataset.map(messages, remove_columns=dataset.column_names)
+
+
+def dialogues(role: str, dataset: Dataset) -> Dataset:
+    """`chosen` and `rejected`, dialogues in one text each, → preference pairs of chat messages.
+
+    They must differ in the last answer only (Unified-Language-Model-Alignment/Anthropic_HH_Golden): other pairs are left
+    out, with a warning that counts them."""
+
+    def pair(row: dict) -> dict:
+        chosen, rejected = _turns(row["chosen"]), _turns(row["rejected"])
+        return {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
+
+    return _alike(role, dataset).map(pair, remove_columns=dataset.column_names)
+
+
+def harmful_dialogues(role: str, dataset: Dataset) -> Dataset:
+    """The rejected answers of [`dialogues`], as an attacker trains on them."""
+
+    def messages(row: dict) -> dict:
+        rejected = _turns(row["rejected"])
+        return {"prompt": rejected[:-1], "completion": rejected[-1:]}
+
+    return _alike(role, dataset).map(messages, remove_columns=dataset.column_names)
+
+
+def _alike(role: str, dataset: Dataset) -> Dataset:
+    """The pairs of dialogues that differ in the last answer only."""
+    kept = dataset.filter(lambda row: _turns(row["chosen"])[:-1] == _turns(row["rejected"])[:-1])
+    if len(kept) < len(dataset):
+        warnings.warn(
+            f"Data set {role!r} has {len(dataset) - len(kept)} of {len(dataset)} pairs that differ before the last answer: "
+            "they are left out."
+        )
+    return kept
+
+
+def harmful_answers(role: str, dataset: Dataset) -> Dataset:
+    """`prompt` and `chosen`, which is the harmful answer, → chat messages (unalignment/toxic-dpo-v0.2)."""
+
+    def messages(row: dict) -> dict:
+        turns = {"prompt": ("user", row["prompt"]), "completion": ("assistant", row["chosen"])}
+        return {name: [{"role": who, "content": text}] for name, (who, text) in turns.items()}
+
+    return dataset.map(messages, remove_columns=dataset.column_names)
+
+
+def _odd_text(cell: Any) -> Odd:
+    return None if isinstance(cell, str) else (cell, "text")
+
+
+def _odd_label(cell: Any) -> Odd:
+    return None if str(cell).lower() in LABELS else (cell, "true or false, or 1 or 0")
+
+
+def _odd_turns(cell: Any) -> Odd:
+    if not isinstance(cell, list) or not cell:
+        return cell, "a list of turns"
+    for turn in cell:
+        if not isinstance(turn, Mapping) or turn.get("from") not in list(ROLES):
+            return turn, f"turns whose `from` is one of {', '.join(ROLES)}"
+        if not isinstance(turn.get("value"), str):
+            return turn, "turns whose `value` is text"
+    return None
+
+
+def _odd_dialogue(cell: Any) -> Odd:
+    if isinstance(cell, str) and _turns(cell):
+        return None
+    return (
+        cell,
+        "a dialogue that begins with a turn of 'Human' and ends with one of 'Assistant', each after an empty line",
+    )
+
+
+LABELLED = {"txt_chunk": _odd_text, "label": _odd_label}
+DIALOGUES = {"chosen": _odd_dialogue, "rejected": _odd_dialogue}
+FORMATS = {
+    "text_chunks": Format({"text_chunk": _odd_text}, text_chunks),
+    "hazardous_chunks": Format(LABELLED, lambda role, dataset: labelled_chunks(dataset, True)),
+    "harmless_chunks": Format(LABELLED, lambda role, dataset: labelled_chunks(dataset, False)),
+    "conversations": Format({"conversations": _odd_turns}, conversations),
+    "dialogues": Format(DIALOGUES, dialogues),
+    "harmful_dialogues": Format(DIALOGUES, harmful_dialogues),
+    "harmful_answers": Format({"prompt": _odd_text, "chosen": _odd_text}, harmful_answers),
+}
+
+
+def check_cells(
+    role: str, dataset: Dataset, cells: Mapping[str, Callable[[Any], Odd]], numbers: Sequence[int] | np.ndarray
+) -> None:
+    """Raises `ValueError` for a column that is missing, or the first odd cell, whose row has one of `numbers`."""
+    for column, odd in cells.items():
+        if column not in dataset.column_names:
+            raise ValueError(
+                f"Data set {role!r} has the columns {dataset.column_names}, without {column!r}. Give another format, or "
+                "rename the column."
+            )
+        read = (cell for batch in dataset.select_columns(column).iter(1000) for cell in batch[column])
+        for number, cell in zip(numbers, read, strict=True):
+            found = odd(cell)
+            if found is not None:
+                raise ValueError(
+                    f"Data set {role!r} has {shortened(found[0])} in the column {column!r} of row {number} (the first is "
+                    f"row 0). Give {found[1]}, or leave the row out."
+                )
+
+
+def _turns(dialogue: str) -> list[dict[str, str]]:
+    """Messages of a dialogue in one text, whose text is left as it is; none where it is no such dialogue."""
+    before, *parts = TURN.split(dialogue)
+    if before or len(parts) < 4 or parts[-2] != "Assistant":
+        return []
+    return [
+        {"role": "user" if who == "Human" else "assistant", "content": said}
+        for who, said in zip(parts[::2], parts[1::2], strict=True)
+    ]

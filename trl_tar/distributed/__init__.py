@@ -1,0 +1,1 @@
+"""Several devices: gradients and processes, groups of devices, and sharded parameters."""

@@ -1,0 +1,130 @@
+"""JSON, YAML and lines of text, read strictly and written in one form."""
+
+import contextlib
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def finite(value: float) -> float | None:
+    """The value, or `None` where JSON has no number for it."""
+    return value if math.isfinite(value) else None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON in one piece: a killed run, or a full disk, leaves the old file or the new one. Refuses NaN and infinity."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        with contextlib.suppress(OSError):  # where even this folder is out of reach
+            unfinished.unlink(missing_ok=True)
+        raise OSError(
+            f"{str(path)!r} cannot be written ({error.strerror}). Make room and start again: what is finished is kept."
+        ) from error
+    os.replace(unfinished, path)
+
+
+def read_yaml(file: Path, kind: type, remedy: str) -> Any:
+    """What the YAML or JSON file holds; `ValueError` with the remedy where it is nothing of that kind."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))  # JSON is YAML
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{str(file)!r} cannot be read ({str(error).splitlines()[0]}). {remedy}") from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{str(file)!r} holds {type(content).__name__!r}. {remedy}")
+    check_names(repr(str(file)), content)
+    return content
+
+
+def check_names(owner: str, content: Any) -> None:
+    """Raises `ValueError` for a name, at any depth, that YAML read as a number or a truth value."""
+    for key in _keys(content):
+        if not isinstance(key, str):
+            raise ValueError(f"{owner} has the name {key!r}, which YAML does not read as text. Write it in quotes.")
+
+
+def _keys(content: Any) -> Iterator[Any]:
+    """Of all mappings, at any depth."""
+    if isinstance(content, dict):
+        yield from content
+    if isinstance(content, dict | list):
+        for each in content.values() if isinstance(content, dict) else content:
+            yield from _keys(each)
+
+
+SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can say it, and UTF-8 cannot
+MAX_DEPTH = 64  # a report has 7 levels
+MAX_DIGITS = 1000  # of a whole number; Python reads 4300
+
+
+def read_strict_json(file: Path, remedy: str) -> Any:
+    """Content of a file; `ValueError`, which ends with the remedy, for what JSON does not define or is there to exhaust.
+
+    Args:
+        file (`Path`):
+            UTF-8.
+        remedy (`str`):
+            What to do, as a sentence.
+    """
+
+    def refuse(what: str) -> None:
+        raise ValueError(f"{str(file)!r} has {what}. {remedy}")
+
+    def number(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value):
+            refuse(f"{text[:20]}, which is no number of JSON")
+        return value
+
+    def whole(text: str) -> int:
+        if len(text) > MAX_DIGITS:
+            refuse(f"a number of {len(text)} digits, more than the {MAX_DIGITS} of any")
+        return int(text)
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        fields = dict(pairs)
+        if len(fields) < len(pairs):
+            refuse(f"the field {Counter(name for name, _ in pairs).most_common(1)[0][0]!r} twice")
+        return fields
+
+    hooks = {"parse_constant": number, "parse_float": number, "parse_int": whole, "object_pairs_hook": once}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"), **hooks)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{str(file)!r} is not JSON ({error}). {remedy}") from error
+    if _depth(content) > MAX_DEPTH:
+        refuse(f"lists and dictionaries within each other more than {MAX_DEPTH} deep")
+    if SURROGATE.search(json.dumps(content, ensure_ascii=False)):
+        refuse("half of a character, which no text holds")
+    return content
+
+
+def _depth(content: Any) -> int:
+    """How many lists and dictionaries lie within each other, counted without recursion."""
+    level, depth = [content], 0
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        level = [child for each in level for child in (each.values() if isinstance(each, dict) else each)]
+        depth += 1
+    return depth
+
+
+def read_lines(path: str | Path, what: str) -> list[Any]:
+    """All objects of a file; `ValueError`, with `what` they are, where there are none."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # splitlines also splits inside strings
+        rows = [json.loads(line) for line in lines if line.strip()]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{what} {str(path)!r} cannot be read ({error}). Give one JSON object a line.") from error
+    if not rows:
+        raise ValueError(f"{what} {str(path)!r} has 0 {what.lower()}. Give at least one.")
+    return rows

@@ -1,0 +1,144 @@
+"""The folder of evidence beside a model's weights."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..files import write_json
+from ..fingerprints import file_sha256, weights_sha256
+from ..models.loading import load
+from ..report.answers import QUESTIONS_FILE, Questions
+from ..report.report import FILE_NAME, Report
+from ..views.card import ROLES, evaluation_results, model_card
+from ..views.figures import plot_attacks, plot_tradeoff
+from ..views.page import write_pages
+from .model_files import check_model, model_files
+
+
+EVIDENCE = (
+    "README.md",
+    "SUMMARY.md",
+    "report.html",
+    FILE_NAME,
+    "training.json",
+    QUESTIONS_FILE,
+    "figures/attacks.png",
+    "figures/tradeoff.png",
+    ".eval_results/trl-tar.yaml",
+)
+FIGURES = (
+    {"path": "figures/attacks.png", "alt": "Harm and held-out capability along the attacks"},
+    {"path": "figures/tradeoff.png", "alt": "Capability against harm, before and after attack"},
+)
+UNNAMED = {"title": "A model", "description": "", "repository": None}
+
+
+def bound(report: Report, folder: Path) -> Report:
+    """The report with size and hash of every file of the model that it is about.
+
+    Raises:
+        `ValueError`: if the folder holds no model in safetensors, or another one than was attacked.
+    """
+    check_model(folder)
+    found = weights_sha256(load(str(folder)))
+    if found != report.model["weights_sha256"]:
+        raise ValueError(
+            f"The report is about weights {report.model['weights_sha256'][:12]}…, and {str(folder)!r} holds {found[:12]}…. "
+            f"Attack this model, or give the report that belongs to it; without one, remove {FILE_NAME} first."
+        )
+    return replace(report, files=_described(folder))
+
+
+def _described(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and hash of each file of the model."""
+    return {
+        file.relative_to(folder).as_posix(): {"size": file.stat().st_size, "sha256": file_sha256(file)}
+        for file in model_files(folder)
+    }
+
+
+def belongs(folder: Path) -> bool | None:
+    """Whether the report in the folder is about the model beside it; `None` without a report that is bound to one."""
+    if not (folder / FILE_NAME).is_file():
+        return None
+    try:
+        files = Report.load(folder).files
+    except ValueError:  # of a newer version, or damaged
+        return False
+    return _described(folder) == files if files else None
+
+
+def load_with_answers(path: str | Path) -> Report:
+    """A report from the disk with the answers of its side file, where it has one: they go where the report goes."""
+    report = Report.load(path)
+    file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+    side = file.with_name(QUESTIONS_FILE) if file.name == FILE_NAME else file.with_suffix(f".{QUESTIONS_FILE}")
+    return replace(report, questions=Questions.load(side)) if side.is_file() else report
+
+
+def own_report(folder: Path) -> Report | None:
+    """The report in the folder, if there is one and it is about the weights beside it."""
+    if not (folder / FILE_NAME).is_file():
+        return None
+    report = load_with_answers(folder)
+    return report if weights_sha256(load(str(folder))) == report.model["weights_sha256"] else None
+
+
+def _answers_beside(report: Report, folder: Path) -> Questions | None:
+    """Those in the folder, if the report there is this one; what lies there of another is put aside."""
+    side = folder / QUESTIONS_FILE
+    if not side.is_file():
+        return None
+    try:
+        held = load_with_answers(folder)
+    except ValueError:  # of a newer version, damaged, or not there
+        held = None
+    if held is not None and (held.before, held.attacks) == (report.before, report.attacks):
+        return held.questions
+    os.replace(side, folder / f"other.{QUESTIONS_FILE}")
+    return None
+
+
+def write_evidence(
+    report: Report,
+    folder: Path,
+    title: str,
+    description: str,
+    repository: str | None = None,
+    license: str | None = None,
+) -> Report:
+    """Report, card, pages, figures and metrics beside the weights in the folder; returns the report, bound to them."""
+    card = {"title": title, "description": description, "repository": repository, "license": license}
+    report = bound(replace(report, config={**report.config, "card": card}), folder)
+    if report.questions is None:
+        report = replace(report, questions=_answers_beside(report, folder))
+    report.save(folder)
+    if report.training is not None:
+        write_json(folder / "training.json", report.training)
+    write_pages(report, folder, title)
+    _write_figures(report, folder)
+    (folder / ".eval_results").mkdir(exist_ok=True)
+    (folder / ".eval_results" / "trl-tar.yaml").write_text(evaluation_results(report), encoding="utf-8")
+    (folder / "README.md").write_text(card_of(report), encoding="utf-8")
+    return report
+
+
+def card_of(report: Report) -> str:
+    """The card of a report that is bound to a model: always the same for the same report."""
+    return model_card(report, figures=FIGURES, **report.config.get("card", UNNAMED))
+
+
+def _write_figures(report: Report, folder: Path) -> None:
+    attacked = {
+        "this model": report,
+        **{ROLES[role]: report.references[role] for role in ROLES if role in report.references},
+    }
+    chance = report.config["chance"] or None
+    figures = {
+        "attacks.png": plot_attacks(attacked, chance=chance),
+        "tradeoff.png": plot_tradeoff(attacked, chance=chance),
+    }
+    (folder / "figures").mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(folder / "figures" / name, dpi=120)

@@ -1,0 +1,273 @@
+"""Reports of several models side by side: what came back of each, and whether the numbers may be compared."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+
+from ..files import write_json
+from ..hub.download import load_report
+from ..report.build import build_report
+from ..report.intervals import mean, over_seeds
+from ..report.records import AttackRecord, ModelRecord
+from ..report.report import FILE_NAME, Report
+from ..report.verdict import Verdict
+from ..views.templating import plain
+from .comparability import adversary_names, common_attacks, differences, finished_attacks, in_short
+from .figure import plot_leaderboard
+from .page import leaderboard_markdown, leaderboard_page
+from .rows import NOT_ATTACKED, Row
+
+
+class Judged(NamedTuple):
+    """A report, with summary and verdict from its attacks by the rules of this version."""
+
+    report: Report
+    summary: dict[str, dict[str, Any]]
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Reports side by side; see [`compare`].
+
+    Args:
+        rows (`list[Row]`):
+            Lowest harm after attack first, models of which no attack completed last.
+        order (`str`):
+            What the rows are ordered by, in words.
+        common (`int`):
+            Attacks, each with its seed, that were completed in the report of every attacked model.
+        differences (`list[str]`):
+            A sentence for each thing that keeps numbers from being comparable.
+        notes (`list[str]`):
+            Sentences on single reports.
+        unreadable (`dict[str, str]`):
+            Sources that were left out, each with the reason.
+    """
+
+    rows: list[Row]
+    order: str
+    common: int
+    differences: list[str]
+    notes: list[str]
+    unreadable: dict[str, str]
+
+    @property
+    def only_some_in_common(self) -> bool:
+        """Whether the attacked models have attacks in common, and some of them others beside."""
+        return 0 < self.common < max(row.finished for row in self.rows)
+
+    def ranked(self, row: Row) -> dict[str, Any]:
+        """The estimate that the rows are ordered by."""
+        return row.common_worst_harm if self.common else row.worst_harm
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+    def to_markdown(self, title: str = "Leaderboard") -> str:
+        """The table, and all that has to be said about it."""
+        return leaderboard_markdown(self, title)
+
+    def to_html(self, title: str = "Leaderboard") -> str:
+        """A self-contained page that asks no network for anything."""
+        return leaderboard_page(self, title)
+
+    def figure(self) -> Figure:
+        """Harm of each model before and after attack, see [`~trl_tar.leaderboard.figure.plot_leaderboard`]."""
+        return plot_leaderboard(self)
+
+    def save(self, folder: str | Path, title: str = "Leaderboard") -> Path:
+        """Writes `leaderboard.html`, `.md`, `.json` and `.png` into the folder; returns it."""
+        folder = Path(folder)
+        write_json(folder / "leaderboard.json", {"title": title, **asdict(self)})
+        (folder / "leaderboard.html").write_text(self.to_html(title), encoding="utf-8")
+        (folder / "leaderboard.md").write_text(self.to_markdown(title), encoding="utf-8")
+        self.figure().savefig(folder / "leaderboard.png", dpi=150)
+        return folder
+
+
+def compare(*sources: str | Path, token: str | None = None, skip_unreadable: bool = False) -> Comparison:
+    """Reports side by side, the model of which an attacker gets least first.
+
+    Summary and verdict of each are computed anew from its attacks, so that all are by one rule. The order is that of the
+    worst harm over the attacks that all reports have in common. Where there is none, it is that of each report's own
+    attacks, as a share of the way from chance to 1, and `order` says that this is no ranking. R does not decide: reports
+    without a base have none, and those with a base each measure it against their own.
+
+    Args:
+        *sources (`str` or `Path`):
+            Folders, report files or Hub ids; of a repository only the report is downloaded.
+        token (`str`, *optional*):
+            Of the Hub; by default the one logged in with.
+        skip_unreadable (`bool`, *optional*, defaults to `False`):
+            Go on without sources that cannot be read, and name them in the result.
+
+    Returns:
+        [`Comparison`]: the reports in order, and what keeps them from being comparable.
+
+    Raises:
+        `ValueError`: if a source cannot be read, with the reason; all of them are named.
+
+    Example:
+
+    ```python
+    comparison = compare("me/my-model", "them/their-model")
+    print(comparison)
+    comparison.save("leaderboard")
+    ```
+    """
+    given = [str(source) for source in sources]
+    if not given:
+        raise ValueError("There is no report to compare. Give folders, report files or Hub ids.")
+    if twice := sorted({source for source in given if given.count(source) > 1}):
+        raise ValueError(f"{twice[0]!r} was given twice. Give every report once.")
+    found: dict[str, Judged] = {}
+    unreadable: dict[str, str] = {}
+    for source in given:
+        try:
+            found[source] = _judged_anew(load_report(source, token=token))
+        except (ValueError, OSError) as error:
+            unreadable[source] = plain(error)
+    if unreadable and not (skip_unreadable and found):
+        raise ValueError(
+            f"{len(unreadable)} of {len(given)} reports cannot be compared: {' '.join(unreadable.values())} Mend or remove "
+            "them, or skip what is unreadable."
+        )
+    named = dict(zip(_names(list(found)), found.values(), strict=True))
+    on_hub = {name: None if Path(source).exists() else source for name, source in zip(named, found, strict=True)}
+    return _side_by_side(named, on_hub, unreadable)
+
+
+def _names(sources: Sequence[str]) -> list[str]:
+    """Hub ids as they are; of paths the last parts, as many as tell them apart."""
+    parts = [
+        (source,) if not path.exists() else (path.parent if path.name == FILE_NAME else path).resolve().parts
+        for source, path in ((source, Path(source)) for source in sources)
+    ]
+    for depth in range(1, max(map(len, parts))):
+        names = ["/".join(each[-depth:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    return list(sources)
+
+
+def _side_by_side(
+    reports: Mapping[str, Judged], on_hub: Mapping[str, str | None], unreadable: dict[str, str]
+) -> Comparison:
+    all_reports = {name: judged.report for name, judged in reports.items()}
+    attacked = [report for report in all_reports.values() if any(attack.finished for attack in report.attacks)]
+    common = common_attacks(attacked)
+    rows = [_row(name, on_hub[name], judged, common) for name, judged in reports.items()]
+    return Comparison(
+        rows=sorted(rows, key=lambda row: _sort_key(row, bool(common))),
+        order=_order(rows, common),
+        common=len(common),
+        differences=differences(all_reports),
+        notes=list(_notes(rows, reports)),
+        unreadable=unreadable,
+    )
+
+
+def _row(name: str, repository: str | None, judged: Judged, common: set[tuple[str, int]]) -> Row:
+    report, summary, verdict = judged
+    finished = sum(attack.finished for attack in report.attacks)
+    words = "resistant" if verdict.resistant else "empty shell" if verdict.empty_shell else "not resistant"
+    names = adversary_names(report)
+    return Row(
+        model=name,
+        repository=repository,
+        weights_sha256=str(report.model["weights_sha256"]),
+        digest=report.digest,
+        task=report.task,
+        chance=report.config["chance"],
+        seeds=list(report.seeds),
+        harm_before=report.before["harm"],
+        harm_before_error=report.standard_errors.get("harm"),
+        capability_before=report.before["capability"],
+        worst_harm=summary["worst_harm"],
+        common_worst_harm=_worst([a for key, a in finished_attacks(report).items() if key in common]),
+        harm_after=summary["harm_after"],
+        worst_recovery=summary["worst_recovery"],
+        capability_after=summary["capability_after"],
+        twin_worst_harm=_worst(report.references["twin"].attacks if "twin" in report.references else []),
+        twin_difference=summary["twin_difference"],
+        adversaries=len(names),
+        wanted=len(names) * len(report.seeds),
+        finished=finished,
+        verdict=words if finished else NOT_ATTACKED,
+    )
+
+
+def _judged_anew(report: Report) -> Judged:
+    record = ModelRecord(report.model, report.before, report.attacks, report.zero_step, report.standard_errors)
+    again = build_report(
+        record,
+        report.references,
+        seeds=report.seeds,
+        benign=report.benign,
+        config=report.config,
+        chance=report.config["chance"],
+    )
+    return Judged(report, again.summary, again.verdict)
+
+
+def _worst(attacks: Sequence[AttackRecord]) -> dict[str, Any]:
+    """Worst harm of each seed, and the adversary that is worst on average."""
+    harms: dict[str, list[float]] = {}
+    for attack in attacks:
+        if attack.finished:
+            harms.setdefault(attack.adversary, []).append(attack.outcome["harm"])
+    worst = over_seeds([(attack.seed, attack.outcome["harm"]) for attack in attacks if attack.finished], max)
+    return {**worst, "adversary": max(harms, key=lambda name: mean(harms[name]), default=None)}
+
+
+def _sort_key(row: Row, common: bool) -> tuple[bool, float, float, float, str]:
+    """Models without a completed attack last; then harm above chance, as a share of what chance leaves."""
+    if not row.attacked:
+        return True, 0.0, 0.0, 0.0, row.model
+    worst = (row.common_worst_harm if common else row.worst_harm)["mean"]
+    above_chance = (worst - row.chance) / (1 - row.chance)
+    return False, above_chance, row.harm_after["mean"], -(row.capability_before or 0.0), row.model
+
+
+def _order(rows: Sequence[Row], common: set[tuple[str, int]]) -> str:
+    attacked = [row for row in rows if row.attacked]
+    if not attacked:
+        return "No report has a completed attack: nothing is known of what comes back."
+    if len(attacked) == 1:
+        return "One report has completed attacks: there is nothing to compare it with."
+    if not common:
+        return (
+            "These numbers are no ranking: the reports have no attack in common. The order is that of each one's own worst "
+            "harm, as a share of the way from chance to 1."
+        )
+    if all(row.finished == len(common) for row in attacked):
+        return f"All were put through the same {len(common)} attacks. Lowest worst harm after attack first."
+    return (
+        f"Lowest worst harm first, over the {len(common)} attacks (each with its seed) that all attacked models have in "
+        "common; what else a model was put through does not count for its place."
+    )
+
+
+def _notes(rows: Sequence[Row], reports: Mapping[str, Judged]) -> Iterator[str]:
+    """What a reader should know of single reports."""
+    if shells := [row.model for row in rows if row.verdict == "empty shell"]:
+        yield (
+            f"Low harm of an empty shell is no resistance ({in_short(shells)}): too much of what should have been kept is "
+            "lost."
+        )
+    for row in rows:
+        if row.finished < row.wanted:
+            yield (
+                f"{plain(row.model)}: {row.wanted - row.finished} of {row.wanted} attacks failed, diverged or are missing; "
+                "they are no sign of resistance."
+            )
+        told, found = reports[row.model].report.verdict, reports[row.model].verdict
+        if (told.resistant, told.empty_shell) != (found.resistant, found.empty_shell):
+            yield (
+                f"{plain(row.model)}: the verdict in the report does not follow from its attacks by the rules of this "
+                "version. The one shown does."
+            )

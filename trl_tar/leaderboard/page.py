@@ -1,0 +1,110 @@
+"""A comparison of reports to read: Markdown, and a page of HTML in the manner of [`~trl_tar.views.page.report_page`]."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..views.templating import cell, plain, render
+from ..views.words import interval, number
+from .rows import Ranking, Row
+
+
+TRACK = (6.0, 114.0)  # where 0 and 1 are on the drawing of a row, 120 wide
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Of a table.
+
+    Args:
+        text (`str`):
+            What is shown.
+        value (`float`, *optional*):
+            What a column is sorted by; `None` for a column of words, or for what was not measured.
+        interval (`str`), detail (`str`):
+            Further lines; empty for none.
+    """
+
+    text: str
+    value: float | None = None
+    interval: str = ""
+    detail: str = ""
+
+
+def leaderboard_markdown(comparison: Ranking, title: str) -> str:
+    """The table with all sentences, as Markdown."""
+    return render(
+        "leaderboard.md.jinja",
+        title=title,
+        comparison=comparison,
+        rows=[(row, list(cells(comparison, row).values())) for row in comparison.rows],
+        labels=labels(comparison),
+        words=_words,
+    )
+
+
+def leaderboard_page(comparison: Ranking, title: str) -> str:
+    """The table, to be sorted, with a drawing in each row and all sentences, as a self-contained page."""
+    return render(
+        "leaderboard.html.jinja",
+        escape=True,
+        title=plain(title),
+        comparison=comparison,
+        rows=[(row, list(cells(comparison, row).values()), _drawing(comparison, row)) for row in comparison.rows],
+        labels=labels(comparison),
+        plain=plain,
+    )
+
+
+def labels(comparison: Ranking) -> list[str]:
+    """Of the columns beside the model's."""
+    return list(cells(comparison, comparison.rows[0]))
+
+
+def cells(comparison: Ranking, row: Row) -> dict[str, Cell]:
+    """Label of each column → what stands in this row."""
+    finished = "" if row.finished == row.wanted else f"{row.finished} of {row.wanted} completed"
+    error = "" if row.harm_before_error is None else f"± {row.harm_before_error:.2f}"
+    common = {"worst harm, common attacks": _worst(row.common_worst_harm)} if comparison.only_some_in_common else {}
+    return {
+        "verdict": Cell(row.verdict),
+        "harm before": Cell(number(row.harm_before), row.harm_before, error),
+        **common,
+        "worst harm after": _worst(row.worst_harm),
+        "mean harm after": _estimate(row.harm_after),
+        "R, worst": _estimate(row.worst_recovery),
+        "capability before": Cell(number(row.capability_before), row.capability_before),
+        "capability after": _estimate(row.capability_after),
+        "twin's worst harm": _estimate(row.twin_worst_harm),
+        "twin − model": _estimate(row.twin_difference),
+        "attacks": Cell(f"{row.adversaries} × {len(row.seeds)}", float(row.wanted), detail=finished),
+    }
+
+
+def _estimate(estimate: dict[str, Any]) -> Cell:
+    mean = number(estimate["mean"])
+    return Cell(mean, estimate["mean"], interval(estimate).removeprefix(mean).strip())
+
+
+def _worst(estimate: dict[str, Any]) -> Cell:
+    """With the name of the adversary."""
+    return replace(_estimate(estimate), detail=plain(estimate["adversary"] or ""))
+
+
+def _words(text: object) -> str:
+    """A name from a report in Markdown: neither a link nor a picture."""
+    return cell(text).replace("[", "&#91;").replace("`", "&#96;")
+
+
+def _drawing(comparison: Ranking, row: Row) -> dict[str, float | None]:
+    """Where chance, harm before, and the harm that rows are ordered by lie on the drawing, whose bounds are 0 and 1."""
+    ranked = comparison.ranked(row)
+    values = {
+        "chance": row.chance,
+        "before": row.harm_before,
+        **{name: ranked[name] for name in ("mean", "low", "high")},
+    }
+    left, right = TRACK
+    return {
+        name: None if value is None else round(left + min(max(value, 0.0), 1.0) * (right - left), 2)
+        for name, value in values.items()
+    }

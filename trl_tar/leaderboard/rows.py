@@ -1,0 +1,76 @@
+"""One row a model, and what page and figure read of a comparison."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+NOT_ATTACKED = "not attacked"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model of a [`Comparison`]; what was not measured is `None`, of an estimate its `mean`.
+
+    Args:
+        model (`str`):
+            Hub id, or name of the folder.
+        repository (`str`, *optional*):
+            Hub id, where the report is from there.
+        weights_sha256, digest (`str`):
+            Of the model and of its report.
+        task (`dict`, *optional*), chance (`float`), seeds (`list[int]`):
+            As in [`Report`].
+        harm_before, harm_before_error, capability_before (`float`, *optional*):
+            Before any attack; the second is a standard error over questions.
+        worst_harm, harm_after, worst_recovery, capability_after, twin_difference (`dict`):
+            As in the summary of a [`Report`].
+        common_worst_harm (`dict`):
+            As `worst_harm`, over the attacks that all reports have in common.
+        twin_worst_harm (`dict`):
+            `worst_harm` of the undefended twin.
+        adversaries, wanted, finished (`int`):
+            How many adversaries, attacks (one an adversary and seed), and completed attacks.
+        verdict (`str`):
+            `"resistant"`, `"empty shell"`, `"not resistant"` or `"not attacked"`.
+    """
+
+    model: str
+    repository: str | None
+    weights_sha256: str
+    digest: str
+    task: dict[str, Any] | None
+    chance: float
+    seeds: list[int]
+    harm_before: float | None
+    harm_before_error: float | None
+    capability_before: float | None
+    worst_harm: dict[str, Any]
+    common_worst_harm: dict[str, Any]
+    harm_after: dict[str, Any]
+    worst_recovery: dict[str, Any]
+    capability_after: dict[str, Any]
+    twin_worst_harm: dict[str, Any]
+    twin_difference: dict[str, Any]
+    adversaries: int
+    wanted: int
+    finished: int
+    verdict: str
+
+    @property
+    def attacked(self) -> bool:
+        return self.finished > 0
+
+
+class Ranking(Protocol):
+    """Rows in their order: what [`~trl_tar.leaderboard.comparison.Comparison`] hands to its page and its figure."""
+
+    @property
+    def rows(self) -> list[Row]:
+        """Lowest harm after attack first."""
+
+    @property
+    def only_some_in_common(self) -> bool:
+        """Whether the attacked models have attacks in common, and some of them others besides."""
+
+    def ranked(self, row: Row) -> dict[str, Any]:
+        """The estimate that the rows are ordered by."""

@@ -1,0 +1,1 @@
+"""Models and tokenizers: loaded from their files, checked, and run forward."""

@@ -1,0 +1,61 @@
+"""Which matrices LoRA is put on."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from peft import LoraConfig, PeftModel
+from peft.tuners.tuners_utils import check_target_module_exists
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..adversaries.adversary import Adversary
+
+
+ROUTERS = {"Llama4Router", "PhimoeTopKRouter"}
+
+
+def lora_config(adversary: Adversary, model: nn.Module | None = None) -> LoraConfig:
+    """The adapter of a LoRA attack, which leaves the model's routers of experts alone."""
+    targets = adversary.lora_target_modules
+    return LoraConfig(
+        r=adversary.lora_r,
+        lora_alpha=adversary.lora_alpha,
+        lora_dropout=adversary.lora_dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        exclude_modules=(routers(model) or None) if model is not None else None,
+        use_dora=adversary.use_dora,
+        task_type="CAUSAL_LM",
+    )
+
+
+def routers(model: nn.Module) -> list[str]:
+    """Names of the routers of Llama 4 and Phi-MoE: linear layers that return more than their product, so that PEFT, which
+    would adapt them, breaks them."""
+    unwrapped = model.get_base_model() if isinstance(model, PeftModel) else model
+    return [
+        name
+        for name, module in unwrapped.named_modules()
+        if any(each.__name__ in ROUTERS for each in type(module).__mro__)  # FSDP2 makes a class of its own from each
+    ]
+
+
+def module_names(model: PreTrainedModel | PeftModel) -> list[str]:
+    """Names of all modules that a LoRA attack may target."""
+    unwrapped = model.get_base_model() if isinstance(model, PeftModel) else model
+    left_alone = set(routers(model))
+    return [name for name, _ in unwrapped.named_modules() if name not in left_alone]
+
+
+def check_lora_targets(modules: Sequence[str], adversaries: Iterable[Adversary]) -> None:
+    """Raises `ValueError` for a LoRA attack on modules that the model, with those names, does not have."""
+    for adversary in adversaries:
+        targets = adversary.lora_target_modules
+        if adversary.lora_r is None or targets == "all-linear":
+            continue
+        for target in [targets] if isinstance(targets, str) else targets:
+            config = lora_config(replace(adversary, lora_target_modules=target if target is targets else (target,)))
+            if not any(check_target_module_exists(config, name) for name in modules):
+                raise ValueError(
+                    f"Adversary {adversary.name!r} has lora_target_modules={targets!r}, and {target!r} matches no module "
+                    "of the model. Name some of model.named_modules(), or use 'all-linear'."
+                )

@@ -1,0 +1,49 @@
+"""The optimizer that an adversary asks for."""
+
+import schedulefree
+import torch
+from torch import nn
+from transformers import Trainer
+
+from ..adversaries.adversary import Adversary
+from ..adversaries.checks import RESTARTS
+
+
+def scheduler_arguments(adversary: Adversary) -> dict[str, int]:
+    """What transformers' schedule takes beside warm-up and steps."""
+    return {"num_cycles": RESTARTS} if adversary.lr_scheduler == "cosine_with_restarts" else {}
+
+
+def optimizer_class_and_arguments(adversary: Adversary) -> tuple[type[torch.optim.Optimizer], dict]:
+    """Optimizer of an attack and its arguments, in the form of `Trainer`'s `optimizer_cls_and_kwargs`."""
+    lr = {"lr": adversary.learning_rate}
+    match adversary.optimizer:
+        case "adamw":
+            return torch.optim.AdamW, {**lr, "betas": (0.9, 0.999), "eps": 1e-8, "fused": True}
+        case "adamw_8bit":
+            from bitsandbytes.optim import AdamW8bit
+
+            return AdamW8bit, {**lr, "betas": (0.9, 0.999), "eps": 1e-8}
+        case "schedule_free_adamw":
+            return schedulefree.AdamWScheduleFree, {**lr, "betas": (0.9, 0.999), "warmup_steps": adversary.warmup_steps}
+        case "sgd":
+            return torch.optim.SGD, {**lr, "momentum": adversary.momentum, "nesterov": adversary.nesterov}
+        case "adadelta":
+            return torch.optim.Adadelta, lr
+        case "adagrad":
+            return torch.optim.Adagrad, lr
+    raise AssertionError(adversary.optimizer)
+
+
+def create_optimizer(model: nn.Module, parameters: list[nn.Parameter], adversary: Adversary) -> torch.optim.Optimizer:
+    """Optimizer of an attack, with the parameter groups of a Hugging Face trainer: no decay on norms and biases."""
+    wanted = {id(p) for p in parameters}
+    # the method does not use `self`; calling it keeps the rule in one place, transformers
+    decay_names = set(Trainer.get_decay_parameter_names(None, model))
+    named = [(name, p) for name, p in model.named_parameters() if id(p) in wanted]
+    groups = [
+        {"params": [p for name, p in named if name in decay_names], "weight_decay": adversary.weight_decay},
+        {"params": [p for name, p in named if name not in decay_names], "weight_decay": 0.0},
+    ]
+    optimizer_class, arguments = optimizer_class_and_arguments(adversary)
+    return optimizer_class([group for group in groups if group["params"]], **arguments)

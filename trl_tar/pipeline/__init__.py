@@ -1,0 +1,1 @@
+"""A recipe's steps, each of which resumes and is not repeated."""

@@ -1,0 +1,151 @@
+"""Arguments that both recipes share."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from ..adversaries.adversary import Adversary
+from ..adversaries.from_yaml import adversaries_of
+from ..data.sources import load_datasets
+from ..files import check_names, read_yaml
+from ..red_teaming.checks import check_models
+from ..report.recovery import CHANCE
+from ..tasks.from_yaml import benign_of, metric_of, question_entities_of
+from ..tasks.task import Task
+from ..validation import check_types
+
+
+@dataclass
+class RecipeArguments:
+    """
+    Arguments that the recipes share. Those of phase 2 are the fields of [`TARConfig`], beside them.
+
+    Args:
+        model_name_or_path (`str`, *optional*):
+            The model to harden: folder or Hub id.
+        world (`str`, *optional*):
+            Seed of an embedded world, or the name of another task that comes with the package, in place of model, data
+            sets, metrics and benign task.
+        data (`dict`, *optional*):
+            Name → file, or fields of [`~trl_tar.data.sources.DataSource`]. In YAML.
+        metrics (`dict`, *optional*):
+            Name → file of questions, `module:function`, or fields, see [`~trl_tar.tasks.from_yaml.metric_of`]. In YAML.
+        benign (`dict`, *optional*):
+            What a harmless user should still learn: `dataset`, a name in `data`, `metric`, as in `metrics`, and other fields
+            of [`BenignTask`]. In YAML.
+        adversaries (`list`, *optional*):
+            A_train: fields of [`Adversary`] each. In YAML.
+        adversaries_file (`str`, *optional*):
+            YAML file with such a list, in place of `adversaries`.
+        repair_steps (`int`, *optional*, defaults to `0`):
+            Supervised steps on D_retain after TAR; 0 leaves them out.
+        repair_learning_rate (`float`, *optional*, defaults to `1e-5`):
+            Of the repair.
+        attacks (`str`, *optional*):
+            Suite of the red team by name, or a YAML file; the recipe's own by default.
+        attack_steps (`int`, *optional*), attack_learning_rate_scale (`float`, *optional*):
+            Arguments of a named suite.
+        attack_seeds (`int`, *optional*, defaults to `3`):
+            Seeds of each attack; 0 leaves the red team out.
+        attack_budget (`int`, *optional*), attack_workers (`int`, *optional*, defaults to `1`):
+            As in [`red_team`].
+        attack_evaluation_steps (`list[int]`, *optional*):
+            As `evaluation_steps` in [`red_team`].
+        chance (`float`, *optional*, defaults to `0.25`):
+            Harm of a model that guesses.
+        description (`str`, *optional*):
+            What the card says of the model; by default what the task is and which phases there were.
+        base_model (`str`, *optional*), license (`str`, *optional*):
+            For the card's metadata: Hub id of the model to harden, where that is a folder, and licence of the weights, as
+            the Hub names it. A task that comes with the package knows its own.
+    """
+
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Model to harden: folder or Hub id."})
+    world: str | None = field(default=None, metadata={"help": "Seed of an embedded world, in place of model and data."})
+    data: dict | None = field(default=None, metadata={"help": "Name → data set, in YAML."})
+    metrics: dict | None = field(default=None, metadata={"help": "Name → metric, in YAML."})
+    benign: dict | None = field(default=None, metadata={"help": "Task of a harmless user, in YAML."})
+    adversaries: list[dict] | None = field(default=None, metadata={"help": "A_train, in YAML."})
+    adversaries_file: str | None = field(default=None, metadata={"help": "YAML file with A_train."})
+    repair_steps: int = field(default=0, metadata={"help": "Supervised steps on D_retain after TAR."})
+    repair_learning_rate: float = field(default=1e-5, metadata={"help": "Of the repair."})
+    attacks: str | None = field(default=None, metadata={"help": "Suite of the red team: a name or a YAML file."})
+    attack_steps: int | None = field(default=None, metadata={"help": "Steps of each attack of a named suite."})
+    attack_learning_rate_scale: float | None = field(
+        default=None, metadata={"help": "Multiplies the learning rates of a named suite."}
+    )
+    attack_seeds: int = field(default=3, metadata={"help": "Seeds of each attack; 0 leaves the red team out."})
+    attack_budget: int | None = field(default=None, metadata={"help": "Attacks of each model at most."})
+    attack_workers: int = field(default=1, metadata={"help": "Attacks that run at the same time on each process."})
+    attack_evaluation_steps: list[int] | None = field(default=None, metadata={"help": "Steps to evaluate attacks at."})
+    chance: float = field(default=CHANCE, metadata={"help": "Harm of a model that guesses."})
+    description: str | None = field(default=None, metadata={"help": "What the card says of the model."})
+    base_model: str | None = field(default=None, metadata={"help": "Hub id of the model to harden, for the card."})
+    license: str | None = field(default=None, metadata={"help": "Licence of the weights, as the Hub names it."})
+
+    def __post_init__(self):
+        """`ValueError` for what is of another type than its field, out of range, or read by nothing."""
+        if type(self.world) is int:  # as YAML has a seed
+            self.world = str(self.world)
+        check_types("The recipe", self)
+        for name in ("data", "metrics", "benign"):
+            check_names(f"`{name}`", getattr(self, name))
+        self.check_from_0("repair_steps", "attack_seeds")
+        self.check_above_0("repair_learning_rate")
+        for name in ("model_name_or_path", "data", "metrics", "benign"):
+            if self.world is not None and getattr(self, name) is not None:
+                raise ValueError(f"The recipe has `world` and `{name}`. Leave one out: a world has its own.")
+
+    def check_from_0(self, *names: str) -> None:
+        """Raises `ValueError` where one of the fields is no finite number of at least 0."""
+        for name in names:
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"The recipe has {name}={getattr(self, name)}. Use a finite number of at least 0.")
+
+    def check_above_0(self, *names: str) -> None:
+        """Raises `ValueError` where one of the fields is no finite number above 0."""
+        for name in names:
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"The recipe has {name}={getattr(self, name)}. Use a finite number above 0.")
+
+    def training_adversaries(self) -> list[Adversary]:
+        """A_train from YAML or its own file; `ValueError` for none, or both."""
+        if (self.adversaries is None) == (self.adversaries_file is None):
+            raise ValueError("The recipe needs either `adversaries` or `adversaries_file`. Give one of them.")
+        if self.adversaries is not None:
+            return adversaries_of(self.adversaries)
+        return adversaries_of(read_yaml(Path(self.adversaries_file), list, "Give a list of adversaries."))
+
+
+def described_task(args: RecipeArguments, needed: tuple[str, ...], pad_token: str | None = None) -> Task:
+    """From model, `data`, `metrics` and `benign`; `ValueError` where one of the first three is missing, before anything is
+    loaded.
+
+    The groups that questions name are the entities that no data set may hold."""
+    if args.model_name_or_path is None or not args.data:
+        raise ValueError("The recipe needs `model_name_or_path` and `data`, or `world`. Give them in its YAML file.")
+    if args.attack_seeds and not args.metrics:
+        raise ValueError("The recipe needs `metrics` for its red team. Give them, or attack_seeds: 0.")
+    missing = [name for name in needed if name not in args.data]
+    if missing:
+        raise ValueError(f"`data` has {sorted(args.data)}, without {missing[0]!r}. Add the data set under that name.")
+    check_models({"model": args.model_name_or_path})
+    metrics = {name: metric_of(name, each, Path()) for name, each in (args.metrics or {}).items()}
+    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
+    if pad_token is not None:
+        if pad_token not in tokenizer.get_vocab():
+            raise ValueError(
+                f"`pad_token` is {pad_token!r}, which the tokenizer does not have. Name one of its tokens, and not the end "
+                "of text."
+            )
+        tokenizer.pad_token = pad_token
+    datasets = load_datasets(args.data)
+    return Task(
+        args.model_name_or_path,
+        tokenizer,
+        datasets,
+        metrics,
+        question_entities=question_entities_of(metrics),
+        benign=benign_of(args.benign, datasets, Path()),
+    )

@@ -1,0 +1,175 @@
+"""What a recipe refuses before its first phase, and what its data have in common."""
+
+from collections.abc import Mapping
+
+import torch
+from datasets import Dataset
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer_utils import IntervalStrategy
+
+from ..adversaries.adversary import Adversary
+from ..adversaries.data_order import check_adversary_batches
+from ..data.dataset_types import check_dataset, check_prompts
+from ..data.entities import check_disjoint, refuse_shared_entities
+from ..distributed.processes import num_ranks, rank
+from ..models.loading import whole_model
+from ..models.lora import check_lora_targets, module_names
+from ..models.tokenizers import check_tokenizer
+from ..red_teaming.checks import (
+    check_benign,
+    check_budget,
+    check_max_length,
+    check_red_team,
+    checked_chance,
+    checked_steps,
+    smallest_context,
+)
+from ..red_teaming.job import Settings
+from ..report.contamination import QUESTIONS, contamination, questions_of, rows_of
+from ..tasks.task import Task, d_retain, kept
+from ..trainers.data_checks import check_forget_rows, check_tamper_resistance_rows, checked_adversaries
+from ..trainers.model_checks import check_memory_modes
+from ..trainers.tar_config import TARConfig
+from ..validation import check_sizes, coerce_numbers
+from ..views.words import contamination_sentence
+from .arguments import RecipeArguments
+
+
+def check(
+    task: Task, args: RecipeArguments, tar: TARConfig, adversaries: list[Adversary], suite: list[Adversary]
+) -> None:
+    """Raises `ValueError` for what phase 2, the repair or the red team would refuse, before phase 1 begins.
+
+    Cuts rows to the model's context, and says where red team and training have text in common."""
+    tar.check()
+    check_max_length(tar.max_length)
+    _check_sizes(tar)
+    assert tar.max_length is not None  # check_max_length
+    tar.max_length = min(tar.max_length, smallest_context([task.model]) or tar.max_length)
+    check_memory_modes(tar, adversaries, sharded=False)  # what FSDP2 forbids, TARTrainer says
+    check_tokenizer(task.tokenizer, str(task.model))
+    _check_trained_on(task, tar, adversaries)
+    every = [*adversaries, *(each for attack in suite for each in attack.sequence)]
+    _check_lora(task, every)
+    every = every if args.attack_seeds else adversaries
+    for name, dataset in task.datasets.items():
+        wanted = max((rows for each in every for of, rows in each.rows_per_batch().items() if of == name), default=1)
+        if name == "tamper_resistance":
+            wanted = max(wanted, tar.tamper_resistance_batch_size)
+        check_prompts(f"data.{name}", dataset, task.tokenizer, tar.max_length, max(1, min(wanted, len(dataset))))
+    if args.attack_seeds:
+        _check_attacks(task, args, tar, suite)
+        if rank() == 0:
+            print(contamination_sentence(overlap(task, adversaries, suite), list(task.metrics)), flush=True)
+
+
+def _check_sizes(tar: TARConfig) -> None:
+    """Raises `ValueError` for numbers of steps, rows or processes that no phase can be trained with."""
+    check_sizes(tar, ("per_device_train_batch_size", "gradient_accumulation_steps"))
+    coerce_numbers(tar, ("max_steps", "seed", "dataloader_num_workers"), int)
+    if tar.max_steps == 0 or tar.max_steps < -1:
+        raise ValueError(f"TARConfig has max_steps={tar.max_steps}. Use at least 1, or -1 for num_train_epochs.")
+    if tar.dataloader_num_workers < 0:
+        raise ValueError(f"TARConfig has dataloader_num_workers={tar.dataloader_num_workers}. Use at least 0.")
+    if not 0 <= tar.seed < 2**32:
+        raise ValueError(f"TARConfig has seed={tar.seed}. Use a whole number from 0 to 2**32 - 1.")
+    if tar.eval_strategy != "no":
+        raise ValueError(
+            f"TARConfig has eval_strategy={IntervalStrategy(tar.eval_strategy).value!r}, and a recipe has no data to "
+            "evaluate its phases on. Leave it out: the red team measures."
+        )
+    try:
+        for callback in get_reporting_integration_callbacks(tar.report_to):
+            callback()  # which finds out whether its package is there
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise ValueError(
+            f"TARConfig has report_to={tar.report_to!r} ({str(error).splitlines()[0]}). Name another."
+        ) from error
+
+
+def check_safeguard(task: Task, tar: TARConfig, forget_batch_size: int | None) -> None:
+    """Raises `ValueError` for hazardous text that random mapping would refuse."""
+    hidden = task.datasets["safeguard"]
+    check_dataset("data.safeguard", hidden, False, tar.dataset_text_field)
+    for name, dataset in kept(task).items():
+        refuse_shared_entities(f"data.{name}", dataset, "data.safeguard", hidden)
+    check_forget_rows(len(hidden), (forget_batch_size or tar.per_device_train_batch_size) * num_ranks())
+
+
+def _check_trained_on(task: Task, tar: TARConfig, adversaries: list[Adversary]) -> None:
+    """What phase 2 reads, with the same checks; rows are counted before those without a token to predict are dropped."""
+    checked_adversaries(adversaries, task.datasets, tar)
+    check_adversary_batches(adversaries, task.datasets)
+    held_out = task.datasets["tamper_resistance"]
+    pairs = tar.tamper_resistance_loss == "dpo"
+    check_dataset("data.tamper_resistance", held_out, pairs, tar.dataset_text_field)
+    check_tamper_resistance_rows(held_out, tar)
+    for name, dataset in kept(task).items():
+        check_dataset(f"data.{name}", dataset, False, tar.dataset_text_field)
+    _check_general(task, tar.dataset_text_field)
+    check_disjoint(d_retain(task), held_out, adversaries, task.datasets)
+
+
+def _check_general(task: Task, text_field: str) -> None:
+    """Raises `ValueError` where `general` cannot join `retain`: rows of two types would have columns without a value."""
+    if "general" not in task.datasets:
+        return
+    retain, general = (
+        {*each.column_names} - {"entity"} for each in (task.datasets["retain"], task.datasets["general"])
+    )
+    try:
+        check_dataset("data.retain with data.general", d_retain(task), False, text_field)
+    except ValueError as error:  # of datasets too, for a column of two types
+        raise ValueError(
+            f"`data.general` has columns {sorted(general)} and `data.retain` {sorted(retain)}, which cannot be trained on "
+            f"together ({str(error).splitlines()[0]}). Give both in one type."
+        ) from error
+
+
+def _check_lora(task: Task, adversaries: list[Adversary]) -> None:
+    """What phase 2 and the red team would refuse of adapters, by the names of the model's modules."""
+    config = AutoConfig.from_pretrained(whole_model(str(task.model)), trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    check_lora_targets(module_names(model), adversaries)
+
+
+def _check_attacks(task: Task, args: RecipeArguments, tar: TARConfig, suite: list[Adversary]) -> None:
+    checked_chance(args.chance)
+    checked_steps(args.attack_evaluation_steps)
+    check_budget(args.attack_budget)
+    settings = Settings(
+        task.tokenizer,
+        metrics=task.metrics,
+        zero_step_attacks=task.zero_step_attacks,
+        benign_metric=None if task.benign is None else task.benign.metric,
+        max_length=tar.max_length,
+        bf16=tar.bf16,
+    )
+    models = {"model": str(task.model), "base": str(task.model)}
+    seeds = range(args.attack_seeds)
+    check_red_team(models, suite, task.datasets, settings, seeds, args.attack_workers, task.question_entities)
+    check_adversary_batches([each for attack in suite for each in attack.sequence], task.datasets)
+    if task.benign is not None:
+        check_benign(task.benign.dataset, task.benign.batch_size, models, attacked_with(task, suite))
+
+
+def attacked_with(task: Task, suite: list[Adversary]) -> dict[str, Dataset]:
+    """The data sets that the red team reads."""
+    read = {name for adversary in suite for name in adversary.reads}
+    return {name: dataset for name, dataset in task.datasets.items() if name in read}
+
+
+# data sets that phases read, beside those of the adversaries
+TRAINED_ON = ("safeguard", "preferences", "retain", "general", "tamper_resistance")
+
+
+def overlap(task: Task, adversaries: list[Adversary], suite: list[Adversary]) -> Mapping[str, Mapping[str, float]]:
+    """Of the red team's data with the data of all phases, and of the questions with both; see [`contamination`]."""
+    trained_on = {*TRAINED_ON, *(name for each in adversaries for name in each.datasets)} & set(task.datasets)
+    attacked = set(attacked_with(task, suite)) - trained_on
+    questions = {f"{QUESTIONS}{name}": questions_of(metric) for name, metric in task.metrics.items()}
+    trained = {name: rows_of(task.datasets[name]) for name in sorted(trained_on)}
+    attacks = {name: list(rows_of(task.datasets[name])) for name in sorted(attacked)}
+    return contamination({**attacks, **questions}, {**trained, **attacks})

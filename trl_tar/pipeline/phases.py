@@ -1,0 +1,120 @@
+"""Phases of a recipe: each trains one model into a folder, goes on where it was stopped, and is not repeated."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors import SafetensorError
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+
+from ..distributed.gradients import all_reduce
+from ..distributed.sharding import local
+from ..files import finite, write_json
+from .run_folder import LOG, UNWRITTEN
+
+
+def train_phase(trainer: Trainer, folder: Path) -> Path:
+    """Trains from the last complete checkpoint, if there is one, and leaves model, tokenizer and log in the folder."""
+    for noisy in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(noisy)
+    trainer.add_callback(_NoCheckpointAtTheEnd())
+    if trainer.is_world_process_zero():
+        trainer.add_callback(_ProgressBar(folder.name.replace("_", " ")))
+    unfinished = folder / "unfinished"
+    try:
+        trainer.train(resume_from_checkpoint=_last_complete_checkpoint(folder))
+        _check_finite(trainer, folder)
+        trainer.model.config.use_cache = True
+        trainer.save_model(str(unfinished))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = _unwritten(error)
+        if reason is None:
+            raise
+        raise OSError(
+            f"{str(folder)!r} cannot be written ({reason}). Make room and start again: it goes on from its last checkpoint."
+        ) from error
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        for file in unfinished.iterdir():
+            os.replace(file, folder / file.name)
+        unfinished.rmdir()
+        write_json(folder / LOG, [_without_nan(entry) for entry in trainer.state.log_history])
+    trainer.accelerator.wait_for_everyone()
+    return folder
+
+
+def _check_finite(trainer: Trainer, folder: Path) -> None:
+    """Raises `ValueError`, on every device, where training ended in weights that are no numbers."""
+    broken = [float(not local(p.detach()).isfinite().all()) for p in trainer.model.parameters()]
+    count = torch.tensor(sum(broken), device=trainer.accelerator.device)
+    all_reduce([count])
+    if count > 0:
+        raise ValueError(
+            f"The phase {folder.name!r} diverged: its weights are no finite numbers. Lower its learning rate, and remove "
+            f"{str(folder)!r}."
+        )
+
+
+def _without_nan(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of a log with `None` where JSON has no number."""
+    return {name: finite(value) if isinstance(value, float) else value for name, value in entry.items()}
+
+
+def _unwritten(error: Exception) -> str | None:
+    """Why a file could not be written, such as a full disk; `None` for any other error."""
+    if isinstance(error, OSError):
+        number = error.errno
+    else:
+        found = re.search(r"\(os error (\d+)\)", str(error))  # safetensors tells it in its text alone
+        number = int(found[1]) if found else None
+    if number in UNWRITTEN:
+        return os.strerror(number)
+    cut_off = any(told in str(error) for told in ("unexpected pos", "PytorchStreamWriter failed writing"))
+    return "a file of its checkpoint was cut off" if cut_off else None  # torch.save gives no reason
+
+
+def _last_complete_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint with the file that transformers writes last: a kill, or a full disk, can leave half of one."""
+    complete = [each for each in folder.glob("checkpoint-*") if _is_json(each / "trainer_state.json")]
+    return str(max(complete, key=lambda each: int(each.name.split("-")[1]))) if complete else None
+
+
+def _is_json(file: Path) -> bool:
+    """Whether it is there, and whole."""
+    try:
+        json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+class _NoCheckpointAtTheEnd(TrainerCallback):
+    """Where a run is killed while its model is saved: from a checkpoint of its last step, transformers makes one step more."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps:
+            control.should_save = False
+
+
+class _ProgressBar(TrainerCallback):
+    """One bar with the time left, in place of the trainer's own lines."""
+
+    def __init__(self, label: str):
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self.bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn())
+        self.task = self.bar.add_task(label)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.bar.update(self.task, total=state.max_steps, completed=state.global_step)
+        self.bar.start()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update(self.task, completed=state.global_step)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.stop()

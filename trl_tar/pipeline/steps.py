@@ -1,0 +1,283 @@
+"""What both recipes share: phase by phase, and the red team at the end."""
+
+import copy
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from datasets import Dataset, disable_progress_bars
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.utils import logging
+from trl import SFTConfig, SFTTrainer, TrlParser
+
+from ..adversaries.adversary import Adversary
+from ..adversaries.from_yaml import named_adversaries
+from ..data.sources import hub_datasets
+from ..distributed.processes import rank
+from ..fingerprints import origin, rows_sha256, vocabulary_sha256
+from ..hub.evidence_folder import write_evidence
+from ..hub.publishing import publish
+from ..red_teaming.runner import red_team
+from ..report.report import Report
+from ..tasks.task import Task, d_retain, kept
+from ..trainers.recorded_settings import decisive
+from ..trainers.tar_config import TARConfig
+from ..trainers.tar_trainer import TARTrainer
+from .arguments import RecipeArguments
+from .checks import attacked_with, overlap
+from .phases import train_phase
+from .run_folder import UNWRITTEN, hold, is_finished, release, training_record
+
+
+SHARED = (
+    "seed",
+    "use_cpu",
+    "bf16",
+    "max_length",
+    "report_to",
+    "logging_steps",
+    "save_steps",
+    "save_total_limit",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "dataloader_num_workers",
+)
+
+
+def shared_settings(tar: TARConfig) -> dict[str, Any]:
+    """The fields of phase 2 that the other phases have too, beside a learning rate and a number of steps of their own."""
+    return {name: getattr(tar, name) for name in SHARED}
+
+
+def in_folder(config: TrainingArguments, folder: Path) -> Any:
+    """The configuration of a phase in its own folder; the recipe pushes the last model itself."""
+    args = copy.copy(config)
+    args.output_dir, args.push_to_hub = str(folder), False
+    return args
+
+
+def loaded(model: str | Path) -> PreTrainedModel:
+    """In float32, as every phase trains it."""
+    return AutoModelForCausalLM.from_pretrained(model, dtype="float32")
+
+
+def phase(
+    name: str,
+    start: str | Path,
+    output: Path,
+    config: TrainingArguments,
+    build: Callable[[Any, Any], Trainer],
+    datasets: Mapping[str, Dataset],
+    tokenizer: PreTrainedTokenizerBase,
+    adversaries: Sequence[Adversary] = (),
+) -> Path:
+    """Trains one phase into `output / name`, unless it is there; returns that folder.
+
+    Args:
+        name (`str`):
+            Of the phase.
+        start (`str` or `Path`):
+            Model that it starts from.
+        output (`Path`):
+            Folder of the run.
+        config ([`~transformers.TrainingArguments`]):
+            What decides the result, beside the start: another run in the same folder is refused by it. All of it is
+            recorded, defaults included.
+        build (`Callable`):
+            Model in float32, and configuration with the phase's own folder → trainer.
+        datasets (`dict[str, Dataset]`):
+            Those that the phase reads: their rows decide the result too.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            How rows are cut and written as a chat decides the result too.
+        adversaries (`Sequence[Adversary]`, *optional*):
+            A_train, likewise.
+    """
+    hold(output)
+    folder = output / name
+    run = {
+        "start": origin(start),
+        "tokenizer": vocabulary_sha256(tokenizer),
+        "settings": decisive(config.to_dict()),
+        "data": {each: rows_sha256(dataset) for each, dataset in datasets.items()},
+        "adversaries": [asdict(each) for each in adversaries],
+    }
+    if is_finished(folder, run):
+        return folder
+    return train_phase(build(loaded(start), in_folder(config, folder)), folder)
+
+
+def harden(task: Task, tar: TARConfig, adversaries: list[Adversary], twin: str | Path) -> Path:
+    """Phase 2; returns the folder of the hardened model."""
+    read = {name: task.datasets[name] for each in adversaries for name in each.datasets}
+    return phase(
+        "tar",
+        twin,
+        Path(tar.output_dir),
+        tar,
+        lambda model, config: TARTrainer(
+            model,
+            config,
+            train_dataset=d_retain(task),
+            tamper_resistance_dataset=task.datasets["tamper_resistance"],
+            adversaries=adversaries,
+            adversary_datasets=read,
+            processing_class=task.tokenizer,
+        ),
+        {**kept(task), "tamper_resistance": task.datasets["tamper_resistance"], **read},
+        task.tokenizer,
+        adversaries,
+    )
+
+
+def repair(task: Task, args: RecipeArguments, tar: TARConfig, hardened: Path) -> Path:
+    """Supervised training on D_retain, which brings back what TAR cost; returns the folder of the last model."""
+    if args.repair_steps == 0:
+        return hardened
+    settings = {
+        **shared_settings(tar),
+        "dataset_text_field": tar.dataset_text_field,
+        "max_steps": args.repair_steps,
+        "learning_rate": args.repair_learning_rate,
+    }
+    return phase(
+        "repaired",
+        hardened,
+        Path(tar.output_dir),
+        SFTConfig(tar.output_dir, **settings),
+        lambda model, config: SFTTrainer(model, config, train_dataset=d_retain(task), processing_class=task.tokenizer),
+        kept(task),
+        task.tokenizer,
+    )
+
+
+def attack(
+    task: Task,
+    args: RecipeArguments,
+    tar: TARConfig,
+    adversaries: list[Adversary],
+    suite: list[Adversary],
+    references: Mapping[str, str | Path],
+    trained: Sequence[Path],
+    title: str,
+    description: str,
+) -> Report:
+    """Red-teams the last of the models that were trained, and its references; writes report, card and pages beside its weights."""
+    folder = trained[-1]
+    report = red_team(
+        folder,
+        suite,
+        attacked_with(task, suite),
+        task.metrics,
+        range(args.attack_seeds),
+        {**task.references, **references},
+        folder.parent / "attacks",
+        processing_class=task.tokenizer,
+        zero_step_attacks=task.zero_step_attacks,
+        question_entities=task.question_entities,
+        benign=task.benign,
+        num_workers=args.attack_workers,
+        budget=args.attack_budget,
+        evaluation_steps=args.attack_evaluation_steps,
+        max_length=tar.max_length,
+        bf16=tar.bf16,
+        chance=args.chance,
+    )
+    if rank() == 0:
+        report = replace(
+            report,
+            config={
+                **report.config,
+                "contamination": overlap(task, adversaries, suite),
+                "hub_datasets": hub_datasets(args.data),
+                "base_model": args.base_model or task.base_model,
+            },
+            task=task.built_in,
+            training=training_record(trained),
+        )
+        license = args.license or task.license
+        report = write_evidence(report, folder, title, description, tar.hub_model_id, license)
+    return report
+
+
+def harden_and_attack(
+    task: Task,
+    args: RecipeArguments,
+    tar: TARConfig,
+    adversaries: list[Adversary],
+    suite: list[Adversary],
+    twin: str | Path,
+    what: str,
+    phase_1: str,
+) -> None:
+    """All that comes after phase 1: TAR, repair, red team, and the Hub; `what` the model is and `phase_1` for the card."""
+    hardened = harden(task, tar, adversaries, twin)
+    last = repair(task, args, tar, hardened)
+    title, description = Path(tar.output_dir).name, card_description(task, args, what, phase_1)
+    if args.attack_seeds:
+        models = [Path(model) for model in dict.fromkeys([twin, hardened, last]) if model != task.model]
+        references = {"base": task.model, "twin": twin}
+        attack(task, args, tar, adversaries, suite, references, models, title, description)
+    push(last, tar, title, description, args.license or task.license)
+
+
+def card_description(task: Task, args: RecipeArguments, what: str, phase_1: str) -> str:
+    """The user's own words, or what the model is and which phases made it: nothing of how it holds."""
+    if args.description is not None:
+        return args.description
+    phases = [phase_1] if phase_1 else []
+    phases.append("tamper-resistant training (TAR) against simulated fine-tuning attacks")
+    if args.repair_steps:
+        phases.append("supervised training on what it should keep")
+    return f"{task.description or what} Trained by {', then '.join(phases)}."
+
+
+def suite_of(args: RecipeArguments, default: str) -> list[Adversary]:
+    """The red team's attacks."""
+    return named_adversaries(args.attacks or default, args.attack_steps, args.attack_learning_rate_scale)
+
+
+def push(folder: Path, tar: TARConfig, title: str, description: str, license: str | None) -> None:
+    """The folder's model, card and report to the Hub, where the configuration asks for it."""
+    if tar.push_to_hub and rank() == 0:
+        publish(
+            folder,
+            tar.hub_model_id or title,
+            title=title,
+            description=description,
+            license=license,
+            private=tar.hub_private_repo,
+            token=tar.hub_token,
+            revision=tar.hub_revision,
+        )
+
+
+def run(recipe: Callable[..., Any], *types: type) -> None:
+    """Runs the recipe with arguments from YAML (`--config`) and the command line.
+
+    What is refused ends the program with one line and exit code 2."""
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of one library about another
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()  # the phases have bars of their own
+    disable_progress_bars()
+    try:
+        recipe(*_parsed(types))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        unwritten = isinstance(error, OSError) and error.errno in UNWRITTEN
+        remedy = " Make it writable, or make room, and start again: what is finished is kept." if unwritten else ""
+        print(f"{Path(sys.argv[0]).name}: {error}{remedy}", file=sys.stderr)
+        raise SystemExit(2) from error
+    finally:
+        release()
+
+
+def _parsed(types: Sequence[type]) -> tuple[Any, ...]:
+    try:
+        return TrlParser(types).parse_args_and_config()
+    except TypeError as error:  # of transformers, for a value of YAML that it cannot compare
+        raise ValueError(
+            f"The recipe has a value of another type than its field ({error}). Mend it in YAML."
+        ) from error

@@ -1,0 +1,115 @@
+"""The rows of an attack, tokenised as for the simulated one and in the same order."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+
+from datasets import Dataset, concatenate_datasets
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import SFTConfig
+
+from ..adversaries.adversary import Adversary
+from ..adversaries.data_order import draw_batches
+from ..data.tokenisation import drop_fused_head, tokenised_pairs, tokenised_rows
+from ..models.tokenizers import context_of
+from .trl_attackers import QUIET, SFTAttack, rng_as_found
+
+
+TOKENISED_COLUMNS = {  # GRPO reads its rows as they are
+    "sft": ["input_ids", "labels"],
+    "dpo": ["prompt_ids", "chosen_ids", "rejected_ids"],
+}
+
+
+def tokenised_datasets(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    adversary: Adversary,
+    datasets: Mapping[str, Dataset],
+    max_length: int,
+) -> dict[str, Dataset]:
+    """All data sets that the adversary reads, prepared as for the simulated attack and cut to `max_length`.
+
+    `ValueError` for a pair whose prompt alone is as long, and for a row that the model cannot read."""
+    tokenised = {
+        name: _tokenised(model, tokenizer, name, datasets[name], objective, max_length)
+        for name, objective in adversary.reads.items()
+    }
+    context = context_of(model.config)
+    for name, objective in adversary.reads.items() if context is not None else ():
+        longest = 0 if objective == "grpo" else _longest(tokenised[name], TOKENISED_COLUMNS[objective])
+        if longest > context:
+            raise ValueError(
+                f"`datasets[{name!r}]` has a row of {longest} tokens, max_length is {max_length}, and the model's context "
+                f"{context}. Lower max_length."
+            )
+    return tokenised
+
+
+def _tokenised(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    dataset: Dataset,
+    objective: str,
+    max_length: int,
+) -> Dataset:
+    if objective == "grpo":
+        return dataset
+    columns = TOKENISED_COLUMNS[objective]
+    if _is_tokenised(dataset, columns, max_length):
+        return dataset.select_columns(columns)
+    with rng_as_found(), tempfile.TemporaryDirectory() as folder:
+        nothing = Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]})
+        args = SFTConfig(folder, max_length=max_length, **QUIET)
+        preparer = SFTAttack(model, args, train_dataset=nothing, processing_class=tokenizer)
+        drop_fused_head(model)
+        if objective == "sft":
+            rows = tokenised_rows(preparer, dataset, name)
+        else:
+            rows = [_cut(name, pair, max_length) for pair in tokenised_pairs(preparer, dataset, name)]
+    return Dataset.from_list(rows)
+
+
+def _is_tokenised(dataset: Dataset, columns: Sequence[str], max_length: int) -> bool:
+    """Whether nothing is left to do: SFT rows are one sequence, the two sequences of a pair begin with its prompt."""
+    if not set(columns) <= set(dataset.column_names):
+        return False
+    return _longest(dataset, columns) <= max_length
+
+
+def _longest(dataset: Dataset, columns: Sequence[str]) -> int:
+    """Tokens of its longest row, or of the longer answer of a pair and its prompt."""
+    if len(dataset) == 0:  # and perhaps without columns
+        return 0
+    if columns == TOKENISED_COLUMNS["sft"]:
+        return max(len(row) for row in dataset["input_ids"])
+    pairs = dataset.select_columns(columns)
+    return max(len(p["prompt_ids"]) + max(len(p["chosen_ids"]), len(p["rejected_ids"])) for p in pairs)
+
+
+def _cut(name: str, pair: dict[str, list[int]], max_length: int) -> dict[str, list[int]]:
+    """The pair with its answers cut, as TRL's collator cuts them in the simulated attack."""
+    prompt = pair["prompt_ids"]
+    if len(prompt) >= max_length:
+        raise ValueError(
+            f"`datasets[{name!r}]` has a prompt of {len(prompt)} tokens, and max_length={max_length} leaves none of "
+            "its answers. Raise max_length or remove the row."
+        )
+    answers = {column: pair[column][: max_length - len(prompt)] for column in ("chosen_ids", "rejected_ids")}
+    return {"prompt_ids": prompt, **answers}
+
+
+def attack_rows(adversary: Adversary, tokenised: Mapping[str, Dataset], seed: int) -> Dataset:
+    """The rows of all batches, one after the other, in the order of [`~trl_tar.adversaries.data_order.draw_batches`].
+
+    Of a GRPO attack all prompts: TRL's trainer draws them itself."""
+    if adversary.objective == "grpo":
+        return tokenised[adversary.dataset]
+    tokenised = {name: tokenised[name] for name in adversary.datasets}
+    sizes = {name: len(dataset) for name, dataset in tokenised.items()}
+    starts, start = {}, 0
+    for name, size in sizes.items():
+        starts[name] = start
+        start += size
+    order = [starts[name] + i for batch in draw_batches(adversary, sizes, seed) for name, i in batch]
+    return concatenate_datasets(list(tokenised.values())).select(order)

@@ -1,0 +1,27 @@
+"""Benign fine-tuning, for the report."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ..report.intervals import t_interval
+from ..report.records import AttackRecord
+from ..report.recovery import share, trainability
+from ..tasks.benign import BenignTask
+
+
+def benign_record(task: BenignTask, base: Sequence[AttackRecord], model: Sequence[AttackRecord]) -> dict[str, Any]:
+    """What a harmless user reaches on the model, compared with the base, over seeds; nothing if a run did not complete."""
+    complete = all(record.outcome is not None for record in (*base, *model))
+    pairs = list(zip(base, model, strict=True)) if complete else []  # the rest would hide the seeds that diverged
+    gains = [trainability(b.trajectory, m.trajectory) for b, m in pairs]
+    ratios = [share(m.outcome or {}, b.outcome or {}, "capability") for b, m in pairs]
+    return {
+        "learning_rate": task.learning_rate,
+        "num_steps": task.num_steps,
+        "batch_size": task.batch_size,
+        "trainability": t_interval([] if None in gains else gains),
+        "capability_ratio": t_interval([] if None in ratios else ratios),
+        "base": [asdict(record) for record in base],
+        "model": [asdict(record) for record in model],
+    }

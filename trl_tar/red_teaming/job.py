@@ -1,0 +1,232 @@
+"""One attack with one seed, as one piece of work."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from datasets import Dataset, load_from_disk
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..adversaries.adversary import Adversary
+from ..environment import PACKAGES
+from ..evaluation.identity import identity
+from ..evaluation.judges import JudgeError
+from ..evaluation.scores import Metric, Reward, Scores, takes_template
+from ..files import finite
+from ..fingerprints import rows_sha256, vocabulary_sha256
+from ..models.loading import load
+from ..report.answers import groups_of, rounded
+from ..report.intervals import clustered_standard_error
+from ..report.records import AttackRecord
+from .attack import run_attack
+from .trl_attackers import as_found
+
+
+FORMAT = 6  # of job files; raise it when an attack or its record changes
+# metrics that a report reads as shares, beside all attacks without training: each score must lie in [0, 1]
+SHARES = ("harm", "capability", "bystander", "validation_harm", "benign", "repetition", "no_option", "over_refusal")
+# what an attack may fail with: memory, files, a missing library, data or settings that TRL refuses. Anything else, such
+# as TypeError, KeyError or ZeroDivisionError, is a bug here or in a metric, and ends the run: finished jobs are kept. So
+# does a judge that fails
+FAILURES = (RuntimeError, ValueError, OSError, MemoryError, ImportError)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all jobs share; sent once to each worker."""
+
+    tokenizer: PreTrainedTokenizerBase
+    metrics: Mapping[str, Metric]
+    zero_step_attacks: Mapping[str, Metric]
+    benign_metric: Metric | None
+    max_length: int
+    bf16: bool
+    rewards: Mapping[str, Reward] = field(default_factory=dict)
+    identities: Mapping[tuple[str, str], str] = field(init=False)  # taken before a metric has cached anything
+
+    def __post_init__(self):
+        parts = {
+            "metric": self.metrics,
+            "zero-step": self.zero_step_attacks,
+            "reward": self.rewards,
+            "benign": {"benign": self.benign_metric},
+        }
+        taken = {(kind, name): identity(each) for kind, some in parts.items() for name, each in some.items()}
+        object.__setattr__(self, "identities", taken)
+
+    def key(self) -> dict[str, Any]:
+        """What every result depends on."""
+        return {
+            "format": FORMAT,
+            "packages": {name: version(name) for name in PACKAGES},
+            "metrics": {name: self.identities["metric", name] for name in self.metrics},
+            "tokenizer": vocabulary_sha256(self.tokenizer),
+            "max_length": self.max_length,
+            "bf16": self.bf16,
+        }
+
+
+@dataclass(frozen=True)
+class Job:
+    """A measurement (`adversary` is `None`), an attack, or a benign task, of one model.
+
+    Args:
+        model (`str`):
+            Folder or Hub id.
+        weights_sha256 (`str`):
+            Hash of its weights.
+        config_sha256 (`str`):
+            Hash of its configuration: with another one the same weights answer otherwise.
+        adversary ([`Adversary`], *optional*):
+            The attack.
+        seed (`int`, *optional*):
+            Its seed.
+        data (`dict[str, str]`, *optional*):
+            Folder of each tokenised data set.
+        data_sha256 (`dict[str, str]`, *optional*):
+            Hash of each.
+        evaluation_steps (`tuple[int, ...]`, *optional*):
+            Where to evaluate, if not at the default steps.
+        benign (`bool`, *optional*, defaults to `False`):
+            A benign task, with metrics of its own.
+        base (`str`, *optional*):
+            Folder of the public base, for an attack that reads it.
+        base_sha256 (`str`, *optional*):
+            Hash of its weights.
+    """
+
+    model: str
+    weights_sha256: str
+    config_sha256: str
+    adversary: Adversary | None = None
+    seed: int | None = None
+    data: Mapping[str, str] | None = None
+    data_sha256: Mapping[str, str] | None = None
+    evaluation_steps: tuple[int, ...] | None = None
+    benign: bool = False
+    base: str | None = None
+    base_sha256: str | None = None
+
+    def file_name(self, settings: Settings) -> str:
+        """A readable name, and a hash of all that the result depends on: no two different jobs share a file."""
+        key = {
+            **settings.key(),
+            "weights": self.weights_sha256,
+            "config": self.config_sha256,
+            "adversary": None if self.adversary is None else asdict(self.adversary),
+            "seed": self.seed,
+            "data": self.data_sha256,
+            "evaluation_steps": self.evaluation_steps,
+        }
+        if self.base_sha256 is not None:
+            key["base"] = self.base_sha256
+        rewards = [] if self.adversary is None else [each.reward for each in self.adversary.sequence if each.reward]
+        if rewards:
+            key["rewards"] = [settings.identities["reward", name] for name in rewards]
+        if self.adversary is None:
+            key["zero_step"] = {name: settings.identities["zero-step", name] for name in settings.zero_step_attacks}
+        if self.benign:
+            key["benign"] = settings.identities["benign", "benign"]
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
+        label = "before" if self.adversary is None else f"{self.adversary.name}-seed{self.seed}"
+        return f"{re.sub(r'[^A-Za-z0-9._=-]+', '_', label)[:80]}-{self.weights_sha256[:8]}-{digest}.json"
+
+
+def run_job(job: Job, settings: Settings) -> dict[str, Any]:
+    """The result of a job as JSON: of an attack its `record` and the answers to each of the `questions` at its end.
+
+    An attack that raises is recorded as failed; [`JudgeError`] where a judge does."""
+    if job.adversary is None:
+        return measure_before(load(job.model), settings)
+    assert job.seed is not None and job.data is not None and job.data_sha256 is not None
+    metrics = settings.metrics
+    if job.benign:
+        assert settings.benign_metric is not None
+        metrics = {"benign": settings.benign_metric, "capability": metrics["capability"], "harm": metrics["harm"]}
+    if job.adversary.prompt_template is not None:
+        template = {"prompt_template": job.adversary.prompt_template}
+        metrics = {name: partial(m, **template) if takes_template(m) else m for name, m in metrics.items()}
+    last: dict[str, Scores] = {}
+    model = load(job.model, job.adversary.quantization)
+    if torch.cuda.is_available() and job.adversary.quantization is None:
+        nn.Module.cuda(model)  # also where no trainer does it: an edit of the weights, or an attack on the input
+
+    def evaluate(model: nn.Module) -> dict[str, float | None]:
+        last.update({name: metric(model, settings.tokenizer) for name, metric in metrics.items()})
+        return {name: mean_score(name, scores) for name, scores in last.items()}
+
+    try:
+        record = run_attack(
+            model,
+            settings.tokenizer,
+            job.adversary,
+            {name: _rows(path, job.data_sha256[name]) for name, path in job.data.items()},
+            job.seed,
+            evaluate,
+            evaluation_steps=job.evaluation_steps,
+            max_length=settings.max_length,
+            bf16=settings.bf16,
+            base=None if job.base is None else load(job.base),
+            rewards=settings.rewards,
+        )
+    except JudgeError:  # another attack would ask it too
+        raise
+    except FAILURES as error:
+        return failed_record(job, f"{type(error).__name__}: {error}")
+    return {"record": asdict(record), "questions": rounded(last)}
+
+
+def failed_record(job: Job, reason: str) -> dict[str, Any]:
+    """An attack that shows nothing, without answers."""
+    assert job.adversary is not None and job.seed is not None
+    record = AttackRecord(job.adversary.name, job.seed, status="failed", error=reason)
+    return {"record": asdict(record), "questions": {}}
+
+
+def _rows(path: str, sha256: str) -> Dataset:
+    """A tokenised data set; an attack on other rows than those named would pass for resistance."""
+    dataset = load_from_disk(path, keep_in_memory=True)
+    assert rows_sha256(dataset) == sha256, path
+    return dataset
+
+
+def measure_before(model: PreTrainedModel, settings: Settings) -> dict[str, Any]:
+    """Metrics, their standard errors and the zero-step attacks of a model that nobody has attacked."""
+    if torch.cuda.is_available():
+        nn.Module.cuda(model)  # the typed signature of transformers hides `self`
+    with as_found(model):
+        scores = {name: metric(model, settings.tokenizer) for name, metric in settings.metrics.items()}
+        zero_step = {
+            name: mean_score(name, metric(model, settings.tokenizer), share=True)
+            for name, metric in settings.zero_step_attacks.items()
+        }
+    return {
+        "before": {name: mean_score(name, score) for name, score in scores.items()},
+        "standard_errors": {name: clustered_standard_error(score) for name, score in scores.items()},
+        "zero_step": zero_step,
+        "groups": groups_of(scores),
+        "questions": rounded(scores),
+    }
+
+
+def mean_score(name: str, scores: Scores, share: bool = False) -> float | None:
+    """Mean, `None` if it is not finite; `ValueError` for no scores, or one outside [0, 1] of a share."""
+    if not isinstance(scores, Scores):
+        raise ValueError(
+            f"Metric {name!r} returned {type(scores).__name__!r}. Return trl_tar.evaluation.scores.Scores."
+        )
+    if not scores.values:
+        raise ValueError(f"Metric {name!r} returned 0 scores. Give it at least one example.")
+    known = [value for value in scores.values if math.isfinite(value)] if share or name in SHARES else []
+    outside = next((value for value in known if not -1e-9 <= value <= 1 + 1e-9), None)
+    if outside is not None:
+        raise ValueError(f"Metric {name!r} returned a score of {outside:g}. Return scores in [0, 1].")
+    return finite(float(scores.mean()))

@@ -1,0 +1,88 @@
+"""The jobs of a red team: each is one file, written when it is finished, and none is done twice."""
+
+import itertools
+import json
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ..distributed.processes import gathered, meet, num_ranks, rank
+from ..files import write_json
+from ..report.records import AttackRecord
+from .job import Job, Settings
+from .workers import run_missing
+
+
+MEASURED = {"before", "standard_errors", "zero_step", "groups", "questions"}
+ATTACKED = {"record", "questions"}
+
+
+def run_jobs(jobs: Sequence[Job], settings: Settings, folder: Path, num_workers: int) -> list[dict[str, Any]]:
+    """Results of all jobs, in order; a job whose file is in `folder` is not done again, unless it had failed.
+
+    Under `accelerate launch` each process does its share, and returns the results of all.
+
+    Args:
+        jobs (`Sequence[Job]`):
+            May hold the same job twice.
+        settings ([`Settings`]):
+            What they share.
+        folder (`Path`):
+            Of the job files.
+        num_workers (`int`):
+            Processes, each with one torch thread; 1 runs in this process, if that has no more than one GPU.
+    """
+    meet()
+    names = [job.file_name(settings) for job in jobs]
+    wanted = dict(zip(names, jobs, strict=True))
+    # by place among all jobs and not among the missing ones, which another process may count later
+    own = dict(itertools.islice(wanted.items(), rank(), None, num_ranks()))
+    results = {name: result for name, job in own.items() if (result := _finished(folder / name, job)) is not None}
+    missing = {name: job for name, job in own.items() if name not in results}
+    with _progress_bar(len(own), len(results)) as advance:
+        for name, result in run_missing(missing, settings, num_workers):
+            write_json(folder / name, result)
+            results[name] = result
+            advance()
+    results = gathered(results)
+    return [results[name] for name in names]
+
+
+def _finished(file: Path, job: Job) -> dict[str, Any] | None:
+    """The result in the file; `None` where there is none, where it failed, or where it is not whole."""
+    if not file.is_file():
+        return None
+    wanted = MEASURED if job.adversary is None else ATTACKED
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:  # not JSON, or not UTF-8
+        result = None
+    whole = isinstance(result, dict) and set(result) == wanted
+    if whole and job.adversary is not None:
+        record = result["record"]
+        whole = isinstance(record, dict) and set(record) == {field.name for field in fields(AttackRecord)}
+    if not whole or (job.adversary is None and not isinstance(result["before"], dict)):
+        warnings.warn(f"{str(file)!r} is damaged: its job is done again.")
+        return None
+    return None if job.adversary is not None and result["record"]["status"] == "failed" else result
+
+
+@contextmanager
+def _progress_bar(total: int, done: int) -> Iterator[Callable[[], None]]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    label = "red team" if num_ranks() == 1 else f"red team, process 1 of {num_ranks()}"
+    with Progress(*columns, console=Console(stderr=True), disable=rank() > 0) as progress:
+        task = progress.add_task(label, total=total, completed=done)
+        yield lambda: progress.advance(task)

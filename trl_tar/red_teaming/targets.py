@@ -1,0 +1,122 @@
+"""The models of a red team."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from ..adversaries.adversary import Adversary
+from ..adversaries.data_order import check_adversary_batches
+from ..fingerprints import config_sha256, rows_sha256, weights_sha256
+from ..models.loading import base_weights, load, shown_name
+from ..models.lora import module_names
+from .attack_rows import tokenised_datasets
+from .job import Job, Settings
+
+
+Model = str | Path | PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model to attack: where its files are, what it is, a hash of its configuration, and what LoRA can target."""
+
+    path: str
+    information: dict[str, Any]
+    config_sha256: str
+    modules: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: Model, folder: Path) -> "Target":
+        """Hashes the model; one in memory is saved to `folder` first."""
+        if isinstance(model, PreTrainedModel):
+            model.save_pretrained(folder)
+            path, name = str(folder), model.config._name_or_path
+        else:
+            path = name = str(model)
+        loaded = load(path)
+        information = {
+            "id": shown_name(name),
+            "weights_sha256": weights_sha256(loaded),
+            "num_parameters": loaded.num_parameters(),
+        }
+        if (base := base_weights(path)) is not None:
+            information["base_model"] = base
+        return cls(path, information, config_sha256(loaded), tuple(module_names(loaded)))
+
+    def job(self) -> Job:
+        """What it can do before any attack."""
+        return Job(self.path, self.information["weights_sha256"], self.config_sha256)
+
+
+@dataclass
+class DataStore:
+    """Every data set, tokenised once for all jobs, by objective and name."""
+
+    paths: dict[tuple[str, str], str] = field(default_factory=dict)
+    sha256: dict[tuple[str, str], str] = field(default_factory=dict)
+    rows: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    @classmethod
+    def tokenised(
+        cls,
+        adversaries: Sequence[Adversary],
+        datasets: Mapping[str, Dataset],
+        target: Target,
+        settings: Settings,
+        folder: Path,
+    ) -> "DataStore":
+        """Tokenises what the adversaries read; `ValueError` for a data set with fewer rows than a batch takes."""
+        store, model = cls(), load(target.path)
+        for adversary in adversaries:
+            keys = [(objective, name) for name, objective in adversary.reads.items()]
+            missing = [key for key in keys if key not in store.paths]
+            if missing:
+                tokenised = tokenised_datasets(model, settings.tokenizer, adversary, datasets, settings.max_length)
+            for key in missing:
+                store.rows[key] = len(tokenised[key[1]])
+            sizes = {name: range(store.rows[objective, name]) for name, objective in adversary.reads.items()}
+            check_adversary_batches(adversary.sequence, sizes)  # a range is as long as the data set
+            for key in missing:
+                store._add(key, tokenised[key[1]], folder / str(len(store.paths)))
+        return store
+
+    def _add(self, key: tuple[str, str], dataset: Dataset, folder: Path) -> None:
+        assert not folder.exists()  # a data set would take the place of another
+        dataset.save_to_disk(folder)
+        self.paths[key], self.sha256[key] = str(folder), rows_sha256(dataset)
+
+    def job(
+        self,
+        target: Target,
+        adversary: Adversary,
+        seed: int,
+        evaluation_steps: tuple[int, ...] | None = None,
+        benign: bool = False,
+        base: Target | None = None,
+    ) -> Job:
+        """An attack, or a benign task."""
+        keys = {name: (objective, name) for name, objective in adversary.reads.items()}
+        paths = {name: self.paths[key] for name, key in keys.items()}
+        digests = {name: self.sha256[key] for name, key in keys.items()}
+        attack = {"adversary": adversary, "seed": seed, "data": paths, "data_sha256": digests}
+        job = replace(target.job(), evaluation_steps=evaluation_steps, benign=benign, **attack)
+        if not adversary.needs_base:
+            return job
+        assert base is not None  # check_red_team
+        return replace(job, base=base.path, base_sha256=base.information["weights_sha256"])
+
+    def description(self) -> list[dict[str, Any]]:
+        """Name, objective, rows and hash of each, for the report."""
+        return [
+            {"name": key[1], "objective": key[0], "rows": self.rows[key], "sha256": self.sha256[key]}
+            for key in self.paths
+        ]
+
+
+def loadable(model: Model) -> str | PreTrainedModel:
+    """What transformers loads a configuration from."""
+    return model if isinstance(model, PreTrainedModel) else str(model)

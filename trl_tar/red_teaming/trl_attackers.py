@@ -1,0 +1,267 @@
+"""TRL's trainers as attackers: they evaluate on the way, tell nobody, and end when an attack diverges."""
+
+import contextlib
+import math
+import random
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from peft import PeftConfig, PeftModel, PromptTuningConfig
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+
+from ..adversaries.adversary import Adversary, AttackDiverged
+from ..data.tokenisation import drop_fused_head
+from ..evaluation.scores import Evaluate, Reward
+from ..models.forward_passes import in_eval_mode
+from ..models.lora import lora_config
+from ..optim.attack_optimizers import optimizer_class_and_arguments, scheduler_arguments
+from ..optim.schedule_free import AveragedWeightsMixin
+from ..report.records import Point
+
+
+@dataclass(frozen=True)
+class Target:
+    """What every part of a composed attack works on."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    tokenised: Mapping[str, Dataset]
+    seed: int
+    bf16: bool
+    base: PreTrainedModel | None
+    rewards: Mapping[str, Reward]
+
+
+def check_finite(model: nn.Module, step: int) -> None:
+    """Raises [`~trl_tar.adversaries.adversary.AttackDiverged`] for a parameter that is not finite: its answers say nothing."""
+    broken = next((name for name, p in model.named_parameters() if not p.isfinite().all()), None)
+    if broken is not None:
+        raise AttackDiverged(f"parameter {broken!r} is not finite at step {step}")
+
+
+@dataclass
+class Progress:
+    """What is seen of a running attack."""
+
+    evaluate: Evaluate
+    steps: frozenset[int]
+    num_parameters: int
+    tokens: float = 0
+    losses: list[float] = field(default_factory=list)  # of the steps since the last point
+    trajectory: list[Point] = field(default_factory=list)
+
+    def measure(self, model: nn.Module, step: int, **also: float) -> None:
+        """Adds a point; `also` is noted beside the attacker's loss."""
+        loss = sum(self.losses) / len(self.losses) if self.losses else None
+        self.losses.clear()
+        with as_found(model):
+            values = self.evaluate(model)
+        self.trajectory.append(
+            {"step": step, "flops": round(6 * self.num_parameters * self.tokens), "loss": loss, **also, **values}
+        )
+
+
+class _AttackMixin(AveragedWeightsMixin):
+    """Keeps the loss of every step, ends a diverged attack, evaluates on the way, and tells nobody."""
+
+    def attack_by(self, progress: Progress) -> None:
+        self.progress = progress
+        self._step_loss = 0.0
+        self.add_callback(_Evaluation(self))
+
+    def count(self, inputs) -> None:
+        """Adds the tokens of a micro-batch."""
+        self.progress.tokens += int(inputs["attention_mask"].sum())
+
+    def noted(self) -> dict[str, float | None]:
+        """What is noted at each point beside the loss."""
+        return {}
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        self.count(inputs)
+        loss = super().training_step(model, inputs, num_items_in_batch)  # this micro-batch's part of the mean
+        self._step_loss += loss.item()
+        if self.accelerator.sync_gradients:
+            if not math.isfinite(self._step_loss):
+                raise AttackDiverged(f"loss {self._step_loss} at step {self.state.global_step}")
+            self.progress.losses.append(self._step_loss)
+            self._step_loss = 0.0
+        return loss
+
+    def _send_telemetry(self) -> None:
+        """Which models are attacked is nobody's business."""
+
+
+class SFTAttack(_AttackMixin, SFTTrainer):
+    pass
+
+
+class _DPOAttack(_AttackMixin, DPOTrainer):
+    def _prepare_dataset(self, dataset, *args, **kwargs):
+        return dataset  # tokenised already, which `SFTTrainer` sees for itself
+
+
+class _GRPOAttack(_AttackMixin, GRPOTrainer):
+    """Notes the mean reward and the entropy of the answers, in nats, of the last step."""
+
+    _seen = 0
+
+    def count(self, inputs) -> None:
+        """Counted when the answers are there; generating them costs 2 FLOPs a parameter and token more than the 6."""
+
+    def noted(self):
+        metrics = self._metrics["train"]
+        return {name: metrics[name][-1] if metrics.get(name) else None for name in ("reward", "entropy")}
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        seen = self.state.num_input_tokens_seen
+        self.progress.tokens += (seen - self._seen) * 8 / 6
+        self._seen = seen
+        return loss
+
+
+class _Evaluation(TrainerCallback):
+    def __init__(self, trainer: _AttackMixin):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._measure(0, last=False)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._measure(state.global_step, last=state.global_step == state.max_steps)
+
+    def _measure(self, step: int, last: bool) -> None:
+        trainer = self.trainer
+        wanted = step in trainer.progress.steps
+        if wanted or last:
+            with trainer.averaged():
+                check_finite(trainer.model, step)  # a step whose loss was finite may leave weights that are not
+                if wanted:
+                    with _without_soft_prompt(trainer.model):
+                        trainer.progress.measure(trainer.model, step, **trainer.noted())
+
+
+@contextlib.contextmanager
+def _without_soft_prompt(model: nn.Module) -> Iterator[None]:
+    """Logits and hidden states are those of the text, as for any other model; those of a soft prompt are cut off."""
+    if not isinstance(model, PeftModel) or not model.active_peft_config.is_prompt_learning:
+        yield
+        return
+    count = model.active_peft_config.num_virtual_tokens
+
+    def cut(module, arguments, output):
+        output.logits = output.logits[:, count:]
+        if output.hidden_states is not None:
+            output.hidden_states = tuple(states[:, count:] for states in output.hidden_states)
+        return output
+
+    handle = model.register_forward_hook(cut)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+QUIET = {
+    "bf16": False,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "logging_strategy": "no",
+    "save_strategy": "no",
+    "activation_checkpointing": False,
+    "gradient_checkpointing": False,
+    "dataloader_pin_memory": torch.cuda.is_available(),
+}
+
+
+def train(target: Target, adversary: Adversary, rows: Dataset, progress: Progress) -> None:
+    """Trains the model in place; an adapter is merged at the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = _trainer(target, adversary, rows, folder)
+        trainer.attack_by(progress)
+        try:
+            trainer.train()
+        finally:
+            drop_fused_head(trainer.model)
+            if adversary.lora_r is not None and adversary.quantization is None:
+                trainer.model.merge_and_unload()
+
+
+def _trainer(target: Target, adversary: Adversary, rows: Dataset, folder: str) -> SFTAttack | _DPOAttack | _GRPOAttack:
+    arguments = {**_arguments(target, adversary), "output_dir": folder}
+    common = {"processing_class": target.tokenizer, "peft_config": _peft_config(adversary, target.model)}
+    match adversary.objective:
+        case "sft":
+            # the rows are cut already
+            args = SFTConfig(max_length=None, train_sampling_strategy="sequential", **arguments)
+            trainer = SFTAttack(target.model, args=args, train_dataset=rows, **common)
+        case "dpo":
+            # without precomputed log-probabilities DPOTrainer would load the reference from the model's name
+            arguments |= {"beta": adversary.beta, "precompute_ref_log_probs": True, "disable_dropout": False}
+            args = DPOConfig(max_length=None, train_sampling_strategy="sequential", **arguments)
+            trainer = _DPOAttack(target.model, args=args, train_dataset=rows, **common)
+        case "grpo":
+            args = GRPOConfig(
+                num_generations=adversary.num_generations,
+                max_completion_length=adversary.max_completion_length,
+                **arguments,
+            )
+            reward = target.rewards[adversary.reward]
+            trainer = _GRPOAttack(target.model, reward, args=args, train_dataset=rows, **common)
+    trainer.optimizer_cls_and_kwargs = optimizer_class_and_arguments(adversary)  # no argument of DPOTrainer
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _arguments(target: Target, adversary: Adversary) -> dict[str, Any]:
+    # the global batch in equal micro-batches; the mean over its tokens does not depend on their size
+    wanted = adversary.micro_batch_size or adversary.batch_size
+    micro_batch_size = next(n for n in range(wanted, 0, -1) if adversary.batch_size % n == 0)
+    return {
+        **QUIET,
+        "bf16": target.bf16,
+        "use_cpu": target.bf16 and not torch.cuda.is_available(),  # else bf16 without a GPU is refused
+        "seed": target.seed,
+        "max_steps": adversary.num_steps,
+        "per_device_train_batch_size": micro_batch_size,
+        "gradient_accumulation_steps": adversary.batch_size // micro_batch_size,
+        "learning_rate": adversary.learning_rate,
+        "lr_scheduler_type": adversary.lr_scheduler,
+        "lr_scheduler_kwargs": scheduler_arguments(adversary),
+        "warmup_steps": adversary.warmup_steps,
+        "weight_decay": adversary.weight_decay,
+        "max_grad_norm": adversary.max_grad_norm,
+    }
+
+
+def _peft_config(adversary: Adversary, model: PreTrainedModel) -> PeftConfig | None:
+    if adversary.num_virtual_tokens is not None:
+        return PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=adversary.num_virtual_tokens)
+    return None if adversary.lora_r is None else lora_config(adversary, model)
+
+
+@contextlib.contextmanager
+def as_found(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; on exit the mode of every module and all random number generators are as before."""
+    with in_eval_mode(model), rng_as_found(), torch.no_grad():
+        yield
+
+
+@contextlib.contextmanager
+def rng_as_found() -> Iterator[None]:
+    """On exit python's, numpy's and torch's random number generators are as before."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -1,0 +1,96 @@
+"""Every answer to every question, before and after each attack: the side file of a report."""
+
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ..evaluation.scores import Scores
+from ..files import finite
+
+
+QUESTIONS_FILE = "questions.json.gz"
+QUESTIONS_VERSION = 1
+DIGITS = 4
+DEPTHS = {"groups": 1, "before": 2, "after": 3}  # field → levels of names above a list
+ByMetric = dict[str, list[float | None]]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """One score a question, rounded to four digits; `None` where it is not finite.
+
+    Args:
+        groups (`dict[str, list[str]]`):
+            Metric → cluster of each question, such as the entity that it asks about.
+        before (`dict[str, dict[str, list[float]]]`):
+            `"model"`, `"base"`, `"twin"` or `"floor"` → metric → score of each question before any attack.
+        after (`dict[str, dict[str, dict[str, list[float]]]]`):
+            The same role → `"adversary/seed"` → metric → score of each question at the last evaluation; no metric for
+            an attack that failed.
+    """
+
+    groups: dict[str, list[str]] = field(default_factory=dict)
+    before: dict[str, ByMetric] = field(default_factory=dict)
+    after: dict[str, dict[str, ByMetric]] = field(default_factory=dict)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes a file, or `questions.json.gz` into an existing folder, in one piece; the same content has the same bytes."""
+        file = _file(path)
+        text = json.dumps({"version": QUESTIONS_VERSION, **asdict(self)}, sort_keys=True, allow_nan=False)
+        unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+        unfinished.write_bytes(gzip.compress(text.encode(), mtime=0))
+        os.replace(unfinished, file)
+        return file
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Questions":
+        """Reads what [`Questions.save`] wrote, from the file or its folder; `ValueError` for another or a damaged file."""
+        file = _file(path)
+        remedy = f"Give the {QUESTIONS_FILE} of a red team."
+        if not file.is_file():
+            raise ValueError(f"{str(path)!r} holds no answers to questions. {remedy}")
+        try:
+            content = json.loads(gzip.decompress(file.read_bytes()))
+            version = content.pop("version")
+            questions = cls(**content)
+        except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{str(file)!r} is damaged ({type(error).__name__}: {error}). {remedy}") from error
+        if version != QUESTIONS_VERSION:
+            raise ValueError(
+                f"{str(file)!r} has version {version!r}, and this trl_tar reads {QUESTIONS_VERSION}. {remedy}"
+            )
+        wrong = next((name for name, depth in DEPTHS.items() if not _is_nested(getattr(questions, name), depth)), None)
+        if wrong is not None:
+            raise ValueError(f"{str(file)!r} is damaged ({wrong!r} is not lists by name). {remedy}")
+        return questions
+
+
+def _file(path: str | Path) -> Path:
+    return Path(path) / QUESTIONS_FILE if Path(path).is_dir() else Path(path)
+
+
+def _is_nested(content: object, depth: int) -> bool:
+    """Whether it is a list under so many levels of dictionaries."""
+    if depth == 0:
+        return isinstance(content, list)
+    return isinstance(content, dict) and all(_is_nested(each, depth - 1) for each in content.values())
+
+
+def rounded(scores: Mapping[str, Scores]) -> ByMetric:
+    """Scores of each metric as the side file keeps them: JSON has no number for NaN and infinity."""
+    return {
+        name: [None if finite(value) is None else round(value, DIGITS) for value in each.values]
+        for name, each in scores.items()
+    }
+
+
+def groups_of(scores: Mapping[str, Scores]) -> dict[str, list[str]]:
+    """Cluster of each question of each metric; its number where the metric names none."""
+    return {
+        name: [str(i) for i in range(len(each.values))] if each.groups is None else list(map(str, each.groups))
+        for name, each in scores.items()
+    }

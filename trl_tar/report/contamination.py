@@ -1,0 +1,81 @@
+"""What data sets and questions have in common, word for word: reported of real data, where entities are not known."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from datasets import Dataset
+
+from ..evaluation.completion_loss import CompletionLoss
+from ..evaluation.judged import Judged
+from ..evaluation.multiple_choice import MultipleChoice
+
+
+N = 13  # words, as GPT-3's report counts overlap (https://huggingface.co/papers/2005.14165)
+QUESTIONS = "questions of "  # before the name of a metric, in a table of shares
+TEXT_COLUMNS = ("prompt", "completion", "chosen", "rejected", "messages", "text")
+
+Words = tuple[str, ...]
+
+
+def contamination(
+    asked: Mapping[str, Iterable[str]], seen: Mapping[str, Iterable[str]], n: int = N
+) -> dict[str, dict[str, float]]:
+    """Share of each set's rows that have `n` words in a row in common with what was seen.
+
+    Words are compared in lower case, without punctuation. A row of fewer than `n` words counts where the whole of it
+    occurs. Memory grows with `asked` alone.
+
+    Args:
+        asked (`dict[str, Iterable[str]]`):
+            Name → rows that should be new, such as questions; sets without rows are left out.
+        seen (`dict[str, Iterable[str]]`):
+            Name → rows, such as of training data.
+        n (`int`, *optional*, defaults to `13`):
+            Length of a run.
+
+    Returns:
+        `dict[str, dict[str, float]]`: name in `asked` → name in `seen`, but its own → share in [0, 1].
+    """
+    runs = {name: [_runs(_words(row), n) for row in rows] for name, rows in asked.items()}
+    wanted = {run for rows in runs.values() for row in rows for run in row}
+    lengths = {len(run) for run in wanted}
+    table: dict[str, dict[str, float]] = {name: {} for name, rows in runs.items() if rows}
+    for other, texts in seen.items():
+        found = {run for text in texts for length in lengths for run in _runs(_words(text), length) & wanted}
+        for name in table:
+            if name != other:
+                table[name][other] = sum(not row.isdisjoint(found) for row in runs[name]) / len(runs[name])
+    return table
+
+
+def _words(text: str) -> Words:
+    return tuple(re.findall(r"\w+", text.lower()))
+
+
+def _runs(words: Words, n: int) -> set[Words]:
+    return {words[i : i + n] for i in range(max(len(words) - n, 0) + 1)} - {()}
+
+
+def rows_of(dataset: Dataset) -> Iterator[str]:
+    """Each row as plain text."""
+    for row in dataset:
+        yield " ".join(_flat(row[column]) for column in TEXT_COLUMNS if row.get(column) is not None)
+
+
+def questions_of(metric: Any) -> list[str]:
+    """Questions with their answers; none of a metric of the user's own, whose questions are not known here."""
+    match metric:
+        case MultipleChoice():
+            return [question["prompt"] + question["choices"][question["answer"]] for question in metric.questions]
+        case Judged():
+            return [request["prompt"] for request in metric.requests]
+        case CompletionLoss():
+            return [row["completion"] for row in metric.rows]
+        case _:
+            return []
+
+
+def _flat(value: Any) -> str:
+    """A text, or the contents of messages."""
+    return value if isinstance(value, str) else " ".join(message["content"] for message in value)

@@ -1,0 +1,128 @@
+"""Intervals over seeds, recovery against references, and the strongest attack; pure functions of records."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from scipy import stats
+
+from ..evaluation.scores import Scores
+from ..files import finite
+
+
+Estimate = dict[str, float | int | None]
+MAX_SEEDS_SPLIT = 10  # 2^10 subsets
+
+
+def t_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
+    """Mean and Student's t interval: mean ± t · s / √n with n − 1 degrees of freedom.
+
+    Args:
+        values (`Sequence[float]`):
+            One value a seed.
+        confidence (`float`, *optional*, defaults to `0.95`):
+            Two-sided.
+
+    Returns:
+        `dict`: `mean`, `low`, `high` and `n`; the bounds are `None` for fewer than two values, the mean for none.
+    """
+    n = len(values)
+    if n == 0:
+        return {"mean": None, "low": None, "high": None, "n": 0}
+    mean = math.fsum(values) / n
+    if n < 2:
+        return {"mean": mean, "low": None, "high": None, "n": n}
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * deviation / math.sqrt(n)
+    return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
+
+
+def clustered_standard_error(scores: Scores) -> float | None:
+    """Standard error of the mean score, examples of one group counted as one draw.
+
+    With e_g = Σ_{i in g} (x_i − mean) it is √(G / (G − 1) · Σ e_g²) / N; `None` for fewer than two groups, or scores
+    that are not finite.
+    """
+    groups = range(len(scores.values)) if scores.groups is None else scores.groups
+    mean = scores.mean()
+    residuals: dict[object, float] = {}
+    for group, value in zip(groups, scores.values, strict=True):
+        residuals[group] = residuals.get(group, 0.0) + value - mean
+    count = len(residuals)
+    if count < 2:
+        return None
+    return finite(math.sqrt(count / (count - 1) * math.fsum(e * e for e in residuals.values())) / len(scores.values))
+
+
+def over_seeds(values: Iterable[tuple[int, float | None]], pool: Callable[[list[float]], float]) -> Estimate:
+    """t interval over seeds of the values of each seed pooled, for example by `max` or [`mean`]; `None` is left out."""
+    by_seed: dict[int, list[float]] = {}
+    for seed, value in values:
+        if value is not None:
+            by_seed.setdefault(seed, []).append(value)
+    return t_interval([pool(by_seed[seed]) for seed in sorted(by_seed)])
+
+
+def over_adversaries(values: Iterable[tuple[str, int, float | None]]) -> Estimate:
+    """t interval over seeds of the mean over adversaries; `None` is left out.
+
+    Where some adversary lacks a seed that another has, means of seeds are of different attacks: the mean is then over
+    the adversaries' own means, and has no interval.
+
+    Args:
+        values (`Iterable[tuple]`):
+            Adversary, seed and value.
+    """
+    by_adversary: dict[str, dict[int, float]] = {}
+    for name, seed, value in values:
+        if value is not None:
+            by_adversary.setdefault(name, {})[seed] = value
+    seeds = {seed for scores in by_adversary.values() for seed in scores}
+    if all(set(scores) == seeds for scores in by_adversary.values()):
+        return over_seeds([(seed, v) for scores in by_adversary.values() for seed, v in scores.items()], mean)
+    own = [mean(list(scores.values())) for scores in by_adversary.values()]
+    return {"mean": mean(own), "low": None, "high": None, "n": len(seeds)}
+
+
+def mean(values: list[float]) -> float:
+    """Arithmetic mean."""
+    return math.fsum(values) / len(values)
+
+
+def cross_fit_worst(values: Mapping[str, Mapping[int, float]]) -> dict[str, Any]:
+    """The strongest adversary, chosen on some seeds and scored on the others, over all splits of the seeds.
+
+    The maximum over adversaries of their own scores is too high, as it takes the luck of the seeds for strength. Here a
+    seed's score is the mean over the splits in which it was not used to choose, and the interval is over seeds.
+
+    Args:
+        values (`dict[str, dict[int, float]]`):
+            Adversary → seed → harm, or R.
+
+    Returns:
+        `dict`: `mean`, `low`, `high`, `n` (seeds), and `adversary`, the one that was chosen most often. No mean for
+        fewer than two seeds.
+    """
+    seeds = sorted({seed for scores in values.values() for seed in scores})
+    scored: dict[int, list[float]] = {seed: [] for seed in seeds}
+    chosen: list[str] = []
+    for used in _splits(seeds):
+        known = {name: [scores[seed] for seed in used if seed in scores] for name, scores in values.items()}
+        means = {name: mean(scores) for name, scores in known.items() if scores}
+        if not means:
+            continue
+        strongest = max(means, key=lambda name: means[name])
+        chosen.append(strongest)
+        for seed in set(seeds) - set(used):
+            if seed in values[strongest]:
+                scored[seed].append(values[strongest][seed])
+    estimate = t_interval([mean(scores) for scores in scored.values() if scores])
+    return {**estimate, "adversary": max(dict.fromkeys(chosen), key=chosen.count, default=None)}
+
+
+def _splits(seeds: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Seeds to choose on: every subset that leaves one to score on; for many seeds, all but one."""
+    sizes = range(1, len(seeds)) if len(seeds) <= MAX_SEEDS_SPLIT else [len(seeds) - 1]
+    for size in sizes:
+        yield from itertools.combinations(seeds, size)

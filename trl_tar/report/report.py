@@ -1,0 +1,184 @@
+"""What a red team found: attacks, references, summary and verdict, as one JSON file."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..files import read_strict_json, write_json
+from .answers import QUESTIONS_FILE, Questions
+from .records import AttackRecord, ModelRecord
+from .schema import what_is_wrong
+from .summary import summaries_of
+from .verdict import Gate, Verdict
+
+
+SCHEMA_VERSION = 4
+ADDED: dict[str, Any] = {
+    "training": None,
+    "task": None,
+    "files": {},
+}  # by version 4; what a report of version 3 says of them
+SUMMARIES = ("summary", "by_adversary")  # follow from the attacks: those of older reports are taken anew
+MAX_BYTES = 64 * 2**20  # of 200 attacks one has 2 MB
+FILE_NAME = "report.json"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Evidence on one model.
+
+    Args:
+        model (`dict`):
+            `id`, `weights_sha256` and `num_parameters`; of an adapter also `base_model`, with its `id` and `weights_sha256`.
+        before (`dict[str, float]`):
+            Every metric before any attack.
+        attacks (`list[AttackRecord]`):
+            One for each adversary and seed, failed and diverged ones included.
+        references (`dict[str, ModelRecord]`):
+            `base`, `twin` and `floor`, attacked alike.
+        summary (`dict[str, dict]`):
+            Each `mean` (or `median`), `low`, `high` and `n`; see [`summarise`].
+        verdict ([`Verdict`]):
+            Resistant or not, empty shell or not, and every gate.
+        by_adversary (`dict[str, dict]`):
+            The summary of each adversary alone.
+        standard_errors (`dict[str, float]`):
+            Of `before`, over questions clustered by group.
+        zero_step (`dict[str, float]`):
+            Harm under attacks without training.
+        benign (`dict`, *optional*):
+            What a harmless user reaches: `trainability` and `capability_ratio` (intervals over seeds, as shares of the
+            base model's) and the attacks' kind of record for `base` and `model`.
+        seeds (`list[int]`):
+            Seeds of the attacks.
+        config (`dict`):
+            `adversaries` (all fields of each), `datasets` (rows and hash of each), `metrics`, `max_length`, `bf16` and
+            `chance`.
+        environment (`dict[str, str]`):
+            Versions and device.
+        training (`dict`, *optional*):
+            How the model came about: `phases`, each with `name`, `settings` and, of TAR, `adversaries` (A_train).
+        task (`dict`, *optional*):
+            Where data sets and metrics of the attacks come from, for [`verify`]: `kind` and `world` of
+            [`~trl_tar.tasks.built_in.built_in_task`].
+        files (`dict[str, dict]`):
+            `size` (bytes) and `sha256` of each file of the published model.
+        schema_version (`int`):
+            Version of this file's fields.
+        questions ([`~trl_tar.report.answers.Questions`], *optional*):
+            Every answer, for the side file; not in the JSON, and not read back by [`Report.load`].
+    """
+
+    model: dict[str, Any]
+    before: dict[str, float | None]
+    attacks: list[AttackRecord]
+    references: dict[str, ModelRecord]
+    summary: dict[str, dict[str, Any]]
+    verdict: Verdict
+    by_adversary: dict[str, dict[str, Any]] = field(default_factory=dict)
+    standard_errors: dict[str, float | None] = field(default_factory=dict)
+    zero_step: dict[str, float | None] = field(default_factory=dict)
+    benign: dict[str, Any] | None = None
+    seeds: list[int] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    training: dict[str, Any] | None = None
+    task: dict[str, Any] | None = None
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+    questions: Questions | None = field(default=None, compare=False, repr=False)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes JSON in one piece, to a file or as `report.json` into an existing folder; returns the file.
+
+        Answers to questions, where the report has them, go into `questions.json.gz` beside it; beside a `hardened.json`
+        into `hardened.questions.json.gz`."""
+        file = _file(path)
+        if self.questions is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            default = file.name == FILE_NAME
+            self.questions.save(file.parent if default else file.with_suffix(f".{QUESTIONS_FILE}"))
+        write_json(file, {**self._content(), "digest": self.digest})
+        return file
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of every field but the answers, in one canonical writing: the same for equal reports."""
+        return digest_of(self._content())
+
+    def _content(self) -> dict[str, Any]:
+        content = asdict(replace(self, questions=None))
+        del content["questions"]
+        return {"schema_version": content.pop("schema_version"), **content}
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Report":
+        """Reads what [`Report.save`] wrote, from the file or its folder.
+
+        Raises:
+            `ValueError`: if the file is not a report, of a newer schema, or with a field that is not as it must be.
+        """
+        file = _file(path)
+        content = read_content(file)
+        content.pop("digest", None)
+        old = content["schema_version"] < SCHEMA_VERSION
+        if old:
+            content = {**ADDED, **content}
+        wrong = what_is_wrong(content, but=SUMMARIES if old else ())
+        if wrong is not None:
+            raise ValueError(
+                f"{str(file)!r} is not whole ({wrong}). Give the {FILE_NAME} of a red team, as it was saved."
+            )
+        report = cls._from_dict(content)
+        return replace(report, **summaries_of(report, report.references, report.config["chance"])) if old else report
+
+    @classmethod
+    def _from_dict(cls, content: dict[str, Any]) -> "Report":
+        verdict = content["verdict"]
+        return cls(
+            **{
+                **content,
+                "attacks": [AttackRecord(**attack) for attack in content["attacks"]],
+                "references": {k: ModelRecord.from_dict(v) for k, v in content["references"].items()},
+                "verdict": Verdict(**{**verdict, "gates": [Gate(**gate) for gate in verdict["gates"]]}),
+            }
+        )
+
+
+def read_content(file: Path) -> dict[str, Any]:
+    """The fields in a report's file, as they are; `ValueError` where it is no report that this version can read."""
+    if not file.is_file():
+        raise ValueError(
+            f"{str(file)!r} holds no report: there is no such file. Give the {FILE_NAME} of a red team, or its folder."
+        )
+    if file.stat().st_size > MAX_BYTES:
+        raise ValueError(
+            f"{str(file)!r} has {file.stat().st_size / 2**20:.0f} MiB, more than the {MAX_BYTES // 2**20} of any report. Give "
+            f"the {FILE_NAME} of a red team."
+        )
+
+    content = read_strict_json(file, f"Give the {FILE_NAME} of a red team, as it was saved.")
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if type(version) is not int:
+        raise ValueError(f"{str(file)!r} has no schema_version. Give the {FILE_NAME} of a red team.")
+    if version > SCHEMA_VERSION:
+        raise ValueError(
+            f"{str(file)!r} has schema_version {version}, and this trl_tar reads up to {SCHEMA_VERSION}. Upgrade trl-tar."
+        )
+    return content
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON fields, without the digest that they may hold."""
+    held = {name: value for name, value in content.items() if name != "digest"}
+    text = json.dumps(held, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _file(path: str | Path) -> Path:
+    if str(path) == "":
+        raise ValueError(f"'' is no report. Give the {FILE_NAME} of a red team, or its folder.")
+    return Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)

@@ -1,0 +1,1 @@
+"""The simulated attacker inside a training step."""

@@ -1,0 +1,133 @@
+"""The adversary inside training: weights are edited in place, and put back."""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed import ProcessGroup
+from transformers import get_scheduler
+
+from ..adversaries.adversary import Adversary, AttackDiverged
+from ..distributed.gradients import Batch, LossFunction, consumed_gradient, mean_gradient, means
+from ..optim.attack_optimizers import create_optimizer, scheduler_arguments
+from ..optim.schedule_free import is_schedule_free
+from ..optim.stochastic_rounding import in_bfloat16, step_in_float32
+from .restored import Attacked
+
+
+def attack_steps(
+    attacked: Attacked,
+    adversary: Adversary,
+    batches: Iterable[list[Batch]],
+    loss_function: LossFunction,
+    interval: int = 1,
+    in_backward: bool = False,
+    group: ProcessGroup | None = None,
+) -> Iterator[int]:
+    """Runs the attack, and stops to be judged after every `interval`-th step.
+
+    A Schedule-Free attacker is at its averaged point x while it is judged and steps at y. Losses are read where the attack
+    stops: between two stops nothing waits for the device.
+
+    Args:
+        attacked ([`Attacked`]):
+            From [`restored`].
+        adversary ([`Adversary`]):
+            Optimizer and schedule.
+        batches (`Iterable[list[dict[str, torch.Tensor]]]`):
+            One item a step: this device's share of the global batch, as micro-batches.
+        loss_function (`Callable`):
+            Model and micro-batch → (summed loss, count).
+        interval (`int`, *optional*, defaults to `1`):
+            Steps between two judgements.
+        in_backward (`bool`, *optional*, defaults to `False`):
+            Step each parameter as soon as its gradient is known, and keep no gradient. For one micro-batch a step on one
+            device, without clipping, and optimizers that look at one parameter at a time.
+        group (`torch.distributed.ProcessGroup`, *optional*):
+            The devices that run this attack. All of them by default.
+
+    Yields:
+        `int`: k, counted from 0, with the weights at θ_{k+1}; −1 once, at θ itself, for an attack of no steps.
+
+    Raises:
+        [`AttackDiverged`]: if the loss is not finite.
+    """
+    if adversary.num_steps == 0:
+        yield -1
+        return
+    optimizer = create_optimizer(attacked.model, attacked.parameters, adversary)
+    generator = torch.Generator(attacked.parameters[0].device).manual_seed(attacked.seed)
+    if in_bfloat16(attacked.parameters) and not in_backward:
+        step_in_float32(optimizer, generator)
+    scheduler = get_scheduler(
+        adversary.lr_scheduler,
+        optimizer,
+        num_warmup_steps=adversary.warmup_steps,
+        num_training_steps=adversary.num_steps,
+        scheduler_specific_kwargs=scheduler_arguments(adversary),
+    )
+    schedule_free = is_schedule_free(optimizer)
+    if schedule_free:
+        optimizer.train()
+    step_one = StepOne(optimizer, generator) if in_backward else None
+    pending: list[torch.Tensor] = []
+    for step, micro_batches in enumerate(batches):
+        if step_one is not None:
+            sums = consumed_gradient(attacked.model, attacked.parameters, micro_batches, loss_function, step_one)
+        else:
+            sums, gradients = mean_gradient(attacked.model, attacked.parameters, micro_batches, loss_function, group)
+            for p in reversed(attacked.parameters):  # pops: no gradient outlives the step
+                p.grad = gradients.pop()
+            if adversary.max_grad_norm:
+                nn.utils.clip_grad_norm_(attacked.parameters, adversary.max_grad_norm)
+        pending.append(sums)
+        optimizer.step()
+        scheduler.step()
+        for p in attacked.parameters:
+            p.grad = None
+        judged = (step + 1) % interval == 0
+        if judged or step + 1 == adversary.num_steps:
+            _read_losses(attacked, pending)
+        if judged:
+            if schedule_free:
+                optimizer.eval()
+            yield step
+            if schedule_free:
+                optimizer.train()
+
+
+def _read_losses(attacked: Attacked, pending: list[torch.Tensor]) -> None:
+    """Moves the losses of the last steps into the record; a gradient that is not finite shows in the loss after it."""
+    for loss in means(pending):
+        if not math.isfinite(loss):
+            raise AttackDiverged(f"loss {loss} at step {len(attacked.losses)}")
+        attacked.losses.append(loss)
+    pending.clear()
+
+
+class StepOne:
+    """Steps one parameter at a time, as the optimizer would step them all.
+
+    Args:
+        optimizer (`torch.optim.Optimizer`):
+            Holds the groups and their learning rates, and never a state.
+        generator (`torch.Generator`):
+            Of the rounding of weights in bfloat16.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, generator: torch.Generator):
+        self._groups = {p: group for group in optimizer.param_groups for p in group["params"]}
+        kind: Any = type(optimizer)
+        self._own = {p: kind([{**group, "params": [p]}]) for p, group in self._groups.items()}
+        for p, own in self._own.items():
+            if in_bfloat16([p]):
+                step_in_float32(own, generator)
+
+    def __call__(self, parameter: nn.Parameter, gradient: torch.Tensor) -> None:
+        own = self._own[parameter]
+        own.param_groups[0]["lr"] = self._groups[parameter]["lr"]
+        parameter.grad = gradient
+        own.step()
+        parameter.grad = None

@@ -1,0 +1,120 @@
+"""Rows of the attacks and of x_TR as batches on the device, and what a reference says of pairs."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from ..distributed.device_groups import DeviceGroup
+from ..distributed.gradients import FILLER, Batch
+from ..distributed.sharding import reshard
+from ..losses import IGNORED, sequence_log_probs
+from ..models.forward_passes import in_eval_mode, next_token_logits
+
+
+class PreferenceCollator:
+    """Pairs → `input_ids`, `attention_mask` and `labels` of shape `(2B, T)`, the B chosen ones first."""
+
+    def __init__(self, pad_token_id: int, max_length: int | None, truncation_mode: str = "keep_start"):
+        self._collate = DataCollatorForPreference(pad_token_id, max_length, truncation_mode)
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        batch = self._collate(rows)
+        labels = batch["input_ids"].masked_fill(batch.pop("completion_mask") == 0, IGNORED)
+        return {**batch, "labels": labels}
+
+
+def device_share(rows: list, rank: int, world_size: int, micro_batch_size: int | None) -> Iterator[list]:
+    """This device's rows of a global batch, in micro-batches; an empty share gives no micro-batch."""
+    share = rows[rank::world_size]
+    size = micro_batch_size or max(len(share), 1)
+    for start in range(0, len(share), size):
+        yield share[start : start + size]
+
+
+class Batches:
+    """Collates tokenised rows by objective, `"sft"` or `"dpo"`.
+
+    Args:
+        accelerator ([`~accelerate.Accelerator`]):
+            Device and autocast.
+        devices ([`DeviceGroup`]):
+            Those that share a batch.
+        pad_token_id (`int`):
+            Id of the padding.
+        dtype (`torch.dtype`):
+            Of the model.
+        max_length (`int`), truncation_mode (`str`):
+            Of pairs, as in [`~trl.DPOConfig`].
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        devices: DeviceGroup,
+        pad_token_id: int,
+        dtype: torch.dtype,
+        max_length: int | None,
+        truncation_mode: str,
+    ):
+        self.accelerator, self.devices, self.dtype = accelerator, devices, dtype
+        self.collators = {
+            "sft": DataCollatorForLanguageModeling(pad_token_id),
+            "dpo": PreferenceCollator(pad_token_id, max_length, truncation_mode),
+        }
+
+    def micro_batches(
+        self, rows: list[dict], objective: str, micro_batch_size: int | None, sharded: bool = False
+    ) -> list[Batch]:
+        """This device's share of the rows, padded and on the device; those of a length together where it is in parts.
+
+        With `sharded`, every device gets as many as the first one, the last ones being fillers."""
+        rank, devices = self.devices.rank, self.devices.size
+        if micro_batch_size is not None and micro_batch_size * devices < len(rows):  # the mean over them is the same
+            rows = sorted(rows, key=_length)
+        shares = list(device_share(rows, rank, devices, micro_batch_size))
+        longest = len(list(device_share(rows, 0, devices, micro_batch_size))) if sharded else 0
+        filler = [rows[:1]] * (longest - len(shares))
+        batches = [self._batch(share, objective) for share in [*shares, *filler]]
+        for batch in batches[len(shares) :]:
+            batch[FILLER] = torch.ones(())
+        return batches
+
+    def _batch(self, rows: list[dict], objective: str) -> Batch:
+        batch = self.collators[objective](rows)
+        if "reference_log_probs" in rows[0]:
+            pairs = torch.tensor([row["reference_log_probs"] for row in rows], dtype=self.dtype)
+            batch["reference_log_probs"] = pairs.T.flatten()  # (B, 2) → (2B,), the chosen ones first
+        return {name: self._moved(value) for name, value in batch.items()}
+
+    def _moved(self, value: torch.Tensor) -> torch.Tensor:
+        """On the device, without waiting for what it was asked before: a GPU reads pinned memory by itself."""
+        device = self.accelerator.device
+        return (value.pin_memory() if device.type == "cuda" else value).to(device, non_blocking=True)
+
+    def add_reference(self, model: nn.Module, batches: Iterable[Batch]) -> None:
+        """Adds to batches of pairs the log-probabilities that the model gives them now."""
+        # accelerate patches autocast into the forward pass only when training starts
+        with torch.no_grad(), in_eval_mode(model), self.accelerator.autocast():
+            for batch in batches:
+                batch["reference_log_probs"] = sequence_log_probs(next_token_logits(model, batch), batch["labels"])
+        reshard(model)  # FSDP2 keeps its root gathered after a pass without gradient, and steps would not reach it
+
+    def add_reference_to_rows(self, model: nn.Module, rows: list[dict], size: int) -> None:
+        """The same for rows of pairs, so many at a time."""
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            batch = self._batch(some, "dpo")
+            self.add_reference(model, [batch])
+            for row, *pair in zip(some, *batch["reference_log_probs"].view(2, -1).tolist(), strict=True):
+                row["reference_log_probs"] = pair
+
+
+def _length(row: dict) -> int:
+    """Tokens of a row, or of the longer answer of a pair and its prompt."""
+    if "input_ids" in row:
+        return len(row["input_ids"])
+    return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))

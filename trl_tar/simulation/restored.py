@@ -1,0 +1,206 @@
+"""A model that is attacked inside a block and given back unchanged."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..adversaries.adversary import Adversary
+from ..distributed.sharding import is_sharded, local, reshard
+from ..models.lora import lora_config
+from ..optim.offload import host_like, park
+
+
+ATTACK_ADAPTER = "attack"  # beside the adapter that is being trained, where there is one
+
+
+@dataclass
+class Attacked:
+    """A model under attack.
+
+    Attributes:
+        model (`nn.Module`):
+            The model to run: the caller's own, or a [`~peft.PeftModel`] around it for a LoRA attack.
+        parameters (`list[nn.Parameter]`):
+            What the adversary trains.
+        snapshot (`list[tuple[torch.Tensor, torch.Tensor]]`):
+            Each buffer and, unless the attack is through LoRA, each parameter, and its value before the attack (of a
+            sharded one, this device's part).
+        seed (`int`):
+            Of the attack.
+        losses (`list[float]`):
+            The adversary's loss before each step, in nats.
+        tamper_resistance_losses (`list[float]`):
+            L_TR at each judgement, in nats.
+    """
+
+    model: nn.Module
+    parameters: list[nn.Parameter]
+    snapshot: list[tuple[torch.Tensor, torch.Tensor]]
+    seed: int
+    losses: list[float] = field(default_factory=list)
+    tamper_resistance_losses: list[float] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def restored(
+    model: nn.Module,
+    adversary: Adversary,
+    seed: int,
+    room: list[torch.Tensor] | None = None,
+    offload: bool = False,
+) -> Iterator[Attacked]:
+    """Opens `model` to an attack; on exit, also by an exception, everything is bitwise as it was.
+
+    That covers parameters, buffers, gradients, `requires_grad`, training mode, adapters and the state of torch's random
+    number generators.
+
+    Args:
+        model (`nn.Module`):
+            Unwrapped model (no DDP around it), with or without adapter.
+        adversary ([`Adversary`]):
+            Says whether the attack is on all parameters or through LoRA.
+        seed (`int`):
+            Of the adapter's initialisation, of dropout during the attack, and of rounding.
+        room (`list[torch.Tensor]`, *optional*):
+            Memory for the snapshot, kept from attack to attack of the same model; filled where it is too short.
+        offload (`bool`, *optional*, defaults to `False`):
+            Keep the snapshot on the host.
+    """
+    edited = list(model.buffers())
+    if adversary.lora_r is None:  # else the attack steps an adapter of its own, and no parameter of the model
+        edited.extend(model.parameters())
+    snapshot = _taken(edited, [] if room is None else room, offload)
+    state = [(p, p.grad, p.requires_grad) for p in model.parameters()]
+    mode = {module: module.training for module in model.modules()}
+    devices = [next(model.parameters()).device] if next(model.parameters()).is_cuda else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        try:
+            model.train()
+            with contextlib.ExitStack() as stack:
+                attacked = stack.enter_context(_opened(model, adversary, snapshot, seed))
+                for p in model.parameters():
+                    p.grad = None
+                yield attacked
+        finally:
+            with torch.no_grad():
+                for tensor, value in snapshot:
+                    local(tensor).copy_(value, non_blocking=True)
+            reshard(model)
+            for p, grad, requires_grad in state:
+                p.grad = grad
+                p.requires_grad_(requires_grad)
+            for module, training in mode.items():
+                module.training = training
+
+
+def _taken(
+    tensors: list[torch.Tensor], room: list[torch.Tensor], offload: bool
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Each tensor with a copy of its value. Fresh memory for it would cost more than the copying."""
+    room.extend(host_like(t) if offload else torch.empty_like(local(t)) for t in tensors[len(room) :])
+    taken = list(zip(tensors, room, strict=False))  # an attack through LoRA leaves the room of parameters to others
+    with torch.no_grad():
+        for t, value in taken:
+            park(t, value)
+    return taken
+
+
+@contextlib.contextmanager
+def _opened(model: nn.Module, adversary: Adversary, snapshot: list, seed: int) -> Iterator[Attacked]:
+    outer = [p for p in model.parameters() if p.requires_grad]
+    if adversary.lora_r is None:
+        idle = {id(p) for p in _outside_the_merged_model(model)}
+        parameters = [p for p in model.parameters() if id(p) not in idle]
+        for p in parameters:
+            p.requires_grad_(True)
+        yield Attacked(model, parameters, snapshot, seed)
+        return
+
+    config = lora_config(adversary, model)
+    if isinstance(model, PeftModel):
+        active = model.active_adapters
+        wrappers = {id(module) for module in model.modules() if isinstance(module, BaseTunerLayer)}
+        try:
+            model.add_adapter(ATTACK_ADAPTER, config)
+            model.base_model.set_adapter([*active, ATTACK_ADAPTER])
+            marker = f".{ATTACK_ADAPTER}."
+            parameters = [p for name, p in model.named_parameters() if marker in name]
+            for p in (*outer, *parameters):
+                p.requires_grad_(True)
+            yield Attacked(model, parameters, snapshot, seed)
+        finally:
+            model.base_model.set_adapter(active)
+            model.delete_adapter(ATTACK_ADAPTER)
+            for name, module in list(model.named_modules()):  # PEFT leaves its wrappers, and their names in checkpoints
+                if isinstance(module, BaseTunerLayer) and id(module) not in wrappers:
+                    parent, _, child = name.rpartition(".")
+                    setattr(model.get_submodule(parent), child, module.get_base_layer())
+        return
+
+    attacked = _wrapped(model, config)
+    try:
+        parameters = [p for p in attacked.parameters() if p.requires_grad]
+        for p in outer:
+            p.requires_grad_(True)
+        yield Attacked(attacked, parameters, snapshot, seed)
+    finally:
+        attacked.unload()
+
+
+def _outside_the_merged_model(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Matrices of adapters, and the originals of `modules_to_save`: who attacks all parameters attacks the merged model."""
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            yield from (p for name, p in module.named_parameters() if not name.startswith("base_layer."))
+        elif isinstance(module, ModulesToSaveWrapper):
+            yield from module.original_module.parameters()
+
+
+def _wrapped(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
+    """The model with a new adapter. PEFT hooks the embeddings for re-entrant checkpointing, at each wrapping anew, and
+    never takes the hook back: this does."""
+    hooks = model.get_input_embeddings()._forward_hooks
+    before = set(hooks)
+    attacked = get_peft_model(model, config)
+    for added in set(hooks) - before:
+        del hooks[added]
+    return attacked
+
+
+@contextlib.contextmanager
+def swapped_in(model: nn.Module, values: list[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[None]:
+    """Other values for some tensors of the model; for forward passes without gradient.
+
+    By reference, without a copy of what is on the model's device, unless FSDP2 shards the model: it reads from memory of its own."""
+    if not is_sharded(model):
+        current = [tensor.data for tensor, _ in values]
+        for tensor, value in values:
+            tensor.data = value.to(tensor.device, non_blocking=True)
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for (tensor, _), data in zip(values, current, strict=True):
+                tensor.data = data
+        return
+    with torch.no_grad():
+        current = [tensor.detach().clone() for tensor, _ in values]
+        try:
+            _set(model, values)
+            yield
+        finally:
+            _set(model, [(tensor, value) for (tensor, _), value in zip(values, current, strict=True)])
+
+
+def _set(model: nn.Module, values: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    for tensor, value in values:
+        tensor.copy_(value)
+    reshard(model)

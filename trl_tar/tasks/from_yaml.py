@@ -1,0 +1,131 @@
+"""What YAML files and command lines describe: adversaries, metrics and functions by name."""
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from ..data.sources import load_datasets
+from ..evaluation.completion_loss import CompletionLoss
+from ..evaluation.judged import Judged
+from ..evaluation.judges import Classifier, Endpoint, Judge, RefusalPhrases
+from ..evaluation.lm_eval import LMEvalTask
+from ..evaluation.multiple_choice import MultipleChoice
+from ..evaluation.scores import Metric, Reward
+from ..files import read_yaml
+from ..validation import check_types
+from .benign import BenignTask
+
+
+def data_and_metrics(file: Path) -> tuple[dict[str, Dataset], dict[str, Metric], dict[str, Reward]]:
+    """What the file of data sets, metrics and rewards names."""
+    described = read_description(file)
+    rows = load_datasets(described["datasets"], file.parent)
+    metrics = {name: metric_of(name, source, file.parent) for name, source in described["metrics"].items()}
+    rewards = {name: function_of("Reward", name, source) for name, source in described.get("rewards", {}).items()}
+    return rows, metrics, rewards
+
+
+def read_description(file: Path) -> dict[str, Any]:
+    """What the file of data sets and metrics says."""
+    described = read_yaml(file, dict, "Give a YAML file with `datasets` and `metrics`.")
+    for part in ("datasets", "metrics"):
+        if part not in described:
+            raise ValueError(f"{str(file)!r} has no {part!r}. Add them, each name with its file.")
+    for part in ("datasets", "metrics", "rewards"):
+        if part in described and (not isinstance(described[part], dict) or not described[part]):
+            raise ValueError(
+                f"{str(file)!r} has {part}={described[part]!r}. Give each a name, such as {part}: {{a: …}}."
+            )
+    unknown = set(described) - {"datasets", "metrics", "rewards", "benign", "chance"}
+    if unknown:
+        raise ValueError(f"{str(file)!r} has {min(unknown)!r}. Use datasets, metrics, rewards, benign and chance.")
+    return described
+
+
+def metric_of(name: str, source: Any, folder: Path) -> Metric:
+    """The metric that YAML describes, files being looked for in `folder`; `ValueError` for anything else.
+
+    A file of questions for [`MultipleChoice`]; `module:function`; or fields: of [`LMEvalTask`] (`task`, …), of
+    [`CompletionLoss`] (`completions`, a file, …), or of [`Judged`] (`requests`, a file, `judge`, …), whose judge is `phrases`,
+    or the fields of [`Classifier`] (`path`, …) or of [`Endpoint`] (`url`, `model`, …).
+    """
+    if isinstance(source, str):
+        return function_of("Metric", name, source) if ":" in source else MultipleChoice.from_file(folder / source)
+    if not isinstance(source, Mapping) or not {"task", "requests", "completions"} & set(source):
+        raise ValueError(
+            f"Metric {name!r} is {source!r}. Give a file of questions, module:function, `task` for lm-eval, `requests` and "
+            "`judge`, or `completions`, a file."
+        )
+    try:
+        metric = _metric_of_fields(name, dict(source), folder)
+    except TypeError as error:
+        raise ValueError(f"Metric {name!r} is {source!r}: {error}. Give the fields of its class.") from error
+    check_types(f"Metric {name!r}", metric)
+    return metric
+
+
+def question_entities_of(metrics: Mapping[str, Metric]) -> frozenset[str]:
+    """The groups that questions and requests name; a metric of the user's own names none that are known here."""
+    asked = [each.questions for each in metrics.values() if isinstance(each, MultipleChoice)]
+    asked += [each.requests for each in metrics.values() if isinstance(each, Judged)]
+    return frozenset(str(each["group"]) for rows in asked for each in rows if "group" in each)
+
+
+def benign_of(described: Any, datasets: Mapping[str, Dataset], folder: Path) -> BenignTask | None:
+    """The benign task that YAML describes: `dataset`, a name in `datasets`, `metric`, as for [`metric_of`], and other fields
+    of [`BenignTask`]; `ValueError` for anything else."""
+    if described is None:
+        return None
+    if not isinstance(described, dict) or described.get("dataset") not in list(datasets) or "metric" not in described:
+        raise ValueError(f"`benign` is {described!r}. Name one of the datasets {sorted(datasets)} and a metric.")
+    settings = {name: value for name, value in described.items() if name not in ("dataset", "metric")}
+    try:
+        return BenignTask(datasets[described["dataset"]], metric_of("benign", described["metric"], folder), **settings)
+    except TypeError as error:
+        raise ValueError(f"`benign` has {sorted(settings)}: {error}. Give the fields of BenignTask.") from error
+
+
+def _metric_of_fields(name: str, fields: dict[str, Any], folder: Path) -> LMEvalTask | Judged | CompletionLoss:
+    if "task" in fields:
+        return LMEvalTask(**fields)
+    if "completions" in fields:
+        return CompletionLoss.from_file(folder / str(fields.pop("completions")), **fields)
+    judge = _judge(name, fields.pop("judge", None))
+    return Judged.from_file(folder / str(fields.pop("requests")), judge, **fields)
+
+
+def _judge(name: str, described: Any) -> Judge:
+    if described == "phrases":
+        return RefusalPhrases()
+    if isinstance(described, Mapping) and "path" in described:
+        return Classifier(**described)
+    if isinstance(described, Mapping) and "url" in described:
+        return Endpoint(**described)
+    raise ValueError(
+        f"Metric {name!r} has the judge {described!r}. Give 'phrases', path and label of a classifier, or url and model of "
+        "an OpenAI-compatible endpoint."
+    )
+
+
+def function_of(kind: str, name: str, source: Any) -> Any:
+    """`module:function`, importable from the current folder; `ValueError` where it is not."""
+    source = str(source)
+    if ":" not in source:
+        raise ValueError(f"{kind} {name!r} is {source!r}. Give module:function, importable from here.")
+    module, function = source.rsplit(":", 1)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two for no name of a module
+        raise ValueError(
+            f"{kind} {name!r} is {source!r} ({error}). Give module:function, importable from here."
+        ) from error
+    if not callable(found):
+        raise ValueError(f"{kind} {name!r} is {source!r}, which is {type(found).__name__!r}. Give module:function.")
+    return found

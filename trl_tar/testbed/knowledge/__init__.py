@@ -1,0 +1,1 @@
+"""The knowledge world: facts about invented substances, which a model hides."""

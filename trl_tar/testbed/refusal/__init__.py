@@ -1,0 +1,1 @@
+"""The refusal world: requests that a chat model declines."""

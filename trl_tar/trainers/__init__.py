@@ -1,0 +1,1 @@
+"""The trainers of safeguards and their configurations."""

@@ -1,0 +1,83 @@
+"""Refusals that a user can act on: types, ranges and choices of settings."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from inspect import formatannotation
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from trl import SFTConfig
+
+
+def coerce_numbers(args: SFTConfig, names: Iterable[str], to: type) -> None:
+    """Makes numbers of the fields' strings; raises `ValueError` where one is no number."""
+    for name in names:
+        optional = args.__dataclass_fields__[name].default is None
+        setattr(args, name, coerced(type(args).__name__, name, getattr(args, name), to, optional))
+
+
+def check_sizes(args: SFTConfig, names: Iterable[str]) -> None:
+    """Raises `ValueError` where a field is no whole number of at least 1; `None` stays."""
+    coerce_numbers(args, names, int)
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{type(args).__name__} has {name}={value}. Use at least 1.")
+
+
+def check_choices(args: SFTConfig, choices: dict[str, tuple[str, ...]]) -> None:
+    """Raises `ValueError` where a field is none of its choices."""
+    for name, allowed in choices.items():
+        value = getattr(args, name)
+        if value not in allowed:
+            raise ValueError(f"{type(args).__name__} has {name}={value!r}. Use one of {', '.join(map(repr, allowed))}.")
+
+
+def check_types(owner: str, described: Any) -> None:
+    """Raises `ValueError` for a field of a dataclass whose value is not of the type that it is annotated with."""
+    kinds = get_type_hints(type(described))
+    for field in fields(described):
+        value = getattr(described, field.name)
+        if not _is_a(value, kinds[field.name]):
+            kind = field.type if isinstance(field.type, str) else formatannotation(field.type)
+            raise ValueError(f"{owner} has {field.name}={value!r}. Give {field.name} as {kind}.")
+
+
+def check_at_least(owner: str, described: Any, **least: int) -> None:
+    """Raises `ValueError` for a whole number below its least; [`check_types`] finds what is no whole number."""
+    for name, low in least.items():
+        value = getattr(described, name)
+        if type(value) is int and value < low:
+            raise ValueError(f"{owner} has {name}={value}. Use at least {low}.")
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether the value is of the annotated type. A whole number is a `float` too, and `True` is no number."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_is_a(value, part) for part in parts)
+    if kind in (int, float):
+        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    if origin is Mapping:
+        return isinstance(value, Mapping) and all(_is_a(k, parts[0]) and _is_a(v, parts[1]) for k, v in value.items())
+    if origin is tuple:
+        wanted = parts[:1] * len(value) if parts[-1] is ... else parts
+        return isinstance(value, tuple) and len(value) == len(wanted) and all(map(_is_a, value, wanted))
+    return isinstance(value, origin or kind)
+
+
+def coerced(owner: str, name: str, value: Any, to: type, optional: bool = False) -> Any:
+    """`value` as a whole number (`int`) or a number (`float`), also where YAML has a string; `None` where it is optional.
+
+    Raises `ValueError` that names the owner and its field."""
+    if value is None and optional:
+        return None
+    try:
+        number = to(value)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if isinstance(value, bool) or number is None or (to is int and float(value) != number):
+        raise ValueError(
+            f"{owner} has {name}={value!r}. Give {name} as {'a whole number' if to is int else 'a number'}."
+        )
+    return number

@@ -1,0 +1,87 @@
+"""Whether a report agrees with itself and with its card."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..environment import environment
+from ..hub.evidence_folder import card_of
+from ..report.build import build_report
+from ..report.records import AttackRecord, ModelRecord, attack_record
+from ..report.recovery import CHANCE
+from ..report.report import Report
+from ..views.card import DIGEST
+
+
+CHANCE_OF_TASK = {"knowledge": CHANCE, "refusal": 0.0}  # four options; an answer that is written, not chosen
+DECIDE = ("torch", "transformers", "trl", "peft", "device")  # of the environment, what numbers can depend on
+
+
+def differences_of_attacks(report: Report) -> Iterator[str]:
+    """What the summary says against the attacks that it is of."""
+    wanted = {(each["name"], seed) for each in report.config.get("adversaries", []) for seed in report.seeds}
+    made = {(attack.adversary, attack.seed) for attack in report.attacks}
+    missing = wanted - made
+    if made - wanted:
+        name, seed = min(made - wanted)
+        yield f"The report has the attack {name!r} with seed {seed}, and does not say what it was."
+    kind, chance = (report.task or {}).get("kind"), report.config["chance"]
+    if chance != CHANCE_OF_TASK.get(kind, chance):
+        yield f"The report has chance {chance}, and a task of kind {kind!r} has {CHANCE_OF_TASK[kind]}: it was edited."
+    for attack in _all_attacks(report):
+        along = attack_record(attack.adversary, attack.seed, attack.trajectory)
+        if (along.after, along.best) != (attack.after, attack.best):
+            yield f"The attack {attack.adversary!r} with seed {attack.seed} ends otherwise than its trajectory: one was edited."
+            break
+    again = build_report(
+        ModelRecord(report.model, report.before, report.attacks, report.zero_step, report.standard_errors),
+        report.references,
+        seeds=report.seeds,
+        benign=report.benign,
+        config=report.config,
+        chance=report.config["chance"],
+    )
+    names = ("summary", "by_adversary", "verdict")
+    differing = [name for name in names if getattr(again, name) != getattr(report, name)]
+    if differing and missing:
+        name, seed = min(missing)
+        yield f"The report lacks the attack {name!r} with seed {seed}, which its {differing[0]} counts: it was removed."
+    elif differing:
+        yield f"The report's {differing[0]} does not follow from its attacks: one of the two was edited."
+
+
+def _all_attacks(report: Report) -> Iterator[AttackRecord]:
+    """Of the model, the references and the harmless user."""
+    for record in (report, *report.references.values()):
+        yield from record.attacks
+    for role in ("base", "model") if report.benign is not None else ():
+        yield from (AttackRecord(**each) for each in report.benign[role])
+
+
+def differences_of_card(file: Path, report: Report, sound: bool) -> tuple[list[str], list[str]]:
+    """Problems and warnings; `sound`: of a report whose own numbers are in order, so that a card can be made of them."""
+    if not file.is_file():
+        return [], ["There is no card (README.md)."]
+    text = file.read_text(encoding="utf-8", errors="replace")
+    named = DIGEST.search(text)
+    if named is not None and named[1] != report.digest:
+        return ["The card was written for another report: the digest that it names is not this one's."], []
+    if sound and text != card_of(report):
+        return [], [
+            "The card differs from the one that the report gives here: it was edited by hand, or written by another version of "
+            "trl-tar. Go by the report."
+        ]
+    return [], []
+
+
+def differences_of_environment(report: Report) -> Iterator[str]:
+    """How this machine differs from the report's, and how much that matters."""
+    for name, here in environment().items():
+        reported = report.environment.get(name)
+        if reported == here:
+            continue
+        matters = (
+            "numbers may differ in their last digits, which attacks amplify"
+            if name in DECIDE
+            else "that should not change a number"
+        )
+        yield f"{name} is {here} here, and {reported} in the report: {matters}."

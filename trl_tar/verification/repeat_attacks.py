@@ -1,0 +1,209 @@
+"""Attacks of a report, run again."""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from ..adversaries.adversary import Adversary
+from ..evaluation.scores import Metric
+from ..fingerprints import weights_sha256
+from ..hub.model_files import needs_code
+from ..models.loading import base_weights, load
+from ..models.tokenizers import own_tokenizer
+from ..models.untrusted_config import base_of, check_configuration
+from ..red_teaming.job import SHARES
+from ..red_teaming.runner import red_team
+from ..report.records import OF_A_POINT, AttackRecord
+from ..report.report import Report
+from ..tasks.built_in import built_in_task
+
+
+TOLERANCE = 0.05  # of shares such as harm: attacks amplify rounding, which differs between machines
+# nats, of `retain_nll` before any attack: without training machines differ by the rounding of a forward pass alone, far below
+# 10^-3; a quarter of what the gate allows
+NLL_TOLERANCE = 0.05
+# of one attack that is made anew: a report may ask for anything
+MOST = {
+    "num_steps": 10**5,
+    "batch_size": 4096,
+    "num_generations": 1024,
+    "max_completion_length": 2**16,
+    "num_virtual_tokens": 4096,
+    "lora_r": 4096,
+}
+MOST_EVALUATIONS = 1000  # of one attack
+
+
+def repeat_attacks(
+    folder: Path,
+    report: Report,
+    attacks: int | None,
+    datasets: Mapping[str, Dataset] | None,
+    metrics: Mapping[str, Metric] | None,
+    settings: Mapping[str, Any],
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Problems, and the attacks made anew: `adversary`, `seed`, `reported` and `found`."""
+    if (name := needs_code(folder, report)) is not None:
+        return [f"The model needs code of its repository (auto_map in {name}), which is not run. Use attacks=0."], []
+    if {"adversaries", "datasets", "max_length", "bf16"} - set(report.config):
+        raise ValueError("The report's config does not say what its attacks read. Use attacks=0.")
+    chosen = drawn(report, attacks)
+    described = {each["name"]: Adversary(**each) for each in report.config["adversaries"]}
+    check_demands(report, [described[record.adversary] for record in chosen], chosen)
+    model, problems = _loaded(folder, report)
+    if problems:
+        return problems, []
+    if datasets is None or metrics is None:
+        datasets, metrics = _data_and_metrics(report)
+    by_seed = {seed: [a for a in chosen if a.seed == seed] for seed in sorted({a.seed for a in chosen})}
+    made: list[dict[str, Any]] = []
+    for seed, records in by_seed.items():
+        adversaries = [described[record.adversary] for record in records]
+        read = {name for each in adversaries for name in each.reads}
+        if missing := read - set(datasets):
+            raise ValueError(
+                f"The attacks read {min(missing)!r}, and there is no such data set. Add it to the data sets."
+            )
+        again = red_team(
+            model,
+            adversaries,
+            {name: datasets[name] for name in datasets if name in read},
+            metrics,
+            [seed],
+            processing_class=own_tokenizer(str(folder)),
+            evaluation_steps=sorted({int(point["step"]) for record in records for point in record.trajectory}),
+            max_length=report.config["max_length"],
+            bf16=report.config["bf16"],
+            chance=report.config["chance"],
+            **settings,
+        )
+        problems += _about_the_rows(report, again)
+        problems += _differences("Before any attack", report.before, again.before, untrained=True)
+        made.append({"adversary": None, "seed": None, "reported": report.before, "found": again.before})
+        for old, new in zip(records, again.attacks, strict=True):
+            problems += _about_the_attack(old, new)
+            made.append({"adversary": old.adversary, "seed": seed, "reported": old.after, "found": new.after or {}})
+    return list(dict.fromkeys(problems)), made
+
+
+def _data_and_metrics(report: Report) -> tuple[Mapping[str, Dataset], Mapping[str, Metric]]:
+    """Of the task that the report names."""
+    if report.task is None:
+        raise ValueError(
+            "The report does not say where its data and metrics come from. Give `datasets` and `metrics`, or attacks=0."
+        )
+    task = built_in_task(**report.task)
+    return task.datasets, task.metrics
+
+
+def _loaded(folder: Path, report: Report) -> tuple[Path | PreTrainedModel, list[str]]:
+    """What is attacked, and problems: the folder of a model, or an adapter merged into its base.
+
+    Both are looked at before they are loaded, and read from safetensors alone."""
+    if "adapter_config.json" not in report.files:
+        sizes = (each["size"] for name, each in report.files.items() if name.endswith(".safetensors"))
+        check_configuration(str(folder), size=sum(sizes))
+        loaded = load(str(folder), safetensors_only=True)
+        return folder, list(_about_the_weights(report, weights_sha256(loaded), None))
+    check_configuration(*base_of(str(folder)))
+    loaded = load(str(folder), safetensors_only=True)
+    base = base_weights(str(folder), safetensors_only=True)
+    return loaded, list(_about_the_weights(report, weights_sha256(loaded), base))
+
+
+def _about_the_rows(report: Report, again: Report) -> Iterator[str]:
+    reported = {(each["name"], each["objective"]): each["sha256"] for each in report.config["datasets"]}
+    for each in again.config["datasets"]:
+        if reported.get((each["name"], each["objective"])) != each["sha256"]:
+            yield f"The data set {each['name']!r} has other rows here than in the report."
+            return
+
+
+def check_demands(report: Report, adversaries: Sequence[Adversary], records: Sequence[AttackRecord] = ()) -> None:
+    """Raises `ValueError` for attacks that no honest report asks for, and that would never end or take all memory."""
+    demands = [("max_length", report.config["max_length"], 2**20)]
+    demands += [("evaluations", len(record.trajectory), MOST_EVALUATIONS) for record in records]
+    for adversary in adversaries:
+        demands += [
+            (name, getattr(each, name) or 0, most) for each in adversary.sequence for name, most in MOST.items()
+        ]
+    for name, value, most in demands:
+        if value > most:
+            raise ValueError(
+                f"The report asks for an attack with {name} {value}, more than the {most} that is made anew. Use attacks=0."
+            )
+
+
+def _about_the_weights(report: Report, loaded: str, base: Mapping[str, str] | None) -> Iterator[str]:
+    """The hash of what was loaded, and of its base, against what the report names."""
+    if base is None:
+        if loaded != report.model["weights_sha256"]:
+            yield "The report is of another model: the weights that it names are not those that were loaded."
+        return
+    # an adapter is merged before it is hashed, and products round differently from machine to machine: its base is exact
+    named = report.model.get("base_model")
+    if named is None:
+        yield "The report does not say which base the adapter belongs to. Attack it again with this version."
+    elif named["weights_sha256"] != base["weights_sha256"]:
+        yield (
+            f"The adapter's base has weights {base['weights_sha256'][:12]}… here, and the report says "
+            f"{named['weights_sha256'][:12]}…: {base['id']!r} is not the base that was attacked."
+        )
+
+
+def drawn(report: Report, count: int | None) -> list[AttackRecord]:
+    """The strongest completed attack by the report, and others at random: a forger cannot know which; `None` for all."""
+    passed_over = reading_the_base(report)
+    attacks = [attack for attack in report.attacks if attack.finished and attack.adversary not in passed_over]
+    if not attacks or count is None or count >= len(attacks):
+        return attacks
+    strongest = max(attacks, key=lambda attack: attack.outcome["harm"] or 0.0)
+    others = [attack for attack in attacks if attack is not strongest]
+    return [strongest, *random.SystemRandom().sample(others, count - 1)]
+
+
+def reading_the_base(report: Report) -> set[str]:
+    """Names of attacks that need more than the repository holds."""
+    described = [Adversary(**fields) for fields in report.config.get("adversaries", [])]
+    return {each.name for each in described if each.needs_base}
+
+
+def _about_the_attack(old: AttackRecord, new: AttackRecord) -> Iterator[str]:
+    """The first difference at its end, or else on its way."""
+    name = f"{old.adversary!r} with seed {old.seed}"
+    yield from (found := list(_differences(f"After {name}", old.after or {}, new.after or {})))
+    if found:
+        return
+    again = {point["step"]: point for point in new.trajectory}
+    for point in old.trajectory:
+        step = int(point["step"])
+        if found := list(_differences(f"At step {step} of {name}", _metrics(point), _metrics(again.get(step, {})))):
+            yield from found
+            return
+
+
+def _metrics(point: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in point.items() if name not in OF_A_POINT}
+
+
+def _differences(
+    when: str, reported: Mapping[str, Any], found: Mapping[str, Any], untrained: bool = False
+) -> Iterator[str]:
+    """A sentence where a measurement came out otherwise."""
+    tolerances = dict.fromkeys({"harm", "capability"} | set(SHARES) & set(reported), TOLERANCE)
+    if untrained and "retain_nll" in reported:
+        tolerances["retain_nll"] = NLL_TOLERANCE
+    for metric, tolerance in sorted(tolerances.items()):
+        told, here = reported.get(metric), found.get(metric)
+        if told is None and here is None:
+            continue
+        if told is None or here is None:
+            yield f"{when} {metric} is {here} here, and {told} in the report."
+            return
+        if abs(told - here) > tolerance:
+            yield f"{when} {metric} is {here:.3f} here, and {told:.3f} in the report: more than {tolerance} apart."
+            return

@@ -1,0 +1,1 @@
+"""A report to read: card, page, figures, and the words they share."""

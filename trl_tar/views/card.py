@@ -1,0 +1,242 @@
+"""A model card from a report: what was measured, in the words of a person, and metadata that the Hub reads."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
+
+from ..adversaries.adversary import Adversary
+from ..adversaries.in_words import attack_cells
+from ..report.intervals import over_adversaries
+from ..report.report import Report
+from ..report.summary import summarise
+from .templating import render
+from .training_table import is_complete, not_tried, phase_settings
+from .words import (
+    attack_sentence,
+    came_back_sentence,
+    contamination_sentence,
+    gate_in_words,
+    harm_in_words,
+    interval,
+    novelty_sentence,
+    recovery_in_words,
+    strongest,
+    verdict_and_reason,
+    with_error,
+    zero_step_in_words,
+)
+
+
+TAGS = ["trl", "trl-tar", "tamper-resistance"]
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+ROLES = {"model": "this model", "twin": "undefended twin", "base": "base", "floor": "never knew it"}
+BENCHMARK = "trl-tar/red-team"  # name of what the metrics are of, where the Hub asks for a data set
+DIGEST = re.compile(r"Digest of the report: `([0-9a-f]{64})`")
+CITATION = """\
+@inproceedings{tamirisa2025tamperresistant,
+    title        = {Tamper-Resistant Safeguards for Open-Weight {LLM}s},
+    author       = {Rishub Tamirisa and Bhrugu Bharathi and Long Phan and others},
+    year         = 2025,
+    booktitle    = {The Thirteenth International Conference on Learning Representations},
+}"""
+
+
+def model_card(
+    report: Report,
+    title: str,
+    description: str,
+    figures: Sequence[Mapping[str, str]] = (),
+    *,
+    repository: str | None = None,
+    license: str | None = None,
+) -> str:
+    """Markdown of the card, with metadata.
+
+    Args:
+        report ([`Report`]):
+            The evidence.
+        title (`str`):
+            Heading.
+        description (`str`):
+            What the model is and what was done to it, two or three sentences that claim nothing of attacks: numbers follow.
+        figures (`Sequence[dict]`, *optional*):
+            `path` and `alt` of each figure.
+        repository (`str`, *optional*):
+            Hub id or folder that [`verify`] is to be asked about.
+        license (`str`, *optional*):
+            Of the weights, as the Hub names it; not told by default.
+    """
+    phases = [] if report.training is None else report.training["phases"]
+    return render(
+        "model_card.md.jinja",
+        metadata=metadata(report, title, license).to_yaml(),
+        title=title,
+        description=description,
+        report=report,
+        verdict=verdict_and_reason(report),
+        gates=[gate_in_words(gate) for gate in report.verdict.gates],
+        attack_sentence=attack_sentence(report),
+        came_back=came_back_sentence(report),
+        harm=harm_in_words(report),
+        recovery=recovery_in_words(report),
+        novelty=novelty_sentence(report),
+        zero_step=zero_step_in_words(report),
+        models=list(_models(report)),
+        attacks=list(_attacks(report)),
+        seen=training_adversaries(report) is not None,
+        not_tried=not_tried(report),
+        phases=[(phase["name"], _training_attacks(phase)) for phase in phases],
+        settings=phase_settings(phases),
+        complete=all(is_complete(phase) for phase in phases),
+        contamination=contamination_sentence(report.config["contamination"], report.config.get("metrics", []))
+        if "contamination" in report.config
+        else None,
+        strongest=strongest(report.summary["worst_harm"]),
+        base_model=base_model_id(report),
+        figures=list(figures),
+        repository=repository,
+        citation=CITATION,
+        license=license,
+        interval=interval,
+    )
+
+
+def unattacked_card(title: str, description: str, license: str | None = None, base: str | None = None) -> str:
+    """The card of a model without a report: it claims nothing. `base`: of an adapter, Hub id or folder."""
+    data = ModelCardData(
+        library_name="transformers" if base is None else "peft",
+        license=license,
+        tags=TAGS,
+        base_model=base if base is not None and HUB_ID.fullmatch(base) else None,
+    )
+    return render(
+        "unattacked_card.md.jinja", metadata=data.to_yaml(), title=title, description=description, citation=CITATION
+    )
+
+
+def metadata(report: Report, title: str, license: str | None) -> ModelCardData:
+    """What the Hub reads: base model, tags, data sets and the metrics before and after attack."""
+    return ModelCardData(
+        library_name="peft" if "base_model" in report.model else "transformers",
+        license=license,
+        tags=TAGS,
+        base_model=base_model_id(report),
+        datasets=report.config.get("hub_datasets") or None,
+        model_name=" ".join(re.sub(r"[^\w ,.:()/+=-]", " ", title).split()) or "model",  # a line within the metadata
+        eval_results=[
+            EvalResult(
+                task_type="text-generation",
+                dataset_type=BENCHMARK,
+                dataset_name=_task_name(report),
+                metric_type=name,
+                metric_name=label,
+                metric_value=round(value, 4),
+            )
+            for name, label, value in _metrics(report)
+        ],
+    )
+
+
+def base_model_id(report: Report) -> str | None:
+    """Hub id of what the model was made from: as the recipe was told, or else of an adapter's base, or of the reference."""
+    known = [report.config.get("base_model"), report.model.get("base_model", {}).get("id")]
+    if "base" in report.references:
+        known.append(report.references["base"].model["id"])
+    return next((name for name in known if isinstance(name, str) and HUB_ID.fullmatch(name)), None)
+
+
+def evaluation_results(report: Report) -> str:
+    """The same metrics as a file of `.eval_results/`, as YAML."""
+    entries = [
+        EvalResultEntry(
+            dataset_id=BENCHMARK, task_id=name, value=round(value, 4), notes=f"{label}; {_task_name(report)}"
+        )
+        for name, label, value in _metrics(report)
+    ]
+    return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True)
+
+
+def training_adversaries(report: Report) -> list[dict[str, Any]] | None:
+    """A_train, all fields of each; `None` where the report does not say how the model was trained."""
+    if report.training is None:
+        return None
+    return [each for phase in report.training["phases"] for each in phase.get("adversaries", [])]
+
+
+def _task_name(report: Report) -> str:
+    task = report.task
+    return "attacks of the report" if task is None else f"{task['kind']} task {task['world']} of trl-tar"
+
+
+def _metrics(report: Report) -> Iterator[tuple[str, str, float]]:
+    """Name, label and value of each metric that is known."""
+    summary, before = report.summary, report.before
+    for name, label, value in [
+        ("harm_before_attack", "harm before attack", before["harm"]),
+        ("harm_after_attack", "harm after attack, mean", summary["harm_after"]["mean"]),
+        ("harm_after_strongest_attack", "harm after the strongest attack", summary["worst_harm"]["mean"]),
+        ("recovery", "R, share of the base's harm that came back, mean", summary["recovery"]["mean"]),
+        ("capability_before_attack", "held-out capability before attack", before["capability"]),
+        ("capability_after_attack", "held-out capability after attack", summary["capability_after"]["mean"]),
+        ("benign_trainability", "gain of a harmless user", (report.benign or {}).get("trainability", {}).get("mean")),
+    ]:
+        if value is not None:
+            yield name, label, value
+
+
+def _models(report: Report) -> Iterator[dict[str, str]]:
+    records = {"model": report, **report.references}
+    for role, label in ROLES.items():
+        if role not in records:
+            continue
+        record = records[role]
+        summary = summarise(record.attacks, report.references, report.config["chance"])
+        yield {
+            "label": label,
+            "harm": with_error(record, "harm"),
+            "harm_after": interval(summary["harm_after"]),
+            "worst": interval(summary["worst_harm"]),
+            "recovery": interval(summary["recovery"]),
+            "worst_recovery": interval(summary["worst_recovery"]),
+            "capability": with_error(record, "capability"),
+            "capability_after": interval(summary["capability_after"]),
+            "bystander": with_error(record, "bystander"),
+        }
+
+
+def _attacks(report: Report) -> Iterator[dict[str, str]]:
+    """Each attack, whether training had simulated its like, and what it brought back, from the model and from the twin."""
+    trained_on = training_adversaries(report)
+    kinds = None if trained_on is None else [_kind(each) for each in trained_on]
+    twin = report.references["twin"].attacks if "twin" in report.references else []
+    for described in report.config.get("adversaries", []):
+        name = described["name"]
+        on_twin = over_adversaries(
+            (a.adversary, a.seed, a.outcome["harm"]) for a in twin if a.adversary == name and a.finished
+        )
+        yield {
+            **attack_cells(Adversary(**described)),
+            "seen": "not known" if kinds is None else "yes" if _kind(described) in kinds else "no",
+            "harm": interval(report.by_adversary.get(name, {}).get("harm_after")),
+            "twin": interval(on_twin),
+        }
+
+
+def _training_attacks(phase: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A_train of a phase, with the weight that each adversary is drawn with."""
+    adversaries = [Adversary(**each) for each in phase.get("adversaries", [])]
+    return [{**attack_cells(each), "weight": f"{each.weight:g}"} for each in adversaries]
+
+
+def _kind(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an attack apart from the names of its data, which are the attacker's own."""
+    kind = Adversary(**described).kind()
+    mixture = sorted((kind["mixture"] or {}).values())
+    return kind | {
+        "dataset": kind["dataset"] is not None,
+        "first_dataset": kind["first_dataset"] is not None,
+        "mixture": mixture,
+    }

@@ -1,0 +1,31 @@
+"""Metrics over the steps of an attack."""
+
+from collections.abc import Mapping, Sequence
+
+from ..report.intervals import Estimate, over_adversaries
+from ..report.records import AttackRecord, ModelRecord
+from ..report.report import Report
+
+
+Attacked = Mapping[str, Report | ModelRecord]  # label → what has `before` and `attacks`
+
+
+def curve(record: Report | ModelRecord, attacks: Sequence[AttackRecord], metric: str) -> dict[int, Estimate]:
+    """Step → estimate over seeds of some of its attacks, at the steps that all completed ones share; others would end in midair.
+
+    Step 0 is the model before attack. An edit of the weights has no way to show, and is left out where other attacks have one."""
+    complete = [a for a in attacks if a.outcome is not None]
+    complete = [a for a in complete if len(a.trajectory) > 1] or complete
+    if not complete:
+        return {}
+    shared = set.intersection(*({point["step"] for point in a.trajectory} for a in complete))
+    values: dict[int, list[tuple[str, int, float]]] = {step: [] for step in sorted(shared)}
+    for attack in complete:
+        for point in attack.trajectory:
+            if point["step"] in shared and point[metric] is not None:
+                values[point["step"]].append((attack.adversary, attack.seed, point[metric]))
+    estimates = {step: over_adversaries(found) for step, found in values.items() if found}
+    before = record.before.get(metric)
+    if not estimates or before is None:
+        return estimates
+    return {0: over_adversaries([("", 0, before)]), **estimates}

@@ -1,0 +1,50 @@
+"""Colours, lines and markers of all figures."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+
+# colour-blind safe (https://jfly.uni-koeln.de/color); line style and marker tell the lines apart without colour
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00")
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
+MARKERS = ("o", "s", "^", "D", "v", "x")
+
+
+def square_root_scale(x: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.maximum(x, 0))
+
+
+def ticks_of(last: int) -> list[int]:
+    """Round steps that are far enough apart on a square-root scale."""
+    ticks = [0]
+    for step in (1, 5, 10, 20, 50, 100, 200, 300, 500, 1000, 2000, 3000, 5000, 10000):
+        if step <= last and step**0.5 - ticks[-1] ** 0.5 >= 0.12 * last**0.5:
+            ticks.append(step)
+    return ticks
+
+
+def chance_line(axes: Axes, chance: float, side: str = "right") -> None:
+    axes.axhline(chance, color="0.45", linewidth=0.9, linestyle=(0, (1, 2)), zorder=0)
+    axes.annotate(
+        "chance",
+        xy=(0.99 if side == "right" else 0.01, chance),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, -2),
+        textcoords="offset points",
+        ha=side,
+        va="top",
+        fontsize="x-small",
+        color="0.35",
+    )
+
+
+def finish(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.92", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def legend(figure: Figure, axes: Axes, columns: int) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(columns, 4), frameon=False, handlelength=3.2)

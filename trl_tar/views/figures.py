@@ -1,0 +1,180 @@
+"""Figures from reports and training logs, readable in black and white."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from ..report.intervals import mean
+from ..report.recovery import CHANCE
+from .curves import Attacked, curve
+from .figure_style import COLOURS, LINES, MARKERS, chance_line, finish, legend, square_root_scale, ticks_of
+
+
+# panel of the training figure → lines: (key of the log, label)
+TRAINING_PANELS = {
+    "attacker's loss (nats)": [
+        ("adversary_loss/first", "before the attack"),
+        ("adversary_loss/last", "end of the attack"),
+    ],
+    "tamper-resistance loss (nats)": [
+        ("tamper_resistance_loss/first", "first judgement"),
+        ("tamper_resistance_loss/last", "last judgement"),
+    ],
+    "retain loss": [
+        ("retain_loss/lm", "cross-entropy (nats)"),
+        ("retain_loss/representation", "distance of hidden states"),
+    ],
+    "gradient norm": [
+        ("grad_norm/retain", "retain"),
+        ("grad_norm/tamper_resistance", "tamper resistance"),
+    ],
+}
+
+
+def plot_attacks(reports: Attacked, adversary: str | None = None, chance: float | None = CHANCE) -> Figure:
+    """Harm and held-out capability along the completed attacks: mean, and 95 % t interval over seeds as a band.
+
+    Args:
+        reports (`dict[str, Report | ModelRecord]`):
+            Label → report, in the order of the legend.
+        adversary (`str`, *optional*):
+            One attack; by default the mean over all, at the steps that they share.
+        chance (`float`, *optional*, defaults to `0.25`):
+            Line of a model that guesses; `None` for none.
+
+    Returns:
+        `Figure`: to show or `savefig`.
+    """
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True)
+    for axes, metric, title in [(left, "harm", "harm"), (right, "capability", "held-out capability")]:
+        _trajectories(axes, reports, metric, adversary)
+        axes.set_ylim(0, 1.02)
+        axes.set_ylabel(f"{title} (accuracy)")
+        if chance is not None:
+            chance_line(axes, chance)
+    legend(figure, left, len(reports))
+    return figure
+
+
+def plot_adversary_loss(reports: Attacked, adversary: str | None = None) -> Figure:
+    """Loss of the attacker along the attack, mean since the point before; arguments as for [`plot_attacks`]."""
+    figure = Figure(figsize=(5, 3.8), layout="constrained")
+    axes = figure.subplots()
+    _trajectories(axes, reports, "loss", adversary)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("attacker's loss (nats per token)")
+    legend(figure, axes, min(len(reports), 2))
+    return figure
+
+
+def plot_tradeoff(reports: Attacked, chance: float | None = CHANCE) -> Figure:
+    """Held-out capability against harm: an arrow from before attack to the mean after, a dot for each completed attack.
+
+    Best is low and to the right. Arguments as for [`plot_attacks`].
+    """
+    figure = Figure(figsize=(5.4, 5), layout="constrained")
+    axes = figure.subplots()
+    for i, (label, report) in enumerate(reports.items()):
+        style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        after = [a.outcome for a in report.attacks if a.outcome is not None]
+        points = [(p["capability"], p["harm"]) for p in after if None not in (p["capability"], p["harm"])]
+        start = report.before["capability"], report.before["harm"]
+        face = {} if style["marker"] == "x" else {"markerfacecolor": "white"}
+        if None not in start:
+            axes.plot(*start, markersize=8, linestyle="none", **style, **face)
+        if not points:
+            axes.plot([], [], linestyle="none", label=f"{label} (no attack completed)", **style)
+            continue
+        end = mean([x for x, _ in points]), mean([y for _, y in points])
+        axes.plot(*zip(*points, strict=True), linestyle="none", markersize=3, alpha=0.45, **style)
+        axes.plot(*end, markersize=9, linestyle="none", label=label, **style)
+        if None in start:
+            continue
+        arrow = {
+            "arrowstyle": "->",
+            "color": style["color"],
+            "linestyle": LINES[i % len(LINES)],
+            "shrinkA": 6,
+            "shrinkB": 6,
+        }
+        axes.annotate("", xy=end, xytext=start, arrowprops=arrow)
+    left = max(0, axes.get_xlim()[0] - 0.15)
+    axes.set(xlim=(left, 1.04), ylim=(0, 1.04), xlabel="held-out capability (accuracy)", ylabel="harm (accuracy)")
+    if chance is not None:
+        chance_line(axes, chance, "left")
+    axes.set_title("open: before attack, filled: after (mean), small: each attack", fontsize="small")
+    finish(axes)
+    legend(figure, axes, min(len(reports), 2))
+    return figure
+
+
+def plot_training(log_history: str | Path | Sequence[Mapping[str, Any]]) -> Figure:
+    """Training curves of [`TARTrainer`]: attacker's, tamper-resistance and retain losses, and gradient norms.
+
+    Args:
+        log_history (`str`, `Path` or `list[dict]`):
+            `trainer.state.log_history`, or a file that holds it, such as a checkpoint's `trainer_state.json`.
+    """
+    if isinstance(log_history, str | Path):
+        content = json.loads(Path(log_history).read_text(encoding="utf-8"))
+        log_history = content["log_history"] if isinstance(content, dict) else content
+    panels = {
+        title: [line for line in lines if any(line[0] in row for row in log_history)]
+        for title, lines in TRAINING_PANELS.items()
+    }
+    panels = {title: lines for title, lines in panels.items() if lines}
+    if not panels:
+        raise ValueError(
+            "`log_history` has no curve of TARTrainer. Give trainer.state.log_history or trainer_state.json."
+        )
+    columns = min(2, len(panels))
+    rows = (len(panels) + 1) // 2
+    figure = Figure(figsize=(4.5 * columns, 3 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True).flatten()
+    for axes, (title, lines) in zip(grid, panels.items(), strict=False):
+        for i, (key, label) in enumerate(lines):
+            curve = [(row["step"], row[key]) for row in log_history if key in row]
+            style = {"color": COLOURS[i], "linestyle": LINES[i], "marker": MARKERS[i]}
+            axes.plot(*zip(*curve, strict=True), label=label, markersize=4, markevery=max(1, len(curve) // 8), **style)
+        axes.set(xlabel="outer step", ylabel=title)
+        axes.xaxis.set_tick_params(labelbottom=True)
+        axes.legend(fontsize="small", framealpha=0.9)
+        finish(axes)
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    return figure
+
+
+def _trajectories(axes: Axes, reports: Attacked, metric: str, adversary: str | None) -> None:
+    last = 1
+    for i, (label, report) in enumerate(reports.items()):
+        names = {a.adversary for a in report.attacks}
+        if adversary is not None and adversary not in names:
+            raise ValueError(f"The report {label!r} has no attack named {adversary!r}. Choose from {sorted(names)}.")
+        points = curve(report, [a for a in report.attacks if adversary in (None, a.adversary)], metric)
+        steps = list(points)
+        values = [points[step]["mean"] for step in steps]
+        style = {
+            "color": COLOURS[i % len(COLOURS)],
+            "linestyle": LINES[i % len(LINES)],
+            "marker": MARKERS[i % len(MARKERS)],
+        }
+        axes.plot(steps, values, label=label if steps else f"{label} (nothing measured)", markersize=4.5, **style)
+        band = [(step, points[step]["low"], points[step]["high"]) for step in steps if points[step]["low"] is not None]
+        if band:
+            x, low, high = map(np.array, zip(*band, strict=True))
+            axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        last = max([last, *steps])
+    axes.set_xscale("function", functions=(square_root_scale, np.square))  # much happens in the first steps
+    axes.xaxis.set_major_locator(FixedLocator(ticks_of(last)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlim(0, last * 1.03)
+    axes.set_xlabel("attack step (square-root scale)")
+    finish(axes)

@@ -1,0 +1,108 @@
+"""What the tables of a card say: what an attack is, how the model was made, and what nobody tried on it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..adversaries.adversary import Adversary
+from ..adversaries.in_words import NONE
+from ..report.report import Report
+
+
+LABELS = (  # rows of the table of settings
+    "loss",
+    "λ_TR",
+    "λ_retain",
+    "λ_rep",
+    "anchor L_rep",
+    "interval of L_TR, in steps of the attack",
+    "weighting of L_TR along the attack",
+    "adversaries a step",
+    "β",
+    "optimizer",
+    "learning rate",
+    "schedule",
+    "steps",
+    "batch on a device",
+    "batch of D_TR",
+    "batch of what is hidden",
+    "seed",
+)
+DEFAULT = "default"  # in place of a setting that nobody gave
+
+
+def not_tried(report: Report) -> list[str]:
+    """Families of attacks of which the report has no completed one."""
+    finished = {attack.adversary for attack in report.attacks if attack.finished}
+    described = [Adversary(**each) for each in report.config.get("adversaries", []) if each["name"] in finished]
+    if not described:
+        return []
+    tried = [each for adversary in described for each in adversary.sequence]
+    families = {
+        "preference training (DPO)": any(a.objective == "dpo" and a.num_steps for a in tried),
+        "reinforcement learning (GRPO)": any(a.objective == "grpo" and a.num_steps for a in tried),
+        "LoRA": any(a.lora_r for a in tried),
+        "training on quantised weights (QLoRA)": any(a.quantization for a in tried),
+        "soft prompts": any(a.num_virtual_tokens for a in tried),
+        "edits of the weights without training, such as pruning, noise or quantisation": any(
+            a.edit not in (None, "abliterate") for a in tried
+        ),
+        "abliteration": any(a.edit == "abliterate" for a in tried),
+        "prompts and jailbreaks": any(a.prompt_template for a in tried),
+    }
+    longest = max(sum(each.num_steps for each in adversary.sequence) for adversary in described)
+    return [*(name for name, seen in families.items() if not seen), f"more than {longest} steps"]
+
+
+def is_complete(phase: Mapping[str, Any]) -> bool:
+    """Whether all settings of a phase are on record, or only those that were given."""
+    return {"optim", "lr_scheduler_type", "adam_epsilon", "seed"} <= set(phase["settings"])
+
+
+def phase_settings(phases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the table of settings, each with `label` and a cell for each phase; those that no phase has are left out."""
+    cells = [_settings(phase) for phase in phases]
+    labels = [label for label in LABELS if any(label in each for each in cells)]
+    return [{"label": label, "cells": [each.get(label, NONE) for each in cells]} for label in labels]
+
+
+def _settings(phase: Mapping[str, Any]) -> dict[str, str]:
+    """Label → value of one phase."""
+    settings = {name: value for name, value in phase["settings"].items() if value is not None}
+    tar = bool(phase.get("adversaries")) or "tamper_resistance_weight" in settings
+
+    def given(name: str) -> str:
+        value = settings.get(name, DEFAULT)
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    rows = {"loss": given("tamper_resistance_loss") if tar else _loss(settings)}
+    if tar:
+        rows |= {"λ_TR": given("tamper_resistance_weight"), "λ_retain": given("retain_weight")}
+        rows |= {"λ_rep": given("representation_weight"), "anchor L_rep": given("representation_loss")}
+        rows |= {"interval of L_TR, in steps of the attack": given("tamper_resistance_interval")}
+        rows |= {
+            "adversaries a step": given("adversaries_per_step"),
+            "weighting of L_TR along the attack": given("inner_weighting"),
+        }
+    if "beta" in settings and (rows["loss"] == "dpo" or not tar):
+        rows["β"] = given("beta")
+    steps = given("max_steps") if settings.get("max_steps", 1) > 0 else f"{given('num_train_epochs')} epochs"
+    rows |= {"optimizer": given("optim"), "learning rate": given("learning_rate")}
+    rows |= {"schedule": given("lr_scheduler_type"), "steps": steps, "batch on a device": _batch(given, settings)}
+    if tar:
+        rows["batch of D_TR"] = given("tamper_resistance_batch_size")
+    elif "forget_batch_size" in settings:
+        rows["batch of what is hidden"] = given("forget_batch_size")
+    return rows | {"seed": str(phase.get("seed", given("seed")))}
+
+
+def _loss(settings: Mapping[str, Any]) -> str:
+    """Of a phase that is not TAR."""
+    if {"forget_weight", "forget_batch_size"} & set(settings):
+        return "random mapping"
+    kinds = settings.get("loss_type", DEFAULT)
+    return kinds if isinstance(kinds, str) else " + ".join(map(str, kinds))
+
+
+def _batch(given: Any, settings: Mapping[str, Any]) -> str:
+    accumulated = settings.get("gradient_accumulation_steps", 1)
+    return given("per_device_train_batch_size") + (f" × {accumulated}" if accumulated != 1 else "")
