@@ -1,6 +1,6 @@
 """The model card: what it claims is in its report, and what the report lacks is not claimed."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 from test_report import BASE, FLOOR, REFERENCES, TWIN, harms, record
 
 from trl_tar import Adversary, Report, TARConfig
-from trl_tar.adversaries.in_words import attack_cells
+from trl_tar.adversaries.in_words import in_words
 from trl_tar.pipeline.arguments import RecipeArguments
 from trl_tar.pipeline.steps import card_description
 from trl_tar.report.build import build_report
@@ -202,14 +202,14 @@ def test_attacks_without_training_are_explained():
 
 def test_attacks_of_different_kinds_differ_in_a_cell_of_the_table():
     attacks = [Adversary("a", "hazard"), *(Adversary(**{"name": "a", "dataset": "hazard", **each}) for each in OTHERS)]
-    rows = [tuple(attack_cells(each).values()) for each in attacks]
+    rows = [astuple(in_words(each)) for each in attacks]
     assert len(set(rows)) == len(rows) == len({str(each.kind()) for each in attacks})
 
 
 def test_a_switch_that_is_fixed_is_told_from_one_that_is_drawn():
     fixed, drawn = (Adversary("a", "forget", first_dataset="retain", switch_at=at) for at in (0.4, "beta"))
-    assert attack_cells(fixed)["data"] == "retain → forget (switch at 40 %)"
-    assert attack_cells(drawn)["data"] == "retain → forget (switch drawn from Beta(6, 3))"
+    assert in_words(fixed).data == "retain → forget (switch at 40 %)"
+    assert in_words(drawn).data == "retain → forget (switch drawn from Beta(6, 3))"
     training = {"phases": [{"name": "tar", "settings": {}, "adversaries": [asdict(drawn)]}]}
     made = report(record({("a", 0): 0.4}), seeds=[0], adversaries=[asdict(replace(fixed, num_steps=200))])
     text = card(replace(made, training=training))

@@ -1,6 +1,6 @@
-"""An adversary in a few words, for cards and pages."""
+"""An adversary in a few words: computed here once, printed by the card, the report page and the leaderboard."""
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 from .adversary import Adversary
 
@@ -11,16 +11,36 @@ SELDOM = ("momentum", "nesterov", "weight_decay", "max_grad_norm")
 NONE = "–"
 
 
-def attack_cells(adversary: Adversary) -> dict[str, str]:
-    """One attack, or adversary of A_train, in the cells of a table: attacks of different kinds differ in some cell."""
-    steps = f"{adversary.num_steps} × {adversary.batch_size}" if adversary.num_steps else "none"
-    return {
-        "name": adversary.name,
-        "data": _data(adversary),
-        "method": _method(adversary),
-        "steps": steps,
-        "learning_rate": f"{adversary.learning_rate:g}" if adversary.num_steps else NONE,
-    }
+@dataclass(frozen=True)
+class AttackInWords:
+    """What a table says of an attack; attacks of different kinds differ in some field.
+
+    Args:
+        data (`str`):
+            Data sets that the attack reads, with the shares of a mixture in per cent; `"none"` where it reads none.
+        method (`str`):
+            Earlier attack, edit, objective, adapter, optimizer, schedule and prompt template, in this order.
+        steps (`str`):
+            Optimizer steps × rows of a batch; `"none"` without training.
+        learning_rate (`str`):
+            Peak learning rate; a dash without training.
+    """
+
+    data: str
+    method: str
+    steps: str
+    learning_rate: str
+
+
+def in_words(adversary: Adversary) -> AttackInWords:
+    """Describes an attack, or an adversary of A_train."""
+    trained = adversary.num_steps > 0
+    return AttackInWords(
+        data=_data(adversary),
+        method=_method(adversary),
+        steps=f"{adversary.num_steps} × {adversary.batch_size}" if trained else "none",
+        learning_rate=f"{adversary.learning_rate:g}" if trained else NONE,
+    )
 
 
 def _data(adversary: Adversary) -> str:

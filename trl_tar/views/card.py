@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 
 from ..adversaries.adversary import Adversary
-from ..adversaries.in_words import attack_cells
+from ..adversaries.in_words import in_words
 from ..report.intervals import over_adversaries
 from ..report.report import Report
 from ..report.summary import summarise
@@ -218,7 +219,8 @@ def _attacks(report: Report) -> Iterator[dict[str, str]]:
             (a.adversary, a.seed, a.outcome["harm"]) for a in twin if a.adversary == name and a.finished
         )
         yield {
-            **attack_cells(Adversary(**described)),
+            "name": name,
+            **asdict(in_words(Adversary(**described))),
             "seen": "not known" if kinds is None else "yes" if _kind(described) in kinds else "no",
             "harm": interval(report.by_adversary.get(name, {}).get("harm_after")),
             "twin": interval(on_twin),
@@ -228,7 +230,7 @@ def _attacks(report: Report) -> Iterator[dict[str, str]]:
 def _training_attacks(phase: Mapping[str, Any]) -> list[dict[str, str]]:
     """A_train of a phase, with the weight that each adversary is drawn with."""
     adversaries = [Adversary(**each) for each in phase.get("adversaries", [])]
-    return [{**attack_cells(each), "weight": f"{each.weight:g}"} for each in adversaries]
+    return [{"name": a.name, **asdict(in_words(a)), "weight": f"{a.weight:g}"} for a in adversaries]
 
 
 def _kind(described: Mapping[str, Any]) -> dict[str, Any]:
