@@ -13,10 +13,10 @@ import time
 import datasets
 import huggingface_hub
 import pytest
-import tiny
 import torch
 import transformers
-from hub_server import running_hub
+from support import tiny
+from support.hub_server import running_hub
 
 
 torch.set_num_threads(1)

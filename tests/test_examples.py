@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
+from support import tiny
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from trl_tar import Adversary

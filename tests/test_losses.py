@@ -3,8 +3,8 @@
 import math
 
 import pytest
-import tiny
 import torch
+from support import tiny
 
 from trl_tar import Adversary, losses
 from trl_tar.costs.memory_ledger import Ledger

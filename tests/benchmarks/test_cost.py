@@ -337,9 +337,7 @@ def test_what_is_told_of_a_gpu_is_on_record():
     tests = json.loads((RESULTS / "cuda_tests_h100.json").read_text())
     outcomes, measured = tests["outcomes"], tests["measured"]
     counts = Counter(outcomes.values())
-    summary = (
-        f"Of the {len(outcomes)} tests of `tests/test_cuda.py`, {counts['passed']} passed, {counts['failed']} failed"
-    )
+    summary = f"Of the {len(outcomes)} tests of `tests/trainers/test_cuda.py`, {counts['passed']} passed, {counts['failed']} failed"
     assert f"{summary} and one did not end" in told and counts["not finished"] == 1
     assert all(outcomes[name] == "failed" for name in measured) and len(measured) == counts["failed"]
     exact = [name for name in outcomes if "equal_the_reference" in name or "changes_no_bit" in name]

@@ -1,0 +1,442 @@
+"""Every input that cannot be trained with is refused by one clear sentence, before anything is trained."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from datasets import Dataset
+from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
+from support import tiny
+
+from trl_tar import Adversary, TARConfig, TARTrainer, sweep
+from trl_tar.trainers.refused_options import REFUSED_FIELDS
+
+
+ROWS = tiny.tokenised()
+GOOD = {"dataset": "forget", **tiny.ATTACK}
+
+
+def rows(name: str, count: int | None = None) -> Dataset:
+    return Dataset.from_list(ROWS[name][:count])
+
+
+def with_entities(name: str, entities: list[str]) -> Dataset:
+    data = tiny.raw()[name].select(range(len(entities)))
+    return data.add_column("entity", entities)
+
+
+def one_sentence(error: pytest.ExceptionInfo) -> str:
+    """The message: what is wrong and what to do, on one line."""
+    message = str(error.value)
+    assert "\n" not in message
+    assert message.count(". ") >= 1 or ": " in message, message
+    assert message.endswith("."), message
+    return message
+
+
+# arguments of `make_trainer` → what the message must name
+REFUSED = {
+    "empty retain": ({"data": {"retain": rows("retain", 0)}}, ["train_dataset", "0 rows"]),
+    "empty D_TR": (
+        {"tamper_resistance_dataset": rows("tamper_resistance", 0)},
+        ["tamper_resistance_dataset", "0 rows"],
+    ),
+    "empty forget": ({"data": {"forget": rows("forget", 0)}}, ["adversary_datasets['forget']", "0 rows"]),
+    "no data set": ({"tamper_resistance_dataset": ["a"]}, ["tamper_resistance_dataset", "list", "datasets.Dataset"]),
+    "columns of retain": (
+        {"data": {"retain": Dataset.from_dict({"sentence": ["w1 w2"] * 8})}},
+        ["train_dataset", "sentence", "text"],
+    ),
+    "pairs for entropy": ({"tamper_resistance_dataset": rows("pairs")}, ["tamper_resistance_dataset", "chosen_ids"]),
+    "text for dpo": (
+        {"tamper_resistance_dataset": rows("forget"), "tamper_resistance_loss": "dpo"},
+        ["tamper_resistance_dataset", "chosen", "rejected"],
+    ),
+    "pairs for an sft adversary": (
+        {"adversaries": [Adversary("a", "pairs", **tiny.ATTACK)]},
+        ["adversary_datasets['pairs']", "chosen_ids"],
+    ),
+    "unnamed data set": (
+        {"adversaries": [Adversary("a", "hazard", **tiny.ATTACK)]},
+        ["'a'", "'hazard'", "adversary_datasets", "forget"],
+    ),
+    "unnamed in a mixture": (
+        {"adversaries": [Adversary("a", mixture={"forget": 1, "hazard": 1}, **tiny.ATTACK)]},
+        ["'a'", "'hazard'"],
+    ),
+    "rows without a token to predict": ({"max_length": 1}, ["train_dataset", "0 rows", "max_length"]),
+    "retain below a batch that is not dropped": (
+        {"per_device_train_batch_size": 64, "dataloader_drop_last": True},
+        ["train_dataset", "takes 64"],
+    ),
+    "text that is none": (
+        {"data": {"retain": Dataset.from_dict({"text": ["w1 w2", None]})}},
+        ["train_dataset", "1 rows without a value", "'text'"],
+    ),
+    "numbers for text": (
+        {"data": {"retain": Dataset.from_dict({"text": [1, 2]})}},
+        ["train_dataset", "int64", "'text'"],
+    ),
+    "empty evaluation": ({"eval_dataset": rows("retain", 0)}, ["eval_dataset", "0 rows"]),
+    "columns of evaluation": (
+        {"eval_dataset": {"held_out": Dataset.from_dict({"sentence": ["w1"]})}},
+        ["eval_dataset['held_out']", "sentence"],
+    ),
+    "one target misspelt": (
+        {"adversaries": [Adversary("a", "forget", lora_r=2, lora_target_modules=("c_attn", "c_atn"), **tiny.ATTACK)]},
+        ["'a'", "'c_atn'", "no module"],
+    ),
+    "a target that PEFT cannot adapt": (
+        {"adversaries": [Adversary("a", "forget", lora_r=2, lora_target_modules=("ln_1",), **tiny.ATTACK)]},
+        ["'a'", "ln_1", "cannot adapt"],
+    ),
+    "adapters that cannot be combined": (
+        {
+            "adversaries": [Adversary("a", "forget", lora_r=2, **tiny.ATTACK)],
+            "peft_config": IA3Config(task_type="CAUSAL_LM", target_modules=["c_attn"], feedforward_modules=[]),
+        },
+        ["'a'", "cannot adapt"],
+    ),
+    "a soft prompt to train": (
+        {"peft_config": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)},
+        ["peft_config", "PromptTuningConfig"],
+    ),
+    "a share of warm-up for Schedule-Free": (
+        {"optim": "schedule_free_adamw", "warmup_steps": 0.5},
+        ["schedule_free_adamw", "warmup_steps=0.5"],
+    ),
+    "a schedule for Schedule-Free": (
+        {"optim": "schedule_free_adamw", "lr_scheduler_type": "cosine"},
+        ["schedule_free_adamw", "cosine"],
+    ),
+    "interval of an empty YAML value": ({"tamper_resistance_interval": None}, ["tamper_resistance_interval=None"]),
+    "no adversaries in a step": ({"adversaries_per_step": None}, ["adversaries_per_step=None"]),
+    "no learning rate": ({"learning_rate": None}, ["learning_rate=None"]),
+    "forget below a batch": (
+        {"data": {"forget": rows("forget", 3)}},
+        ["'forget'", "takes 4 rows", "has 3", "batch_size"],
+    ),
+    "first data set below a batch": (
+        {
+            "data": {"rehearsal": rows("rehearsal", 3)},
+            "adversaries": [Adversary("a", "forget", first_dataset="rehearsal", **tiny.ATTACK)],
+        },
+        ["'rehearsal'", "takes 4 rows", "has 3"],
+    ),
+    "D_TR below a batch": (
+        {"tamper_resistance_batch_size": 8},
+        ["tamper_resistance_dataset", "7 rows", "tamper_resistance_batch_size=8"],
+    ),
+    "D_TR below a batch once cut": (
+        {
+            "tamper_resistance_dataset": Dataset.from_dict(
+                {"prompt": ["w1 w2 w3 w4", "w1", "w1", "w1"], "completion": [" w5"] * 4}
+            ),
+            "tamper_resistance_batch_size": 4,
+            "max_length": 3,
+        },
+        ["tamper_resistance_dataset", "3 rows", "tamper_resistance_batch_size=4"],
+    ),
+    "no adversary": ({"adversaries": ()}, ["adversaries", "empty"]),
+    "two of a name": (
+        {"adversaries": [Adversary("a", "forget", **tiny.ATTACK), Adversary("a", "rehearsal", **tiny.ATTACK)]},
+        ["'a'", "own name"],
+    ),
+    "too few steps": (
+        {"adversaries": [Adversary("a", "forget", **{**tiny.ATTACK, "num_steps": 1})]},
+        ["'a'", "num_steps=1", "tamper_resistance_interval=2"],
+    ),
+    "quantised attack": (
+        {"adversaries": [Adversary("a", "forget", lora_r=2, quantization="nf4", **tiny.ATTACK)]},
+        ["'a'", "nf4", "red_team"],
+    ),
+    "reinforcement": (
+        {"adversaries": [Adversary("a", "forget", objective="grpo", reward="r", num_generations=2, **tiny.ATTACK)]},
+        ["'a'", "objective='grpo'", "red_team"],
+    ),
+    "edited weights": (
+        {"adversaries": [Adversary("a", "forget", edit="int8", **tiny.ATTACK)]},
+        ["'a'", "edit='int8'", "red_team"],
+    ),
+    "one attack after another": (
+        {"adversaries": [Adversary("a", "forget", after=Adversary("b", "retain"), **tiny.ATTACK)]},
+        ["'a'", "after=", "red_team"],
+    ),
+    "soft prompt": (
+        {"adversaries": [Adversary("a", "forget", num_virtual_tokens=4, **tiny.ATTACK)]},
+        ["'a'", "num_virtual_tokens=4", "red_team"],
+    ),
+    "shared entities": (
+        {
+            "tamper_resistance_dataset": with_entities("tamper_resistance", ["Aba", "Bab", "Cab"]),
+            "data": {"forget": with_entities("forget", ["Cab", "Dab", "Eab", "Fab"])},
+        },
+        ["tamper_resistance_dataset", "adversary_datasets['forget']", "1 entities", "'Cab'"],
+    ),
+    "partly shared entities": (
+        {
+            "data": {
+                "retain": with_entities("retain", ["Aba", "Bab", "Cab", "Dab"]),
+                "forget": with_entities("forget", ["Cab", "Dab", "Eab", "Fab"]),
+            }
+        },
+        ["train_dataset", "adversary_datasets['forget']", "2 entities"],
+    ),
+    "unknown tamper-resistance loss": ({"tamper_resistance_loss": "kl"}, ["tamper_resistance_loss='kl'", "'entropy'"]),
+    "unknown weighting": ({"inner_weighting": "linear"}, ["inner_weighting='linear'", "'uniform'"]),
+    "unknown anchor": ({"representation_loss": "l1"}, ["representation_loss='l1'", "'l2_squared'"]),
+    "negative weight": ({"retain_weight": -1.0}, ["retain_weight=-1.0", "at least 0"]),
+    "nan weight": ({"tamper_resistance_weight": float("nan")}, ["tamper_resistance_weight=nan", "finite"]),
+    "infinite rate": ({"inner_weighting_rate": float("inf")}, ["inner_weighting_rate=inf", "finite"]),
+    "zero beta": ({"beta": 0.0}, ["beta=0.0", "above 0"]),
+    "no interval": ({"tamper_resistance_interval": 0}, ["tamper_resistance_interval=0", "at least 1"]),
+    "more groups than attacks": (
+        {"adversary_parallel_size": 2},
+        ["adversaries_per_step=1 with adversary_parallel_size=2", "multiple"],
+    ),
+    "more groups than devices": (
+        {"adversaries_per_step": 2, "adversary_parallel_size": 2},
+        ["adversary_parallel_size=2", "does not divide the number of devices, 1."],
+    ),
+    "no adversaries a step": ({"adversaries_per_step": 0}, ["adversaries_per_step=0", "at least 1"]),
+    "empty micro-batches": ({"tamper_resistance_micro_batch_size": 0}, ["micro_batch_size=0", "at least 1"]),
+    "re-entrant checkpointing": (
+        {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}},
+        ["use_reentrant", "False"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_argument_is_refused_by_one_sentence(make_trainer, case):
+    arguments, wanted = REFUSED[case]
+    arguments = {"adversaries": [Adversary("forget", "forget", **tiny.ATTACK)], **arguments}
+    with pytest.raises(ValueError) as error:
+        make_trainer(**arguments)
+    message = one_sentence(error)
+    assert all(words in message for words in wanted), message
+
+
+# inherited field → a value that TAR cannot train with
+OTHER_VALUES = {
+    "packing": True,
+    "eval_packing": True,
+    "padding_free": True,
+    "loss_type": "dft",
+    "label_smoothing_factor": 0.1,
+    "neftune_noise_alpha": 5.0,
+    "activation_offloading": True,
+    "use_liger_kernel": True,
+    "fp16": True,
+    "deepspeed": {"zero_optimization": {"stage": 2}},
+    "torch_compile": True,
+    "router_aux_loss_coef": 0.01,
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_FIELDS)
+def test_inherited_field_is_refused_by_one_sentence(tmp_path, name):
+    args = TARConfig(str(tmp_path), bf16=False, use_cpu=True, report_to="none")
+    # after construction: some values need a GPU or a package before TARConfig could see them
+    setattr(args, name, OTHER_VALUES[name])
+    with pytest.raises(ValueError) as error:
+        args.check()
+    assert f"{name}={OTHER_VALUES[name]!r}" in one_sentence(error)
+
+
+def test_defaults_pass_the_check(tmp_path):
+    TARConfig(str(tmp_path), bf16=False, use_cpu=True).check()
+
+
+def test_every_refused_field_exists():
+    assert set(REFUSED_FIELDS) <= {field.name for field in dataclasses.fields(TARConfig)}
+
+
+def test_tokenizer_larger_than_the_embedding_is_refused(make_trainer):
+    model = tiny.gpt2()
+    model.resize_token_embeddings(len(tiny.VOCABULARY) - 1)
+    with pytest.raises(ValueError, match=r"29 tokens and the model embeds 28.*resize_token_embeddings") as error:
+        make_trainer(model)
+    one_sentence(error)
+
+
+def test_tokenizer_without_pad_token_is_refused(make_trainer, monkeypatch):
+    tokenizer = tiny.tokenizer()
+    tokenizer.pad_token = None
+    monkeypatch.setattr(tiny, "tokenizer", lambda: tokenizer)
+    with pytest.raises(ValueError, match="no pad token") as error:
+        make_trainer()
+    one_sentence(error)
+
+
+def test_quantised_model_is_refused(make_trainer):
+    model = tiny.gpt2()
+    model.is_quantized = True
+    with pytest.raises(ValueError, match="quantised.*quantization_config") as error:
+        make_trainer(model)
+    one_sentence(error)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_weights_are_refused(make_trainer, dtype):
+    with pytest.raises(ValueError, match="dtype=torch.float32") as error:
+        make_trainer(tiny.gpt2(dtype=dtype))
+    one_sentence(error)
+
+
+def test_weights_that_are_not_there_are_refused(make_trainer):
+    model = tiny.gpt2()
+    model.transformer.ln_f = model.transformer.ln_f.to("meta")
+    with pytest.raises(
+        ValueError, match="'transformer.ln_f.weight' has no content.*cpu_ram_efficient_loading"
+    ) as error:
+        make_trainer(model)
+    one_sentence(error)
+
+
+def test_several_gpus_in_one_process_are_refused(make_trainer, monkeypatch):
+    monkeypatch.setattr(TARConfig, "n_gpu", property(lambda self: 2))
+    with pytest.raises(ValueError, match="torchrun|accelerate launch") as error:
+        make_trainer()
+    one_sentence(error)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "message"),
+    [("is_deepspeed_enabled", "DeepSpeed.*Use FSDP2 or DDP"), ("is_fsdp_enabled", "FSDP 1.*Set fsdp_version: 2")],
+)
+def test_launchers_that_would_spoil_the_attack_are_refused(make_trainer, monkeypatch, launcher, message):
+    create = TARTrainer.create_accelerator_and_postprocess
+
+    def launched(self):
+        create(self)
+        setattr(self, launcher, True)
+        first = SimpleNamespace(fsdp_version=1)
+        monkeypatch.setitem(AcceleratorState._shared_state, "fsdp_plugin", first)
+
+    monkeypatch.setattr(TARTrainer, "create_accelerator_and_postprocess", launched)
+    with pytest.raises(ValueError, match=message) as error:
+        make_trainer()
+    one_sentence(error)
+
+
+def test_model_already_wrapped_with_peft_config_is_refused(make_trainer):
+    config = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    with pytest.raises(ValueError, match="peft_config"):
+        make_trainer(get_peft_model(tiny.gpt2(), config), peft_config=config)
+
+
+def test_one_data_set_for_two_objectives_is_refused(make_trainer):
+    both = Dataset.from_list([{**a, **b} for a, b in zip(ROWS["forget"], ROWS["pairs"], strict=False)])
+    adversaries = [
+        Adversary("sft", "pairs", **tiny.ATTACK),
+        Adversary("dpo", "pairs", objective="dpo", **tiny.ATTACK),
+    ]
+    with pytest.raises(ValueError, match="'pairs'.*'sft' and 'dpo'") as error:
+        make_trainer(adversaries=adversaries, data={"pairs": both})
+    one_sentence(error)
+
+
+# fields of an adversary → what the message must name
+BAD_ADVERSARIES = [
+    ({"objective": "ppo"}, ["objective='ppo'", "'sft'", "'dpo'", "'grpo'"]),
+    ({"optimizer": "lion"}, ["optimizer='lion'", "'adamw'"]),
+    ({"lr_scheduler": "linear"}, ["lr_scheduler='linear'", "'cosine'"]),
+    ({"learning_rate": "fast"}, ["learning_rate='fast'", "a number"]),
+    ({"learning_rate": float("nan")}, ["learning_rate=nan", "finite"]),
+    ({"learning_rate": "nan"}, ["learning_rate=nan", "finite"]),
+    ({"learning_rate": 0}, ["learning_rate=0.0", "above 0"]),
+    ({"learning_rate": float("inf")}, ["learning_rate=inf", "finite"]),
+    ({"learning_rate": True}, ["learning_rate=True", "a number"]),
+    ({"num_steps": 2.5}, ["num_steps=2.5", "a whole number"]),
+    ({"num_steps": "2.5"}, ["num_steps='2.5'", "a whole number"]),
+    ({"num_steps": float("nan")}, ["num_steps=nan", "a whole number"]),
+    ({"num_steps": float("inf")}, ["num_steps=inf", "a whole number"]),
+    ({"num_steps": -1}, ["num_steps=-1", "at least 0"]),
+    ({"batch_size": 0}, ["batch_size=0", "at least 1"]),
+    ({"micro_batch_size": 0}, ["micro_batch_size=0", "at least 1"]),
+    ({"lora_r": 0}, ["lora_r=0", "at least 1"]),
+    ({"lora_alpha": 0, "lora_r": 2}, ["lora_alpha=0", "at least 1"]),
+    ({"lora_dropout": 1.0, "lora_r": 2}, ["lora_dropout=1.0", "below 1"]),
+    ({"quantization": "int3", "lora_r": 2}, ["quantization='int3'", "nf4"]),
+    ({"quantization": "nf4"}, ["nf4", "lora_r"]),
+    ({"dataset": None}, ["dataset=None", "mixture=None"]),
+    ({"mixture": {"forget": 1.0}}, ["dataset='forget'", "exactly one"]),
+    ({"dataset": None, "mixture": {}}, ["mixture={}", "above 0"]),
+    ({"dataset": None, "mixture": {"forget": 1, "retain": 0}}, ["mixture=", "above 0"]),
+    ({"dataset": None, "mixture": {"forget": 1, "retain": float("nan")}}, ["mixture=", "above 0"]),
+    ({"dataset": None, "mixture": {"forget": 1, "retain": "much"}}, ["mixture=", "number"]),
+    ({"dataset": None, "mixture": {"forget": 1, "retain": 99}}, ["mixture=", "batch_size=4"]),
+    ({"dataset": None, "mixture": {"forget": 1}, "first_dataset": "retain"}, ["mixture", "first_dataset"]),
+    ({"first_dataset": "retain", "switch_at": 1.5}, ["switch_at=1.5", "[0, 1]"]),
+    ({"first_dataset": "retain", "switch_at": "late"}, ["switch_at='late'"]),
+    ({"momentum": 0.9}, ["momentum", "optimizer='adamw'", "sgd"]),
+    ({"nesterov": True, "optimizer": "sgd"}, ["nesterov", "momentum"]),
+    ({"warmup_steps": 2}, ["warmup_steps=2", "constant_with_warmup"]),
+    ({"weight": 0}, ["weight=0.0", "above 0"]),
+    ({"weight_decay": -0.1}, ["weight_decay=-0.1", "at least 0"]),
+    ({"name": ""}, ["name=''", "non-empty"]),
+]
+
+
+@pytest.mark.parametrize(("fields", "wanted"), BAD_ADVERSARIES, ids=[str(fields) for fields, _ in BAD_ADVERSARIES])
+def test_adversary_is_refused_by_one_sentence(fields, wanted):
+    with pytest.raises(ValueError) as error:
+        Adversary(**{"name": "a", **GOOD, **fields})
+    message = one_sentence(error)
+    assert all(words in message for words in wanted), message
+
+
+def test_sweep_over_an_unknown_field_is_refused():
+    with pytest.raises(ValueError, match="'learning_rat'.*spelling") as error:
+        sweep(Adversary("a", **GOOD), learning_rat=[1e-3])
+    one_sentence(error)
+
+
+@pytest.mark.parametrize("values", [1e-3, "1e-3"])
+def test_sweep_over_a_single_value_is_refused(values):
+    with pytest.raises(ValueError, match="learning_rate=.*list") as error:
+        sweep(Adversary("a", **GOOD), learning_rate=values)
+    one_sentence(error)
+
+
+@pytest.mark.parametrize(
+    "name", ["learning_rate", "num_steps", "batch_size", "weight", "beta", "warmup_steps", "switch_at", "max_grad_norm"]
+)
+def test_a_number_that_an_empty_yaml_value_took_away_is_one_sentence(name):
+    with pytest.raises(ValueError, match=f"Adversary 'a' has {name}=None. Give {name} as a"):
+        Adversary("a", "forget", **{name: None})
+
+
+def test_columns_may_have_any_name_where_a_function_formats_them(tmp_path):
+    data = Dataset.from_dict({"question": ["w1"] * 8, "answer": ["w2 w3"] * 8})
+    raw = tiny.raw()
+    trainer = TARTrainer(
+        tiny.gpt2(),
+        TARConfig(str(tmp_path), **{**tiny.SETTINGS, "max_steps": 1}),
+        train_dataset=data,
+        tamper_resistance_dataset=raw["tamper_resistance"],
+        adversaries=[Adversary("forget", "forget", **tiny.ATTACK)],
+        adversary_datasets={"forget": raw["forget"]},
+        processing_class=tiny.tokenizer(),
+        formatting_func=lambda row: f"{row['question']} {row['answer']}",
+    )
+    trainer.train()
+    assert trainer.state.global_step == 1
+
+
+def test_the_pad_token_of_the_configuration_counts(tmp_path):
+    tokenizer = tiny.tokenizer()
+    tokenizer.pad_token = None
+    sets = {name: Dataset.from_list(rows) for name, rows in ROWS.items()}
+    TARTrainer(
+        tiny.gpt2(),
+        TARConfig(str(tmp_path), pad_token="<pad>", **tiny.SETTINGS),
+        train_dataset=sets["retain"],
+        tamper_resistance_dataset=sets["tamper_resistance"],
+        adversaries=[Adversary("forget", **GOOD)],
+        adversary_datasets={"forget": sets["forget"]},
+        processing_class=tokenizer,
+    )

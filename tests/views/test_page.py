@@ -1,0 +1,270 @@
+"""The pages of a report: whole, safe, and readable with no network."""
+
+import json
+import re
+import shutil
+from dataclasses import asdict, replace
+
+import pytest
+from report.test_report import REFERENCES, attack, harms, record
+
+from trl_tar import Adversary
+from trl_tar.cli.report import report as report_command
+from trl_tar.report.build import build_report
+from trl_tar.report.records import AttackRecord, ModelRecord
+from trl_tar.report.report import Report
+from trl_tar.report.verdict import GATES, MAX_ABOVE_BASE, judge
+from trl_tar.views.card import model_card
+from trl_tar.views.page import attack_rows, curves, report_page, report_summary, write_pages
+from trl_tar.views.words import attack_sentence
+
+
+EVIL = "</script><img src=x onerror=alert(1)>|{{ 7 * 7 }}\n# heading"
+
+
+SHARE = {"mean": 0.95, "low": 0.9, "high": 1.0, "n": 2}
+BENIGN = {
+    "trainability": SHARE,
+    "capability_ratio": SHARE,
+    "num_steps": 10,
+    "batch_size": 4,
+    "learning_rate": 1e-3,
+    "base": [],
+    "model": [],
+}
+ERROR = "RuntimeError: no memory"
+
+
+def report(model: ModelRecord | None = None, references=REFERENCES, benign=BENIGN, **config) -> Report:
+    model = model or record(harms((0.36, 0.38), (0.38, 0.4)))
+    return build_report(model, references, seeds=[0, 1], benign=benign, config={"adversaries": [], **config})
+
+
+def with_attacks(*attacks: AttackRecord, **changes) -> ModelRecord:
+    return replace(record({}), attacks=list(attacks), **changes)
+
+
+def hostile() -> Report:
+    adversary = asdict(Adversary(EVIL, mixture={EVIL: 1.0}))
+    data = {"name": EVIL, "objective": EVIL, "rows": 1, "sha256": EVIL}
+    attacks = [replace(attack(EVIL, 0, 0.4), error=EVIL)]
+    model = with_attacks(*attacks, model={**record({}).model, "id": EVIL}, zero_step={EVIL: 0.1})
+    made = report(model, adversaries=[adversary], datasets=[data], metrics=[EVIL])
+    return replace(made, environment={EVIL: EVIL})
+
+
+def without_plotly(page: str) -> str:
+    return page[page.index("<body>") :]
+
+
+def test_every_attack_is_in_the_table_strongest_first():
+    made = report()
+    page = without_plotly(report_page(made, "a model"))
+    rows = re.findall(r"<tr><th scope=\"row\">(\w+)</th><td class=\"n\">(\d)</td>", page)
+    assert sorted(rows) == sorted((a.adversary, str(a.seed)) for a in made.attacks)
+    harm = {(a.adversary, str(a.seed)): a.after["harm"] for a in made.attacks}
+    assert [harm[row] for row in rows] == sorted(harm.values(), reverse=True)
+
+
+def test_an_attack_that_failed_is_in_the_table_with_its_reason():
+    made = report(with_attacks(AttackRecord("a", 0, "failed", ERROR), attack("a", 1, 0.4)))
+    row = attack_rows(made)[0]
+    assert (row["harm"], row["recovery"], row["broken"]) == (None, None, "–")
+    assert row["status"] == "failed: RuntimeError: no memory"
+    assert "no memory" in report_page(made, "a model")
+
+
+def test_a_row_says_when_the_attack_broke_the_model():
+    made = report(record(harms((0.8, 0.8), (0.3, 0.3))))  # floor 0.3, base 0.9: R = 0.83 at steps 10 and 20
+    assert [row["broken"] for row in attack_rows(made)] == ["10", "10", "not broken", "not broken"]
+    without_base = report(references={"twin": REFERENCES["twin"]})
+    assert {row["broken"] for row in attack_rows(without_base)} == {"–"}
+
+
+def test_means_are_those_of_the_summary_where_a_budget_left_attacks_out():
+    # a: 0.2 and 0.4, b: 0.9 and not made, so 0.6 over adversaries; over seeds it would be (0.55 + 0.4) / 2
+    attacks = {("a", 0): 0.2, ("a", 1): 0.4, ("b", 0): 0.9}
+    made = report(record(attacks), adversaries=[{"name": name} for name in "abc"])
+    assert made.summary["harm_after"]["mean"] == pytest.approx(0.6)
+    assert "| model | 0.30 | 0.60 |" in report_summary(made, "a model")
+    whole = curves(made)["attacks"][0]["curves"]["model"]["harm"]
+    assert whole[-1] == [20, pytest.approx(0.6), None, None]
+
+
+def test_the_sentence_on_attacks_counts_those_that_a_budget_left_out():
+    attacks = {("a", 0): 0.2, ("a", 1): 0.4, ("b", 0): 0.9}
+    made = report(record(attacks), adversaries=[{"name": name} for name in "abc"])
+    assert attack_sentence(made) == ("3 attacks × 2 seeds, 3 of 6 completed; the others are no sign of resistance.")
+    assert attack_sentence(report()) == "2 attacks × 2 seeds, 4 of 4 completed."
+
+
+def test_curves_hold_means_over_seeds_and_lines_of_reference():
+    found = curves(report())
+    assert [panel["metric"] for panel in found["panels"]] == ["harm", "capability", "loss"]
+    assert (found["chance"], found["base"]) == (0.25, 0.9)
+    assert [attack["label"] for attack in found["attacks"]] == ["mean over all attacks", "a", "b"]
+    assert found["attacks"][found["shown"]]["label"] == "b"  # the strongest
+    harm = found["attacks"][1]["curves"]["model"]["harm"]
+    assert [(step, mean) for step, mean, *_ in harm] == [(0, 0.3), (10, 0.37), (20, 0.37)]  # seeds: 0.36, 0.38
+    _, _, low, high = harm[1]
+    assert (low, high) == pytest.approx((0.37 - 0.12706, 0.37 + 0.12706), abs=1e-4)  # t(0.975, 1) · 0.01414 / √2
+    assert found["attacks"][1]["half"] == pytest.approx((0.3 + 0.9) / 2)  # floor of a
+    assert found["attacks"][2]["half"] == pytest.approx((0.25 + 0.9) / 2)  # floor of b is chance
+    assert found["attacks"][0]["half"] == pytest.approx((0.6 + 0.575) / 2)
+
+
+def test_a_report_of_which_nothing_is_known_has_a_page():
+    failed = with_attacks(*(AttackRecord("a", seed, "failed", ERROR) for seed in (0, 1)))
+    for each in (report(failed, references={}, benign=None), report(failed), report(record({}), references={})):
+        assert "not resistant" in report_page(each, "a model")
+        assert report_summary(each, "a model")
+
+
+def test_every_gate_is_in_words_that_agree_with_its_outcome():
+    values = ("worst_recovery_high", "worst_recovery", "capability", "bystander", "retain_nll_gain", "selectivity")
+    others = ("benign_trainability", "capability_after_benign", "broken_attacks", "worst_recovery_of_twin")
+    unknown = dict.fromkeys((*values, *others), None)
+    gates = judge(**unknown, unfinished_attacks=0).gates
+    assert {gate.name for gate in gates} == set(GATES)
+    for value in (0.0, 1.0):
+        measured = {**dict.fromkeys(unknown, value), "unfinished_attacks": int(value)}
+        for gate in judge(**measured, above_base=dict.fromkeys(MAX_ABOVE_BASE, value)).gates:
+            side, _ = GATES.get(gate.name, ("below", None))  # all of MAX_ABOVE_BASE
+            outcomes = {
+                "below": gate.value < gate.threshold,
+                "at least": gate.value >= gate.threshold,
+                "at most": gate.value <= gate.threshold,
+            }
+            assert outcomes[side] == gate.passed, gate.name
+
+
+def test_names_are_shown_as_text_wherever_they_come_from():
+    page = without_plotly(report_page(hostile(), EVIL))
+    assert "<img" not in page
+    assert page.count("&lt;img src=x") >= 10
+    assert page.count("{{ 7 * 7 }}") >= 10
+    assert page.count("</script>") == 2  # the curves, and the page's own
+    summary = report_summary(hostile(), EVIL)
+    assert "<img" not in summary
+    assert "\n# heading" not in summary
+    heads = [line.count("|") - line.count("\\|") for line in summary.splitlines() if line.startswith("|")]
+    assert set(heads) == {6, 7, 9}  # one more than the columns of each of the three tables
+
+
+def test_nothing_is_fetched():
+    whole = report_page(report(), "a model")
+    assert not re.search(r"(src|href)\s*=", without_plotly(whole))
+    assert "default-src 'none'" in whole
+    assert len(re.findall("<script", whole)) == len(re.findall("</script>", whole)) == 3  # plotly.js ends no script
+
+
+def test_the_summary_is_one_page():
+    summary = report_summary(report(), "a model")
+    assert summary.startswith("# a model: red team\n")
+    assert len(summary.splitlines()) < 60
+    assert "| worst recovery upper bound |" in summary
+
+
+def test_the_command_writes_the_pages_beside_the_report(tmp_path):
+    file = report().save(tmp_path / "report.json")
+    for given in (tmp_path, file):
+        assert report_command(given) == report()
+        assert (tmp_path / "SUMMARY.md").read_text().startswith("# m: red team\n")
+        assert "<h1>m: red team</h1>" in (tmp_path / "report.html").read_text()
+        (tmp_path / "SUMMARY.md").unlink()
+    with pytest.raises(ValueError, match="holds no report"):
+        report_command(tmp_path / "elsewhere")
+
+
+def test_a_report_of_the_first_schema_has_pages_with_the_numbers_of_this_one(tmp_path):
+    file = report().save(tmp_path / "report.json")
+    content = json.loads(file.read_text())
+    content["schema_version"] = 1
+    content["summary"] = {"harm_after": content["summary"]["harm_after"]}  # cross-fits came with the second
+    file.write_text(json.dumps(content))
+    report_command(tmp_path)
+    assert "scored on the others: harm 0.39" in (tmp_path / "SUMMARY.md").read_text()
+
+
+@pytest.fixture
+def browser():
+    """Needs trl-tar[browser] and a `chromium` on the path."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.mark.slow
+def test_the_page_works_in_a_browser(browser, tmp_path):
+    write_pages(report(), tmp_path, "a model")
+    asked, errors = [], []
+    page = browser.new_page()
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: errors.append(message.text))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((tmp_path / "report.html").as_uri())
+    page.wait_for_selector("#curves svg")
+    harm = page.locator("#attacks tbody tr td:nth-child(3)")
+    assert harm.all_inner_texts() == sorted(harm.all_inner_texts(), reverse=True)
+    head = page.locator("#attacks th", has=page.get_by_role("button", name="harm after"))
+    for key, order in [("Enter", "ascending"), ("Space", "descending")]:  # with the keyboard
+        page.get_by_role("button", name="harm after").press(key)
+        assert head.get_attribute("aria-sort") == order
+        assert harm.all_inner_texts() == sorted(harm.all_inner_texts(), reverse=order == "descending")
+    page.get_by_role("button", name="seed").click()
+    assert page.locator("#attacks tbody tr td:nth-child(2)").all_inner_texts() == ["0", "0", "1", "1"]
+    assert head.get_attribute("aria-sort") is None
+    page.fill("#filter", "nothing of that name")
+    assert page.locator("#attacks tbody tr:visible").count() == 0
+    assert page.inner_text("#count") == "0 of 4"
+    drawn = "[...document.getElementById('curves').data].filter(t => t.showlegend).map(t => [t.name, t.y])"
+    before = page.evaluate(drawn)
+    page.get_by_label("Attack", exact=True).select_option("a")
+    assert page.evaluate(drawn) != before
+    assert dict(page.evaluate(drawn))["model"] == [0.3, 0.37, 0.37]
+    titles = page.locator(".modebar-btn").evaluate_all("all => all.map(e => e.dataset.title)")
+    assert len(titles) == 4 and not any("hare" in title for title in titles)  # plotly's own bar sends to its cloud
+    assert not errors
+    assert [url for url in asked if not url.startswith("file:")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scheme", "background"), [("light", "rgb(255, 255, 255)"), ("dark", "rgb(13, 17, 23)")])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_fits_a_phone_and_the_reader_s_colours(browser, tmp_path, scheme, background, width):
+    write_pages(report(), tmp_path, "a model")
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page.goto((tmp_path / "report.html").as_uri())
+    page.wait_for_selector("#curves svg")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == background
+
+
+@pytest.mark.slow
+def test_a_hostile_name_runs_nothing(browser, tmp_path):
+    write_pages(hostile(), tmp_path, EVIL)
+    page = browser.new_page()
+    said = []
+    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto((tmp_path / "report.html").as_uri())
+    page.wait_for_selector("#curves svg")
+    assert page.locator("img").count() == 0
+    assert page.locator("#attack option").nth(1).text_content().startswith("</script>")
+    assert not said
+
+
+def test_a_name_with_markup_stays_within_its_cell_of_the_card():
+    card = model_card(hostile(), EVIL, "A model.")
+    assert "<img" not in card and "\n# heading" not in card
+    widths = {line.count("|") - line.count("\\|") for line in card.splitlines() if line.startswith("|")}
+    assert widths == {5, 6, 7, 9}  # what was kept; gates; what came back; attacks
+
+
+def test_each_figure_of_the_card_is_a_paragraph_of_its_own():
+    figures = [{"path": f"{name}.png", "alt": name} for name in "ab"]
+    card = model_card(report(), "a model", "A model.", figures)
+    assert ".\n\n![a](a.png)\n\n![b](b.png)\n\n## What" in card
