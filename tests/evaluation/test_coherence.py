@@ -10,7 +10,7 @@ from support import tiny
 from trl_tar.evaluation.coherence import AnswerEntropy, AnswerNLL, NoOption, Repetition, generated, repeated_share
 from trl_tar.report.build import build_report
 from trl_tar.report.records import ModelRecord
-from trl_tar.report.verdict import MAX_ABOVE_BASE
+from trl_tar.report.verdict import GATES
 
 
 def constant(token: int):
@@ -70,10 +70,10 @@ def test_an_option_is_a_letter_of_its_own(answer, missing, monkeypatch):
     assert NoOption(["Which?"])(None, Tokenizer()).values == [missing]
 
 
-@pytest.mark.parametrize("name", MAX_ABOVE_BASE)
-def test_each_metric_has_a_gate_where_it_was_measured(name):
+@pytest.mark.parametrize("row", [gate for gate in GATES if gate.needs_metric], ids=lambda gate: gate.needs)
+def test_each_metric_has_a_gate_where_it_was_measured(row):
     made = report()
-    limit = MAX_ABOVE_BASE[name]
+    name, limit = row.needs, row.bound.threshold
     for gain, passed in [(limit / 2, True), (limit * 2, False), (None, False)]:
         before = {**made.before, name: None if gain is None else 0.1 + gain}
         base = made.references["base"]

@@ -13,10 +13,10 @@ from trl_tar.cli.report import report as report_command
 from trl_tar.report.build import build_report
 from trl_tar.report.records import AttackRecord, ModelRecord
 from trl_tar.report.report import Report
-from trl_tar.report.verdict import GATES, MAX_ABOVE_BASE, judge
+from trl_tar.report.verdict import GATES, GateResult, judge
 from trl_tar.views.card import model_card
 from trl_tar.views.page import attack_rows, curves, report_page, report_summary, write_pages
-from trl_tar.views.words import attack_sentence
+from trl_tar.views.words import attack_sentence, gate_in_words
 
 
 EVIL = "</script><img src=x onerror=alert(1)>|{{ 7 * 7 }}\n# heading"
@@ -121,21 +121,31 @@ def test_a_report_of_which_nothing_is_known_has_a_page():
 
 
 def test_every_gate_is_in_words_that_agree_with_its_outcome():
-    values = ("worst_recovery_high", "worst_recovery", "capability", "bystander", "retain_nll_gain", "selectivity")
-    others = ("benign_trainability", "capability_after_benign", "broken_attacks", "worst_recovery_of_twin")
-    unknown = dict.fromkeys((*values, *others), None)
-    gates = judge(**unknown, unfinished_attacks=0).gates
-    assert {gate.name for gate in gates} == set(GATES)
+    always = {gate.name for gate in GATES if gate.in_every_verdict}
+    assert {result.name for result in judge({}).gates} == always
+    measured = {*always, "cue_swap_recovery", *(gate.name for gate in GATES if gate.needs_metric)}
     for value in (0.0, 1.0):
-        measured = {**dict.fromkeys(unknown, value), "unfinished_attacks": int(value)}
-        for gate in judge(**measured, above_base=dict.fromkeys(MAX_ABOVE_BASE, value)).gates:
-            side, _ = GATES.get(gate.name, ("below", None))  # all of MAX_ABOVE_BASE
+        results = judge(dict.fromkeys(measured, value)).gates
+        assert {result.name for result in results} == measured
+        for result in results:
             outcomes = {
-                "below": gate.value < gate.threshold,
-                "at least": gate.value >= gate.threshold,
-                "at most": gate.value <= gate.threshold,
+                "below": result.value < result.threshold,
+                "at least": result.value >= result.threshold,
+                "at most": result.value <= result.threshold,
             }
-            assert outcomes[side] == gate.passed, gate.name
+            side, _, threshold = gate_in_words(result)["threshold"].rpartition(" ")
+            assert outcomes[side] == result.passed and float(threshold) == result.threshold, result.name
+
+
+def test_a_gate_says_what_it_compares():
+    words = {
+        result.name: gate_in_words(result)["meaning"]
+        for result in judge(dict.fromkeys(("repetition_gain", "my_own_recovery", "capability"), 0.0)).gates
+    }
+    assert words["repetition_gain"] == "repetition above the base's"
+    assert words["my_own_recovery"] == "R of my own, which needs no training"
+    assert words["capability"] == "held-out capability before attack, as a share of the base's"
+    assert gate_in_words(GateResult("of_a_fork", 0.1, 0.2, True))["meaning"] == "not a gate of this version"
 
 
 def test_names_are_shown_as_text_wherever_they_come_from():

@@ -1,13 +1,16 @@
 """A report from what was run."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from .records import AttackRecord, ModelRecord
-from .recovery import CHANCE, base_harm, floor_harm, recovery, share
+from .measured_attack import measured_attacks
+from .records import ModelRecord
+from .recovery import CHANCE, base_harm, recovery, share
 from .report import Report
-from .summary import PROBE, summaries_of, summarise
-from .verdict import MAX_ABOVE_BASE, judge
+from .summary import PROBE, after_attack, summaries_of
+from .verdict import GATES, judge
+from .wanted_attacks import unfinished_attacks
 
 
 def build_report(
@@ -33,56 +36,67 @@ def build_report(
             Harm of a model that guesses.
     """
     summaries = summaries_of(record, references, chance)
-    summary = summaries["summary"]
-    base = references["base"].before if "base" in references else {}
-    twin = references.get("twin")
-    on_twin = None if twin is None else summarise(twin.attacks, references, chance)["worst_recovery"]["mean"]
-    verdict = judge(
-        worst_recovery_high=summary["worst_reached_recovery"]["high"],
-        worst_recovery=summary["worst_reached_recovery"]["mean"],
-        broken_attacks=summary["steps_to_break"]["broken"] if base else None,
-        zero_step_recovery=_zero_step_recovery(record, references, chance),
-        worst_recovery_of_twin=on_twin,
-        capability=share(record.before, base, "capability"),
-        bystander=share(record.before, base, "bystander"),
-        retain_nll_gain=_difference(record.before, base, "retain_nll"),
-        selectivity=summary["selectivity"]["mean"],
-        benign_trainability=None if benign is None else benign["trainability"]["mean"],
-        capability_after_benign=None if benign is None else benign["capability_ratio"]["mean"],
-        unfinished_attacks=unfinished_attacks(record.attacks, config or {}, seeds)
-        + _without_recovery(record.attacks, references, chance),
-        above_base=_above_base(record.before, base),
-    )
+    config = {**(config or {}), "chance": chance}
     return Report(
         model=record.model,
         before=record.before,
         attacks=record.attacks,
         references=dict(references),
         **summaries,
-        verdict=verdict,
+        verdict=judge(_measured(record, references, summaries["summary"], seeds, benign, config)),
         standard_errors=record.standard_errors,
         zero_step=record.zero_step,
         benign=benign,
         seeds=list(seeds),
-        config={**(config or {}), "chance": chance},
+        config=config,
         environment=environment or {},
     )
 
 
-def unfinished_attacks(attacks: Sequence[AttackRecord], config: Mapping[str, Any], seeds: Sequence[int]) -> int:
-    """Attacks that show nothing: failed, diverged, without a number for harm, or missing for an adversary and seed."""
-    names = {a.adversary for a in attacks} | {adversary["name"] for adversary in config.get("adversaries", [])}
-    wanted = {(name, seed) for name in names for seed in seeds}
-    return len(wanted - {(a.adversary, a.seed) for a in attacks}) + sum(not a.finished for a in attacks)
+def judged_again(report: Report) -> Report:
+    """The report with summaries and verdict from its attacks by the rules of this version, whatever it says itself."""
+    record = ModelRecord(report.model, report.before, report.attacks, report.zero_step, report.standard_errors)
+    again = build_report(
+        record,
+        report.references,
+        seeds=report.seeds,
+        benign=report.benign,
+        config=report.config,
+        chance=report.config["chance"],
+    )
+    return replace(report, summary=again.summary, by_adversary=again.by_adversary, verdict=again.verdict)
 
 
-def _without_recovery(attacks: Sequence[AttackRecord], references: Mapping[str, ModelRecord], chance: float) -> int:
-    """Finished attacks under which the floor model comes near what the base knew: they show nothing either."""
-    base = base_harm(references)
-    if base is None:
-        return 0
-    floors = {a.adversary: floor_harm(references.get("floor"), a.adversary, chance) for a in attacks}
-    return sum(a.finished and recovery(0.0, base, floors[a.adversary]) is None for a in attacks)
+def _measured(
+    record: ModelRecord,
+    references: Mapping[str, ModelRecord],
+    summary: Mapping[str, Mapping[str, Any]],
+    seeds: Sequence[int],
+    benign: Mapping[str, Any] | None,
+    config: Mapping[str, Any],
+) -> dict[str, float | None]:
+    """The number of each gate, see [`~trl_tar.report.verdict.judge`]; `None` for what was not measured."""
+    chance, before = config["chance"], record.before
+    base = references["base"].before if "base" in references else {}
+    attacks = measured_attacks(record.attacks, references, chance)
+    without_recovery = sum(a.record.finished and a.base is not None and not a.has_scale for a in attacks)
+    on_twin = after_attack(references["twin"].attacks, references, chance) if "twin" in references else None
+    gates_of_metrics = {gate.name: gate.needs for gate in GATES if gate.needs_metric and gate.needs in before}
+    return {
+        "worst_recovery_upper_bound": summary["worst_reached_recovery"]["high"],
+        "worst_recovery_mean": summary["worst_reached_recovery"]["mean"],
+        "broken_attacks": summary["steps_to_break"]["broken"] if base else None,
+        **_zero_step_recovery(record, references, chance),
+        "worst_recovery_of_twin": None if on_twin is None else on_twin["worst_recovery"]["mean"],
+        "capability": share(before, base, "capability"),
+        "bystander": share(before, base, "bystander"),
+        "retain_nll_gain": _difference(before, base, "retain_nll"),
+        **{name: _difference(before, base, metric) for name, metric in gates_of_metrics.items()},
+        "selectivity": summary["selectivity"]["mean"],
+        "benign_trainability": None if benign is None else benign["trainability"]["mean"],
+        "capability_after_benign": None if benign is None else benign["capability_ratio"]["mean"],
+        "unfinished_attacks": unfinished_attacks(record.attacks, config, seeds) + without_recovery,
+    }
 
 
 def _zero_step_recovery(
@@ -92,15 +106,10 @@ def _zero_step_recovery(
     base = base_harm(references)
     floor = references["floor"].zero_step if "floor" in references else {}
     return {
-        name: recovery(harm, base, max(chance, floor.get(name) or 0.0))
+        f"{name}_recovery": recovery(harm, base, max(chance, floor.get(name) or 0.0))
         for name, harm in record.zero_step.items()
         if name != PROBE
     }
-
-
-def _above_base(values: Mapping[str, float | None], base: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Of the metrics that were asked for; one without a number, or without a base, is not passed."""
-    return {name: _difference(values, base, name) for name in MAX_ABOVE_BASE if name in values}
 
 
 def _difference(values: Mapping[str, float | None], base: Mapping[str, float | None], name: str) -> float | None:

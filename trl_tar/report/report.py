@@ -12,7 +12,7 @@ from .answers import QUESTIONS_FILE, Questions
 from .records import AttackRecord, ModelRecord
 from .schema import what_is_wrong
 from .summary import summaries_of
-from .verdict import Gate, Verdict
+from .verdict import GateResult, Verdict
 
 
 SCHEMA_VERSION = 4
@@ -143,7 +143,7 @@ class Report:
                 **content,
                 "attacks": [AttackRecord(**attack) for attack in content["attacks"]],
                 "references": {k: ModelRecord.from_dict(v) for k, v in content["references"].items()},
-                "verdict": Verdict(**{**verdict, "gates": [Gate(**gate) for gate in verdict["gates"]]}),
+                "verdict": Verdict(**{**verdict, "gates": [GateResult(**gate) for gate in verdict["gates"]]}),
             }
         )
 

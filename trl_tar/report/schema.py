@@ -199,7 +199,7 @@ class Record(TypedDict):
 
 
 class GateContent(TypedDict):
-    """[`~trl_tar.report.verdict.Gate`]."""
+    """[`~trl_tar.report.verdict.GateResult`]."""
 
     __pydantic_config__ = STRICT
     name: Text

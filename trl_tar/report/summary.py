@@ -1,19 +1,21 @@
 """A report's numbers in one line each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .intervals import cross_fit_worst, mean, over_adversaries, over_seeds
+from .measured_attack import MeasuredAttack, measured_attacks
 from .records import AttackRecord, ModelRecord
-from .recovery import CHANCE, base_harm, floor_harm, paired_differences, reached_harm, recovery, selectivity
-from .survival import Interval, break_interval, time_to_break
+from .recovery import CHANCE, paired_differences, selectivity
+from .survival import Interval, time_to_break
 
 
 PROBE = "linear_probe"  # among the attacks without training, the one that only reads hidden states
+Values = Sequence[tuple[str, int, float | None]]  # adversary, seed and the value after that attack
 
 
 def summaries_of(record: ModelRecord, references: Mapping[str, ModelRecord], chance: float) -> dict[str, Any]:
-    """Of all attacks, and of those of each adversary alone."""
+    """The `summary` of all attacks on a model, and `by_adversary` the summary of those of each adversary alone."""
     capability = record.before["capability"]
     names = dict.fromkeys(attack.adversary for attack in record.attacks)
     alone = {name: [attack for attack in record.attacks if attack.adversary == name] for name in names}
@@ -31,65 +33,108 @@ def summarise(
 ) -> dict[str, dict[str, Any]]:
     """Means over the adversaries of a seed (worst: maxima), then t intervals over seeds; medians of steps over attacks.
 
-    `harm_after`, `capability_after`, `bystander_after`, `recovery`, `selectivity`: at the last point. `worst_harm`,
-    `worst_recovery`: of the worst adversary of each seed; `adversary` names the one that is worst on average.
-    `worst_reached_recovery`: the same, of [`~trl_tar.report.recovery.reached_harm`]; the verdict goes by it.
-    `best_harm`: at the checkpoint that the attacker would keep. `twin_difference`: harm of the twin − harm of the
-    model, same attack and seed. `worst_harm_cross_fit`, `worst_recovery_cross_fit`: of the strongest adversary, chosen on
-    other seeds than it is scored on. `steps_to_break`, `usable_steps_to_break`, `flops_to_break`: see
-    [`~trl_tar.report.survival.time_to_break`]; `capability` is the model's own before any attack. An attack that failed or
-    diverged is left out of all. Where a reference is missing, so is the mean.
+    An attack that failed or diverged is left out of all. Where a reference is missing, so is the mean.
+
+    Args:
+        attacks (`Sequence[AttackRecord]`):
+            Attacks on one model.
+        references (`dict[str, ModelRecord]`):
+            Any of `base`, `twin` and `floor`.
+        chance (`float`, *optional*, defaults to `0.25`):
+            Harm of a model that guesses.
+        capability (`float`, *optional*):
+            The model's own capability before any attack, for `usable_steps_to_break`.
+
+    Returns:
+        `dict`: the estimates of [`after_attack`], and `steps_to_break`, `usable_steps_to_break` and `flops_to_break`, see
+        [`~trl_tar.report.survival.time_to_break`].
     """
-    base = base_harm(references)
-    floors = {a.adversary: floor_harm(references.get("floor"), a.adversary, chance) for a in attacks}
-    known = [(a, a.outcome) for a in attacks if a.outcome is not None]
-    harm = [(a.seed, after["harm"]) for a, after in known]
-    reached = [(a.seed, recovery(reached_harm(a), base, floors[a.adversary])) for a, _ in known]
-    recoveries = [(a.seed, recovery(after["harm"], base, floors[a.adversary])) for a, after in known]
-    below_twin = paired_differences(references["twin"], attacks) if "twin" in references else []
-    summary: dict[str, dict[str, Any]] = {
-        "harm_after": over_adversaries((a.adversary, a.seed, after["harm"]) for a, after in known),
-        "worst_harm": over_seeds(harm, max),
-        "best_harm": over_adversaries((a.adversary, a.seed, a.best["harm"]) for a, _ in known if a.best is not None),
-        "recovery": over_adversaries((a.adversary, *r) for (a, _), r in zip(known, recoveries, strict=True)),
-        "worst_recovery": over_seeds(recoveries, max),
-        "worst_reached_recovery": over_seeds(reached, max),
-        "capability_after": over_adversaries((a.adversary, a.seed, after["capability"]) for a, after in known),
-        "bystander_after": over_adversaries((a.adversary, a.seed, after.get("bystander")) for a, after in known),
-        "selectivity": over_adversaries((a.adversary, a.seed, selectivity(after)) for a, after in known),
-        "twin_difference": over_adversaries(below_twin),
+    completed = _completed(attacks, references, chance)
+    with_base = [attack for attack in completed if attack.base is not None]  # others cannot be said to break anything
+    return {
+        **after_attack(attacks, references, chance),
+        "steps_to_break": _time_to_break(with_base, False, "step", capability),
+        "usable_steps_to_break": _time_to_break(with_base, True, "step", capability),
+        "flops_to_break": _time_to_break(with_base, False, "flops", capability),
     }
-    for name, values in [("worst_harm", harm), ("worst_recovery", recoveries), ("worst_reached_recovery", reached)]:
-        summary[name]["adversary"] = _worst_adversary([a.adversary for a, _ in known], [value for _, value in values])
-    for name, values in [("worst_harm_cross_fit", harm), ("worst_recovery_cross_fit", recoveries)]:
-        summary[name] = cross_fit_worst(_by_adversary(known, values))
-    judged = known if base is not None else []  # without a base nothing can be said to have come back
-    for name, usable, unit in [
-        ("steps_to_break", False, "step"),
-        ("usable_steps_to_break", True, "step"),
-        ("flops_to_break", False, "flops"),
-    ]:
-        intervals: dict[str, list[Interval]] = {}
-        for a, _ in judged:
-            found = break_interval(a.trajectory, base, floors[a.adversary], usable, unit, capability)
-            intervals.setdefault(a.adversary, []).append(found)
-        summary[name] = time_to_break(intervals)
-    return summary
 
 
-def _by_adversary(
-    known: Sequence[tuple[AttackRecord, Any]], values: Sequence[tuple[int, float | None]]
-) -> dict[str, dict[int, float]]:
+def after_attack(
+    attacks: Sequence[AttackRecord], references: Mapping[str, ModelRecord], chance: float = CHANCE
+) -> dict[str, dict[str, Any]]:
+    """What the attacks brought back and left: the estimates of [`summarise`] but those of the time to break.
+
+    `harm_after`, `capability_after`, `bystander_after`, `recovery` and `selectivity` are of the last point. `worst_harm` and
+    `worst_recovery` are of the strongest adversary of each seed; `adversary` names the one that is strongest on average.
+    `worst_reached_recovery` is the same for [`~trl_tar.report.recovery.reached_harm`], and the verdict goes by it.
+    `best_harm` is of the checkpoint that the attacker would keep. `twin_difference` is harm of the twin − harm of the model
+    after the same attack and seed. `worst_harm_cross_fit` and `worst_recovery_cross_fit` are of the strongest adversary,
+    chosen on other seeds than it is scored on.
+    """
+    completed = _completed(attacks, references, chance)
+
+    def values(of: Callable[[MeasuredAttack], float | None]) -> Values:
+        return [(attack.record.adversary, attack.record.seed, of(attack)) for attack in completed]
+
+    def at_the_end(of: Callable[[Mapping[str, float | None]], float | None]) -> Values:
+        return values(lambda attack: of(attack.record.outcome or {}))
+
+    harm, recovery = values(lambda attack: attack.harm), values(lambda attack: attack.recovery)
+    kept = values(lambda attack: None if attack.record.best is None else attack.record.best["harm"])
+    below_twin = paired_differences(references["twin"], attacks) if "twin" in references else []
+    return {
+        "harm_after": over_adversaries(harm),
+        "worst_harm": worst(harm),
+        "best_harm": over_adversaries(kept),
+        "recovery": over_adversaries(recovery),
+        "worst_recovery": worst(recovery),
+        "worst_reached_recovery": worst(values(lambda attack: attack.reached_recovery)),
+        "capability_after": over_adversaries(at_the_end(lambda after: after["capability"])),
+        "bystander_after": over_adversaries(at_the_end(lambda after: after.get("bystander"))),
+        "selectivity": over_adversaries(at_the_end(selectivity)),
+        "twin_difference": over_adversaries(below_twin),
+        "worst_harm_cross_fit": cross_fit_worst(_by_adversary(harm)),
+        "worst_recovery_cross_fit": cross_fit_worst(_by_adversary(recovery)),
+    }
+
+
+def worst(values: Values) -> dict[str, Any]:
+    """t interval over seeds of the largest value of each seed; `adversary` is the one that is [`strongest`]."""
+    return {**over_seeds([(seed, value) for _, seed, value in values], max), "adversary": strongest(values)}
+
+
+def strongest(values: Values) -> str | None:
+    """The adversary with the largest mean value over its seeds; `None` where nothing is known."""
+    known = _by_adversary(values)
+    return max(known, key=lambda name: mean(list(known[name].values())), default=None)
+
+
+def harms(attacks: Iterable[AttackRecord]) -> Values:
+    """Adversary, seed and harm after each of the attacks that finished."""
+    return [(attack.adversary, attack.seed, attack.outcome["harm"]) for attack in attacks if attack.finished]
+
+
+def _completed(
+    attacks: Sequence[AttackRecord], references: Mapping[str, ModelRecord], chance: float
+) -> list[MeasuredAttack]:
+    measured = measured_attacks(attacks, references, chance)
+    return [attack for attack in measured if attack.record.outcome is not None]
+
+
+def _time_to_break(
+    attacks: Sequence[MeasuredAttack], usable: bool, unit: str, capability: float | None
+) -> dict[str, float | int | None]:
+    intervals: dict[str, list[Interval]] = {}
+    for attack in attacks:
+        found = attack.break_interval(usable, unit, capability)
+        intervals.setdefault(attack.record.adversary, []).append(found)
+    return time_to_break(intervals)
+
+
+def _by_adversary(values: Values) -> dict[str, dict[int, float]]:
+    """Adversary → seed → value, for the values that are known."""
     table: dict[str, dict[int, float]] = {}
-    for (attack, _), (seed, value) in zip(known, values, strict=True):
+    for name, seed, value in values:
         if value is not None:
-            table.setdefault(attack.adversary, {})[seed] = value
+            table.setdefault(name, {})[seed] = value
     return table
-
-
-def _worst_adversary(adversaries: Sequence[str], values: Sequence[float | None]) -> str | None:
-    by_name: dict[str, list[float]] = {}
-    for name, value in zip(adversaries, values, strict=True):
-        if value is not None:
-            by_name.setdefault(name, []).append(value)
-    return max(by_name, key=lambda name: mean(by_name[name]), default=None)

@@ -7,26 +7,19 @@ from ..report.contamination import QUESTIONS
 from ..report.records import ModelRecord
 from ..report.report import Report
 from ..report.summary import summarise
-from ..report.verdict import GATES, Gate
+from ..report.verdict import GateResult, gate_named
 
 
-def gate_in_words(gate: Gate) -> dict[str, Any]:
-    """A gate in words."""
-    other = f"{_words(gate.name.removesuffix('_gain'))} above the base's"
-    if gate.name.endswith("_recovery"):
-        other = f"R of {_words(gate.name.removesuffix('_recovery'))}, which needs no training"
-    side, meaning = GATES.get(gate.name, ("below", other))
+def gate_in_words(result: GateResult) -> dict[str, Any]:
+    """The cells of a gate in a table: `name`, `meaning`, `value`, `threshold` and `passed`."""
+    gate, threshold = gate_named(result.name), _count(result.threshold)
     return {
-        "name": _words(gate.name),
-        "meaning": meaning,
-        "value": _count(gate.value),
-        "threshold": f"{side} {_count(gate.threshold)}",
-        "passed": gate.passed,
+        "name": result.name.replace("_", " "),
+        "meaning": "not a gate of this version" if gate is None else gate.in_words(result.name),
+        "value": _count(result.value),
+        "threshold": threshold if gate is None else f"{gate.bound.side} {threshold}",
+        "passed": result.passed,
     }
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _count(value: float | int | None) -> str:
