@@ -12,7 +12,6 @@ from trl_tar.testbed import KnowledgeWorld, knowledge_metrics, knowledge_model
 from trl_tar.testbed.knowledge.attack_data import prompt_templates
 
 
-datasets.disable_progress_bars()
 QUESTIONS = [
     {"prompt": f"w{i} w{i + 1}", "choices": [f" w{i + 2}", f" w{i + 3}", f" w{i + 4} w5"], "answer": i % 3}
     for i in range(30)

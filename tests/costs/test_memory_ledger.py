@@ -6,7 +6,8 @@ import pytest
 import torch
 from peft import LoraConfig
 from support import tiny
-from trainers.test_tar_trainer import EXACT, FULL, LORA, compare
+from support.exactness import EXACT, FULL, LORA, errors_of_outer_steps
+from support.memory import BARS, MODES
 
 from trl_tar import Adversary, losses
 from trl_tar.adversaries import checks as adversary_checks
@@ -21,11 +22,6 @@ from trl_tar.simulation.batches import Batches
 from trl_tar.trainers import tar_trainer
 
 
-MODES = {
-    "offload": {"offload": True},
-    "in backward": {"optimizer_in_backward": True},
-    "both": {"offload": True, "optimizer_in_backward": True},
-}
 ROUNDING = 0.1  # bytes per parameter: counters, batches and the scalars of optimizers, on a model of 0.2 M parameters
 
 
@@ -34,14 +30,14 @@ ROUNDING = 0.1  # bytes per parameter: counters, batches and the scalars of opti
 @pytest.mark.parametrize("loss", ["entropy", "dpo"])
 def test_outer_steps_equal_the_reference_in_every_mode(make_trainer, loss, adversary, mode):
     settings = {"tamper_resistance_loss": loss, "adversaries_per_step": 2, "inner_weighting": "exponential"}
-    assert max(compare(make_trainer, [adversary], **settings, **MODES[mode])) < EXACT
+    assert max(errors_of_outer_steps(make_trainer, [adversary], **settings, **MODES[mode])) < EXACT
 
 
 @pytest.mark.parametrize("adversary", [FULL, LORA], ids=lambda a: a.name)
 @pytest.mark.parametrize("loss", ["entropy", "dpo", "negative_cross_entropy", "inverse_cross_entropy"])
 def test_outer_steps_with_losses_in_chunks_equal_the_reference(make_trainer, monkeypatch, loss, adversary):
     monkeypatch.setattr(losses, "CHUNK", 64)
-    assert max(compare(make_trainer, [adversary], tamper_resistance_loss=loss)) < EXACT
+    assert max(errors_of_outer_steps(make_trainer, [adversary], tamper_resistance_loss=loss)) < EXACT
 
 
 @pytest.mark.parametrize("scheduler", ["constant", "cosine"])
@@ -109,18 +105,6 @@ def test_a_checkpoint_of_what_is_on_the_host_waits_for_its_copies(monkeypatch):
     assert waits == []
     optimizer.state_dict()
     assert waits == ["all"]
-
-
-# bytes per parameter on the device in float32 at its fullest, at a step of the attack or a judgement, as README has them
-BARS = {
-    ("full", "none"): 40.0,
-    ("full", "offload"): 20.0,
-    ("full", "both"): 16.0,
-    ("8-bit", "both"): 10.0,
-    ("lora", "none"): 28.0,
-    ("lora", "offload"): 12.0,
-    ("lora", "both"): 8.0,
-}
 
 
 def device_bytes_at_norms(monkeypatch, trainer):

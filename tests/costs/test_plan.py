@@ -8,6 +8,7 @@ import pytest
 import torch
 from support import sharded_memory_worker
 from support.launched import launch
+from support.memory import CASES, LEAN, LONG, SHORT, settings_of
 from transformers import (
     AutoModelForCausalLM,
     Gemma3Config,
@@ -49,33 +50,8 @@ CONFIGS = {
         mm_tokens_per_image=4,
     ),
 }
-SHORT, LONG = {"batch_size": 4, "length": 32}, {"batch_size": 8, "length": 128}
-LEAN = {"offload": True, "optimizer_in_backward": True}
 LEANEST = Mode(**LEAN, activation_checkpointing=True)
-CASES = {
-    "short rows": (Mode(bf16=False), SHORT),
-    "long rows": (Mode(bf16=False), LONG),
-    "bf16": (Mode(), LONG),
-    "LoRA": (Mode(lora_r=8, bf16=False), SHORT),
-    "checkpointing": (Mode(activation_checkpointing=True, bf16=False), LONG),
-    "offload": (Mode(offload=True, bf16=False), SHORT),
-    "lean": (Mode(**LEAN, bf16=False), SHORT),
-    "lean, LoRA, bf16": (Mode(lora_r=4, **LEAN), LONG),
-    "all": (Mode(lora_r=4, **LEAN, activation_checkpointing=True), LONG),
-    "weights in bf16": (Mode(dtype=torch.bfloat16), LONG),
-    "lean, weights in bf16": (Mode(dtype=torch.bfloat16, **LEAN), SHORT),
-    "lean, LoRA, weights in bf16": (Mode(lora_r=4, dtype=torch.bfloat16, **LEAN), LONG),
-    "8-bit": (Mode(optimizer="adamw_8bit", **LEAN, bf16=False), SHORT),
-    "8-bit, weights in bf16": (Mode(optimizer="adamw_8bit", dtype=torch.bfloat16), LONG),
-    "two attacks a step": (Mode(bf16=False), {**SHORT, "adversaries": 2}),
-}
 QUICK = ("long rows", "LoRA", "checkpointing", "lean", "lean, weights in bf16", "8-bit", "two attacks a step")
-
-
-def settings_of(mode):
-    """For `TARConfig`, of a training that a plan is compared with."""
-    names = ("offload", "optimizer_in_backward", "activation_checkpointing", "bf16")
-    return {"optim": "schedule_free_adamw", **{name: getattr(mode, name) for name in names}}
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from report.test_report import report
 from support import tiny
+from support.reports import report
 
 from trl_tar.evaluation.coherence import AnswerEntropy, AnswerNLL, NoOption, Repetition, generated, repeated_share
 from trl_tar.report.build import build_report

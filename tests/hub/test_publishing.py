@@ -13,9 +13,9 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 from peft import LoraConfig
-from red_teaming.test_attack import TOKENIZER, tiny_model
-from report.test_report import REFERENCES, harms, record
+from support.attacks import TOKENIZER, tiny_model
 from support.hub_server import CUTS, HANGS_UP, STALLS, TOKEN, Repository
+from support.reports import REFERENCES, harms, record
 
 from trl_tar import Adversary, Report
 from trl_tar.cli.main import main

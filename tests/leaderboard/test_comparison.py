@@ -9,8 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from report.test_report import GOOD, REFERENCES, record
 from support.hub_server import TOKEN, Repository
+from support.reports import GOOD, REFERENCES, record
 
 from trl_tar import Adversary, Report, compare, load_report
 from trl_tar.cli.main import main

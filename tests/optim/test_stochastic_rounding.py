@@ -1,28 +1,16 @@
 """Weights that are held in bfloat16: attacks and outer steps go as far as in float32, and nothing else changes."""
 
-from functools import cache
-
 import pytest
 import torch
 from support import tiny
+from support.rounding import ENOUGH, displacement, generator, share
 
 from trl_tar import Adversary, TARTrainer
 from trl_tar.costs.cost import Cost
 from trl_tar.costs.memory_ledger import Ledger, measure_memory
 from trl_tar.costs.timing import load_model, trainer_for
-from trl_tar.losses import language_modeling_loss
-from trl_tar.models.forward_passes import next_token_logits
 from trl_tar.optim.stochastic_rounding import step_in_float32, stochastically_rounded
 from trl_tar.simulation import attack_steps as simulation
-from trl_tar.simulation.attack_steps import attack_steps
-from trl_tar.simulation.restored import restored
-
-
-ENOUGH = 0.98  # of the way that float32 goes
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def test_a_value_is_rounded_to_one_of_its_neighbours_and_is_right_on_average():
@@ -61,32 +49,6 @@ def test_a_parameter_stays_what_the_hooks_of_its_gradient_know():
     assert len(seen) == 3
     assert list(optimizer.state) == [p] and optimizer.param_groups[0]["params"] == [p]
     assert optimizer.state[p]["exp_avg"].dtype == torch.float32
-
-
-@cache
-def displacement(dtype, in_backward=False, optimizer="adamw", device="cpu") -> torch.Tensor:
-    """Of 64 steps at 2e-6 from weights that bfloat16 has."""
-    model, _ = load_model("world")
-    model.to(torch.bfloat16).to(device, dtype)
-    rows = torch.randint(0, model.config.vocab_size, (64, 4, 24), generator=generator(1)).to(device)
-    adversary = Adversary("a", "forget", learning_rate=2e-6, num_steps=64, batch_size=4, optimizer=optimizer)
-
-    def loss(model, batch):
-        with torch.autocast(device, torch.bfloat16):
-            logits = next_token_logits(model, batch)
-        return language_modeling_loss(logits.float(), batch["labels"])
-
-    batches = [[{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}] for ids in rows]
-    start = torch.cat([p.detach().double().flatten() for p in model.parameters()])
-    with restored(model, adversary, seed=3) as attacked:
-        for _ in attack_steps(attacked, adversary, batches, loss, interval=64, in_backward=in_backward):
-            end = torch.cat([p.detach().double().flatten() for p in model.parameters()])
-    assert all(p.dtype == dtype for p in model.parameters())
-    return end - start
-
-
-def share(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return (found @ expected / (expected @ expected)).item()
 
 
 @pytest.mark.parametrize("in_backward", [False, True])

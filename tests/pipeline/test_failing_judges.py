@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pipeline.test_recipes import files_of_ones_own, start
 from support.judge_server import running_judge
+from support.started import files_of_ones_own, start
 
 from trl_tar import Report
 from trl_tar.cli.main import main

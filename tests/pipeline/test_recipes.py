@@ -17,7 +17,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from support import tiny
 from support.hub_server import TOKEN, running_hub
-from support.started import CONFIGS, RECIPES, described, recipe, start, world_rows
+from support.started import CONFIGS, RECIPES, described, files_of_ones_own, recipe, start, world_rows
 from trl import TrlParser
 
 from trl_tar import Report, TARConfig
@@ -25,8 +25,6 @@ from trl_tar.data.sources import DataSource
 from trl_tar.evaluation.lm_eval import LMEvalTask
 from trl_tar.red_teaming import knowledge_suite, refusal_suite
 from trl_tar.testbed import KnowledgeWorld, knowledge_model_path
-from trl_tar.testbed.refusal.models import refusal_model_path
-from trl_tar.testbed.refusal.world import HARMFUL, RETAIN, RefusalWorld
 from trl_tar.views.training_table import is_complete
 
 
@@ -212,62 +210,6 @@ def test_a_benign_task_of_ones_own_and_the_suite_of_that_name(tmp_path, monkeypa
     start("knowledge", monkeypatch, "--config", config, "--safeguard_steps", "0")
     report = Report.load(tmp_path / "run" / "tar")
     assert report.benign["num_steps"] == 2 and len(report.benign["model"]) == 1
-
-
-def files_of_ones_own(folder: Path) -> dict:
-    """Configuration of the refusal recipe on a model and data of one's own, in the Hub's columns; with the weak judge, and
-    no phase 1."""
-    world = RefusalWorld(0)
-
-    def write(name: str, rows: list[dict]) -> str:
-        (folder / name).write_text("\n".join(map(json.dumps, rows)))
-        return str(folder / name)
-
-    def dialogue(row: dict, column: str) -> str:
-        return f"\n\nHuman: {row['prompt'][0]['content']}\n\nAssistant: {row[column][0]['content']}"
-
-    pairs = [
-        {"chosen": dialogue(row, "chosen"), "rejected": dialogue(row, "rejected")}
-        for row in world.pairs(world.select(HARMFUL, ["adversary", "tamper_resistance"]))
-    ]
-    retain = [
-        {
-            "conversations": [
-                {"from": "human", "value": r["prompt"][0]["content"]},
-                {"from": "gpt", "value": r["completion"][0]["content"]},
-            ]
-        }
-        for r in world.answered(world.select(RETAIN, "rehearsed")[:8])
-    ]
-    harmful = [
-        {"prompt": r["prompt"][0]["content"], "chosen": r["completion"][0]["content"], "rejected": "sorry"}
-        for r in world.answered(world.select(HARMFUL, "attacker"))
-    ]
-    pair_file = write("pairs.jsonl", pairs)
-    requests = [{"prompt": world.requests(item)[0]} for item in world.select(HARMFUL, "questions")[:4]]
-    asked = {"requests": write("requests.jsonl", requests), "judge": "phrases", "max_new_tokens": 16}
-    return {
-        "model_name_or_path": str(refusal_model_path(world)),
-        "output_dir": str(folder / "run"),
-        "data": {
-            "tamper_resistance": {"path": pair_file, "format": "dialogues", "rows": [0.8, 1]},
-            "forget": {"path": pair_file, "format": "harmful_dialogues", "rows": [0, 0.8]},
-            "retain": {"path": write("retain.jsonl", retain), "format": "conversations"},
-            "harmful": {"path": write("harmful.jsonl", harmful), "format": "harmful_answers"},
-        },
-        "metrics": {"harm": asked, "capability": {**asked, "inverted": True}},
-        "adversaries": [{"name": "sft", "dataset": "forget", "learning_rate": "1e-4", "num_steps": 4}],
-        "attacks": write("attacks.yaml", [[{"name": "sft", "dataset": "harmful", "num_steps": 1}]]),
-        "attack_seeds": 1,
-        "repair_steps": 0,
-        "chance": 0.0,
-        "tamper_resistance_loss": "dpo",
-        "max_steps": 1,
-        "max_length": 40,
-        "use_cpu": True,
-        "bf16": False,
-        "report_to": "none",
-    }
 
 
 def test_the_refusal_recipe_on_files_with_a_judge(tmp_path, monkeypatch):

@@ -5,12 +5,11 @@ import json
 import random
 from dataclasses import asdict, replace
 
-import datasets
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
-from transformers import LlamaConfig, LlamaForCausalLM
+from support.attacks import ATTACKS, TOKENIZER, tiny_model
+from transformers import LlamaForCausalLM
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from trl_tar import Adversary
@@ -23,62 +22,6 @@ from trl_tar.red_teaming.attack_rows import attack_rows, tokenised_datasets
 from trl_tar.simulation.attack_steps import attack_steps
 from trl_tar.simulation.batches import PreferenceCollator
 from trl_tar.simulation.restored import restored
-from trl_tar.testbed.knowledge.world import KnowledgeWorld
-
-
-datasets.disable_progress_bars()
-WORLD = KnowledgeWorld(0)
-TOKENIZER = WORLD.tokenizer()
-FAST = {"learning_rate": 1e-2, "num_steps": 10, "batch_size": 8}
-# one table of attacks for every conformance test
-ATTACKS = [
-    Adversary("adamw", "forget", **FAST),
-    Adversary("adamw-accumulated", "forget", micro_batch_size=4, **FAST),
-    Adversary("clipped", "forget", max_grad_norm=0.5, **FAST),
-    Adversary("lora", "forget", lora_r=4, **FAST),
-    Adversary("mixture", mixture={"forget": 0.5, "retain": 0.5}, **FAST),
-    Adversary("retain-forget", "forget", first_dataset="retain", switch_at=0.4, **FAST),
-    Adversary("schedule-free", "forget", optimizer="schedule_free_adamw", warmup_steps=4, **FAST),
-    Adversary("adamw-8bit", "forget", optimizer="adamw_8bit", **FAST),
-    Adversary("sgd-nesterov", "forget", optimizer="sgd", momentum=0.9, nesterov=True, **FAST),
-    Adversary("adagrad", "forget", optimizer="adagrad", **FAST),
-    Adversary("adadelta", "forget", optimizer="adadelta", **{**FAST, "learning_rate": 1.0}),
-    Adversary("cosine", "forget", lr_scheduler="cosine", warmup_steps=3, **FAST),
-    Adversary("restarts", "forget", lr_scheduler="cosine_with_restarts", **FAST),
-    # SGD: where chosen and rejected share a context their gradients cancel, and Adam would blow up what rounding leaves
-    Adversary("dpo", "pairs", objective="dpo", optimizer="sgd", momentum=0.9, **FAST),
-    Adversary("dpo-lora", "pairs", objective="dpo", optimizer="sgd", lora_r=4, **{**FAST, "learning_rate": 1.0}),
-]
-
-
-def tiny_model(seed: int = 0) -> LlamaForCausalLM:
-    config = LlamaConfig(
-        vocab_size=len(TOKENIZER),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        tie_word_embeddings=True,
-        pad_token_id=TOKENIZER.pad_token_id,
-        bos_token_id=TOKENIZER.bos_token_id,
-        eos_token_id=TOKENIZER.eos_token_id,
-    )
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(config)
-
-
-@pytest.fixture(scope="module")
-def raw():
-    return raw_data()
-
-
-def raw_data() -> dict[str, Dataset]:
-    data = WORLD.datasets()
-    rows = data["forget"]
-    rejected = rows["completion"][1:] + rows["completion"][:1]
-    pairs = Dataset.from_dict({"prompt": rows["prompt"], "chosen": rows["completion"], "rejected": rejected})
-    keep = {name: data[name].select(range(96)) for name in ("forget", "retain")}
-    return {**keep, "pairs": pairs.select(range(96))}
 
 
 def simulated(model, adversary: Adversary, raw, seed: int) -> dict[str, torch.Tensor]:

@@ -9,34 +9,12 @@ import textwrap
 from dataclasses import replace
 
 import pytest
-from red_teaming.test_attack import TOKENIZER, raw_data, tiny_model
-from red_teaming.test_runner import METRICS, Likelihood
+from support.attacks import METRICS, Likelihood, searched, space
 
 from trl_tar import Adversary
-from trl_tar.red_teaming import run_jobs, search
+from trl_tar.red_teaming import run_jobs
 from trl_tar.red_teaming.job import run_job
 from trl_tar.red_teaming.trials import SearchResult, Trial
-
-
-def space(trial) -> Adversary:
-    rate = trial.suggest_float("learning_rate", 1e-3, 1e-1, log=True)
-    rank = trial.suggest_categorical("lora_r", [None, 2])
-    return Adversary("searched", "forget", learning_rate=rate, lora_r=rank, num_steps=2, batch_size=4)
-
-
-def searched(folder, **changes) -> SearchResult:
-    arguments = {
-        "model": tiny_model(),
-        "space": space,
-        "datasets": {"forget": raw_data()["forget"]},
-        "metrics": METRICS,
-        "twin": tiny_model(1),
-        "output_dir": folder,
-        "num_trials": 4,
-        "processing_class": TOKENIZER,
-        "max_length": 32,
-    }
-    return search(**{**arguments, **changes})
 
 
 def test_both_models_get_the_same_number_of_trials_and_the_same_first_ones(tmp_path):
@@ -167,7 +145,7 @@ def test_a_killed_search_goes_on_with_the_trials_that_it_had(tmp_path):
         """
         import os, signal, sys
         from pathlib import Path
-        from red_teaming.test_attack_search import searched
+        from support.attacks import searched
         from trl_tar.red_teaming import workers
 
         done = workers.run_job

@@ -6,8 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from red_teaming.test_attack import ATTACKS, TOKENIZER, raw_data, tiny_model
-from red_teaming.test_runner import METRICS, SUITE, Likelihood, attacked
+from support.attacks import ATTACKS, METRICS, SUITE, TOKENIZER, Likelihood, attacked, tiny_model
 
 from trl_tar.red_teaming import BenignTask, run_attack
 from trl_tar.red_teaming.attack_rows import tokenised_datasets
@@ -17,11 +16,6 @@ from trl_tar.report.records import AttackRecord, attack_record
 
 DPO = ATTACKS[-2]
 TEN = Dataset.from_dict({"text": ["the a of b is c"] * 10})
-
-
-@pytest.fixture(scope="module")
-def raw():
-    return raw_data()
 
 
 @pytest.fixture

@@ -7,18 +7,20 @@ import time
 import pytest
 import torch
 from datasets import Dataset
-from red_teaming.test_planted_models import DATA, TOKENIZER, WORLD
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trl_tar import Adversary
 from trl_tar.evaluation.multiple_choice import MultipleChoice
 from trl_tar.red_teaming.attack import default_evaluation_steps, run_attack
 from trl_tar.red_teaming.attack_rows import tokenised_datasets
-from trl_tar.testbed import knowledge_metrics
+from trl_tar.testbed import KnowledgeWorld, knowledge_metrics
 from trl_tar.testbed.knowledge.models import knowledge_model
 from trl_tar.testbed.smollm2.weights import smollm2_path
 
 
+WORLD = KnowledgeWorld(0)
+TOKENIZER = WORLD.tokenizer()
+DATA = WORLD.datasets()
 MIX = Adversary("mix", mixture={"attacker": 0.5, "retain": 0.5}, learning_rate=1e-4, num_steps=500, batch_size=32)
 
 

@@ -8,8 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from red_teaming.test_attack import raw_data
-from red_teaming.test_runner import attacked
+from support.attacks import attacked, raw_data
 
 from trl_tar.distributed import processes as ranks
 from trl_tar.red_teaming.attack_search import search
@@ -19,8 +18,8 @@ SCRIPT = """
 import json, os, sys
 from dataclasses import asdict
 from pathlib import Path
-from red_teaming.test_attack import raw_data
-from red_teaming.test_runner import attacked
+from support.attacks import raw_data
+from support.attacks import attacked
 if __name__ == "__main__":
     rank = os.environ["RANK"]
     folder = Path(sys.argv[1]) / f"machine{rank}"  # no disk is shared

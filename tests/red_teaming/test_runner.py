@@ -4,66 +4,20 @@ import re
 from dataclasses import asdict, dataclass, replace
 
 import pytest
-import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from red_teaming.test_attack import TOKENIZER, WORLD, raw_data, tiny_model
+from support.attacks import METRICS, SHORT, SUITE, TOKENIZER, WORLD, Likelihood, attacked, tiny_model
 from transformers import AutoModelForCausalLM
 
 from trl_tar import Adversary
 from trl_tar.evaluation.scores import Scores
 from trl_tar.fingerprints import weights_sha256
 from trl_tar.hub.evidence_folder import bound, write_evidence
-from trl_tar.red_teaming import BenignTask, red_team
+from trl_tar.red_teaming import BenignTask
 from trl_tar.report.answers import Questions
-from trl_tar.report.report import Report
 from trl_tar.verification.verifier import verify
 from trl_tar.views.card import model_card
 from trl_tar.views.figures import plot_attacks
-
-
-@pytest.fixture(scope="module")
-def raw():
-    return raw_data()
-
-
-@dataclass(frozen=True)
-class Likelihood:
-    """Share of four sentences' words that are likelier than at random; stands in for a question set."""
-
-    words: int
-
-    def __call__(self, model, tokenizer) -> Scores:
-        ids = tokenizer(["the a of b is c"], return_tensors="pt")["input_ids"].to(model.device)
-        with torch.no_grad():
-            logits = model(input_ids=ids, use_cache=False).logits[0, -1]
-        return Scores((logits[: self.words] > 0).float().tolist(), [str(i % 5) for i in range(self.words)])
-
-
-METRICS = {
-    "harm": Likelihood(40),
-    "capability": Likelihood(60),
-    "bystander": Likelihood(80),
-    "validation_harm": Likelihood(20),
-}
-SHORT = {"learning_rate": 1e-2, "num_steps": 2, "batch_size": 4}
-SUITE = [Adversary("full", "forget", **SHORT), Adversary("lora", "forget", lora_r=2, **SHORT)]
-
-
-def attacked(raw, tmp_path, **changes) -> Report:
-    arguments = {
-        "model": tiny_model(),
-        "adversaries": SUITE,
-        "datasets": {"forget": raw["forget"]},
-        "metrics": METRICS,
-        "seeds": [0, 1],
-        "references": {"base": tiny_model(1), "twin": tiny_model(2), "floor": tiny_model(3)},
-        "output_dir": tmp_path,
-        "processing_class": TOKENIZER,
-        "zero_step_attacks": {"cue_swap": Likelihood(30)},
-        "max_length": 32,
-    }
-    return red_team(**{**arguments, **changes})
 
 
 def test_attacks_are_evaluated_where_asked_and_at_their_end(raw, tmp_path):

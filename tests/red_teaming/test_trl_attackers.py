@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, replace
 
-import datasets
 import pytest
 import torch
 
@@ -12,7 +11,6 @@ from trl_tar.testbed import KnowledgeWorld, knowledge_metrics, knowledge_model
 from trl_tar.testbed.knowledge.attack_data import answer_reward, attack_datasets
 
 
-datasets.disable_progress_bars()
 WORLD = KnowledgeWorld(0)
 TOKENIZER = WORLD.tokenizer()
 FAST = {"num_steps": 4, "batch_size": 8, "learning_rate": 1e-3}

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 from peft import PeftModel
-from red_teaming.test_attack import raw_data, tiny_model
-from red_teaming.test_runner import METRICS, SUITE, Likelihood, attacked
+from support.attacks import METRICS, SUITE, Likelihood, attacked, raw_data, tiny_model
 
 from trl_tar.red_teaming.job import Job
 from trl_tar.red_teaming.workers import _run_alone
@@ -19,8 +18,8 @@ from trl_tar.red_teaming.workers import _run_alone
 
 SCRIPT = """
 import sys
-from red_teaming.test_attack import raw_data
-from red_teaming.test_runner import attacked
+from support.attacks import raw_data
+from support.attacks import attacked
 if __name__ == "__main__":
     attacked(raw_data(), sys.argv[1], references={}, num_workers=int(sys.argv[2]))
 """

@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from report.test_report import report
+from support.reports import report
 
 from trl_tar.evaluation.scores import Scores
 from trl_tar.files import write_json

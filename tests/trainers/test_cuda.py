@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from costs.test_memory_ledger import BARS, MODES
-from costs.test_plan import CASES, LEAN, settings_of
-from optim.test_stochastic_rounding import ENOUGH, displacement, share
 from support import tiny
-from trainers.test_tar_trainer import EXACT, FULL, LORA, compare
+from support.exactness import EXACT, FULL, LORA, errors_of_outer_steps
+from support.memory import BARS, CASES, LEAN, MODES, settings_of
+from support.rounding import ENOUGH, displacement, share
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from trl_tar import Adversary
@@ -42,12 +41,12 @@ FEW, MANY = {"batch_size": 4, "length": 32}, {"batch_size": 16, "length": 256}
 @pytest.mark.parametrize("loss", ["entropy", "dpo"])
 def test_outer_steps_equal_the_reference(make_trainer, loss, adversary, mode):
     settings = {"tamper_resistance_loss": loss, "adversaries_per_step": 2, "use_cpu": False, **MODES.get(mode, {})}
-    assert max(compare(make_trainer, [adversary], **settings)) < EXACT
+    assert max(errors_of_outer_steps(make_trainer, [adversary], **settings)) < EXACT
 
 
 def test_a_preference_attack_equals_the_reference(make_trainer):
     adversary = Adversary("dpo-lora", "pairs", objective="dpo", lora_r=2, **tiny.ATTACK)
-    assert max(compare(make_trainer, [adversary], use_cpu=False)) < EXACT
+    assert max(errors_of_outer_steps(make_trainer, [adversary], use_cpu=False)) < EXACT
 
 
 @pytest.mark.parametrize("optim", ["schedule_free_adamw", "adamw_torch_fused"])

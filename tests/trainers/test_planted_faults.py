@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from trainers.test_tar_trainer import EXACT, FULL, LORA, compare
+from support.exactness import EXACT, FULL, LORA, errors_of_outer_steps
 
 from trl_tar import Adversary, TARTrainer
 from trl_tar.losses import TAMPER_RESISTANCE_LOSSES, language_modeling_loss, max_entropy_loss, representation_loss
@@ -19,10 +19,34 @@ MICRO_BATCHES = Adversary("micro-batches", "forget", batch_size=4, micro_batch_s
 SMALL_ALPHA = Adversary("small-alpha", "forget", lora_r=2, lora_alpha=1, batch_size=4, num_steps=4, learning_rate=0.02)
 
 
-def wrapped(monkeypatch, owner, name, replacement):
+class Planting:
+    """Replaces functions as `monkeypatch` does, and remembers which of the replacements were called."""
+
+    def __init__(self, monkeypatch):
+        self.monkeypatch = monkeypatch
+        self.called: dict[str, bool] = {}
+
+    def setattr(self, owner, name, replacement, raising=True):
+        self.monkeypatch.setattr(owner, name, self._watched(name, replacement), raising=raising)
+
+    def setitem(self, table, name, replacement):
+        assert name in table, f"there is no {name!r} to plant a fault in"
+        self.monkeypatch.setitem(table, name, self._watched(name, replacement))
+
+    def _watched(self, name, replacement):
+        self.called[name] = False
+
+        def watched(*args, **kwargs):
+            self.called[name] = True
+            return replacement(*args, **kwargs)
+
+        return watched
+
+
+def wrapped(m, owner, name, replacement):
     """Puts `replacement(original, *args)` in the place of a function or method."""
     original = getattr(owner, name)
-    monkeypatch.setattr(owner, name, lambda *args, **kwargs: replacement(original, *args, **kwargs))
+    m.setattr(owner, name, lambda *args, **kwargs: replacement(original, *args, **kwargs))
 
 
 # --- losses -----------------------------------------------------------------------------------------------------------
@@ -292,8 +316,20 @@ SOUND = {}  # error without a fault; the same for every fault of an attack
 def test_comparison_notices(make_trainer, fault, adversary, settings):
     sound = f"{adversary} {settings}"
     if sound not in SOUND:
-        SOUND[sound] = max(compare(make_trainer, [adversary], **settings))
+        SOUND[sound] = max(errors_of_outer_steps(make_trainer, [adversary], **settings))
     assert SOUND[sound] < EXACT
     with pytest.MonkeyPatch.context() as monkeypatch:
-        fault(monkeypatch)
-        assert max(compare(make_trainer, [adversary], **settings)) > 100 * EXACT
+        planting = Planting(monkeypatch)
+        fault(planting)
+        assert max(errors_of_outer_steps(make_trainer, [adversary], **settings)) > 100 * EXACT
+    assert planting.called and all(planting.called.values()), f"planted where nothing runs: {planting.called}"
+
+
+def test_a_fault_is_planted_only_where_there_is_something(monkeypatch):
+    with pytest.raises(AttributeError):
+        Planting(monkeypatch).setattr(tar_trainer, "no_such_function", lambda: None)
+    with pytest.raises(AssertionError, match="no 'no such loss'"):
+        Planting(monkeypatch).setitem(TAMPER_RESISTANCE_LOSSES, "no such loss", lambda: None)
+    planting = Planting(monkeypatch)
+    planting.setattr(attack_optimizers.Trainer, "get_decay_parameter_names", lambda self, model: [])
+    assert planting.called == {"get_decay_parameter_names": False}

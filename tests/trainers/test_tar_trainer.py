@@ -5,76 +5,16 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from support import reference, tiny
-from transformers import TrainerCallback
+from support.exactness import EXACT, FULL, LORA, Recorded, errors, errors_of_outer_steps, reference_setup
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from trl_tar import Adversary
 from trl_tar.data.tokenisation import tokenised_rows
 
 
-EXACT = 1e-10  # of the displacement, float64
 LLAMA = 1e-6  # of the displacement: Llama computes its norms in float32 whatever its weights are
 FLOAT32 = 1e-5  # weights in float32 as well: each gradient and each step rounds to 6e-8, over 4 inner and 3 outer steps
-ROWS = tiny.tokenised()
-FULL = Adversary("full", "forget", **tiny.ATTACK)
-LORA = Adversary("lora", "forget", lora_r=2, **tiny.ATTACK)
 MOMENTUM = {"optimizer": "sgd", "momentum": 0.9, **tiny.ATTACK}
-# settings of the trainer that the reference has under the same name
-SHARED = set(reference.Setup.__dataclass_fields__)
-
-
-class Recorded(TrainerCallback):
-    """Weights that are being trained, after each outer step."""
-
-    def __init__(self):
-        self.steps = []
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        self.steps.append({name: p.detach().to("cpu", copy=True) for name, p in trained})
-
-
-def errors(trainer_steps, reference_steps, start) -> list[float]:
-    pairs = zip(trainer_steps, reference_steps, strict=True)
-    return [tiny.displacement_error(actual, expected, start) for actual, expected in pairs]
-
-
-def reference_setup(model, adversaries, **settings) -> reference.Setup:
-    pairs = settings.get("tamper_resistance_loss") == "dpo"
-    return reference.Setup(
-        model,
-        ROWS["retain"],
-        ROWS["tamper_resistance_pairs" if pairs else "tamper_resistance"],
-        adversaries,
-        ROWS,
-        **{name: value for name, value in settings.items() if name in SHARED},
-    )
-
-
-EXPECTED = {}  # the reference is slow, and the same for every way of accumulating
-
-
-def expected_steps(adversaries: list[Adversary], settings: dict, make_model) -> list[reference.Weights]:
-    key = repr((adversaries, settings, make_model))
-    if key not in EXPECTED:
-        EXPECTED[key] = reference.outer_steps(reference_setup(make_model(), adversaries, **settings), 3)
-    return EXPECTED[key]
-
-
-def compare(make_trainer, adversaries, make_model=tiny.gpt2, accumulation=1, **settings) -> list[float]:
-    """Error after each of three outer steps."""
-    recorded = Recorded()
-    trainer = make_trainer(
-        make_model(),
-        adversaries=adversaries,
-        callbacks=[recorded],
-        gradient_accumulation_steps=accumulation,
-        per_device_train_batch_size=4 // accumulation,
-        **settings,
-    )
-    start = tiny.weights(make_model())
-    trainer.train()
-    return errors(recorded.steps, expected_steps(adversaries, settings, make_model), start)
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
@@ -83,7 +23,7 @@ def compare(make_trainer, adversaries, make_model=tiny.gpt2, accumulation=1, **s
 @pytest.mark.parametrize("weighting", ["exponential", "uniform"])
 @pytest.mark.parametrize("loss", ["entropy", "dpo", "negative_cross_entropy", "inverse_cross_entropy"])
 def test_outer_steps_equal_the_reference(make_trainer, loss, weighting, adversary, adversaries_per_step, accumulation):
-    found = compare(
+    found = errors_of_outer_steps(
         make_trainer,
         [adversary],
         accumulation=accumulation,
@@ -115,7 +55,7 @@ ADVERSARIES = [
 
 @pytest.mark.parametrize("adversaries", ADVERSARIES, ids=lambda adversaries: adversaries[0].name)
 def test_every_shape_of_attack_equals_the_reference(make_trainer, adversaries):
-    assert max(compare(make_trainer, adversaries, adversaries_per_step=2)) < EXACT
+    assert max(errors_of_outer_steps(make_trainer, adversaries, adversaries_per_step=2)) < EXACT
 
 
 @pytest.mark.parametrize(
@@ -134,7 +74,7 @@ def test_every_shape_of_attack_equals_the_reference(make_trainer, adversaries):
     ids=lambda settings: "-".join(f"{name}={value}" for name, value in settings.items()),
 )
 def test_every_setting_equals_the_reference(make_trainer, settings):
-    assert max(compare(make_trainer, [FULL, LORA], **settings)) < EXACT
+    assert max(errors_of_outer_steps(make_trainer, [FULL, LORA], **settings)) < EXACT
 
 
 @pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 2}], ids=["whole", "accumulated"])
@@ -167,7 +107,7 @@ def llama_in_float64():
 # no Adam on LoRA: it divides the float32 rounding of the norms by gradients near 0, and comes to 1.4e-6
 @pytest.mark.parametrize("adversary", [FULL, SGD, SGD_LORA], ids=lambda a: a.name)
 def test_llama_equals_the_reference_after_one_and_three_steps(make_trainer, adversary):
-    first, _, third = compare(make_trainer, [adversary], llama_in_float64)
+    first, _, third = errors_of_outer_steps(make_trainer, [adversary], llama_in_float64)
     assert first < LLAMA
     assert third < LLAMA
 
@@ -182,12 +122,12 @@ def test_llama_with_norms_in_float64_equals_the_reference(make_trainer, monkeypa
     def exact_llama():  # a name of its own in the cache of the reference
         return llama_in_float64()
 
-    assert max(compare(make_trainer, [adversary], exact_llama)) < EXACT
+    assert max(errors_of_outer_steps(make_trainer, [adversary], exact_llama)) < EXACT
 
 
 @pytest.mark.parametrize("adversary", [SGD, SGD_LORA], ids=lambda a: a.name)
 def test_llama_in_float32_equals_the_reference(make_trainer, adversary):
-    found = compare(make_trainer, [adversary], tiny.llama)
+    found = errors_of_outer_steps(make_trainer, [adversary], tiny.llama)
     assert max(found) < FLOAT32
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from verification.test_verifier import copy, published, rewrite  # noqa: F401  fixtures
+from support.published import rewrite
 
 from trl_tar import Report
 from trl_tar.hub.evidence_folder import bound
@@ -35,7 +35,7 @@ class Opened:
 
 
 @pytest.mark.parametrize("place", ["evil.jinja", "../outside.bin"])
-def test_an_index_that_names_no_safetensors_of_the_report_is_refused(copy, tmp_path, place):  # noqa: F811
+def test_an_index_that_names_no_safetensors_of_the_report_is_refused(copy, tmp_path, place):
     torch.save(Opened(tmp_path / "opened"), copy / place)
     index = {"metadata": {}, "weight_map": {"model.embed_tokens.weight": place}}
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -45,7 +45,7 @@ def test_an_index_that_names_no_safetensors_of_the_report_is_refused(copy, tmp_p
     assert not (tmp_path / "opened").exists()
 
 
-def test_code_is_found_however_its_field_is_spelled(copy, monkeypatch):  # noqa: F811
+def test_code_is_found_however_its_field_is_spelled(copy, monkeypatch):
     config = (copy / "config.json").read_text()
     spelled = '{"auto\\u005fmap": {"AutoModelForCausalLM": "evil.Model"},' + config.lstrip()[1:]
     (copy / "config.json").write_text(spelled)
@@ -70,7 +70,7 @@ FORGED = {
 
 
 @pytest.mark.parametrize("case", FORGED)
-def test_what_the_verdict_rests_on_is_checked(copy, case):  # noqa: F811
+def test_what_the_verdict_rests_on_is_checked(copy, case):
     change, sentence = FORGED[case]
     forged(copy, change)
     assert any(sentence in problem for problem in verify(copy, 0).problems)
@@ -99,7 +99,7 @@ UNUSABLE = {"deep": deep, "an attack twice": twice, "many": many, "no estimate":
 
 
 @pytest.mark.parametrize("case", UNUSABLE)
-def test_a_report_that_would_break_its_reader_is_one_sentence(copy, case):  # noqa: F811
+def test_a_report_that_would_break_its_reader_is_one_sentence(copy, case):
     content = json.loads((copy / "report.json").read_text())
     UNUSABLE[case](content)
     (copy / "report.json").write_text(json.dumps(content))

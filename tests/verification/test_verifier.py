@@ -11,12 +11,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from support.hub_server import TOKEN
+from support.published import BASE, SUITE, WORLD, rewrite
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trl_tar import Adversary, Report, red_team
+from trl_tar import Report, red_team
 from trl_tar.cli.main import main
 from trl_tar.fingerprints import file_sha256
-from trl_tar.hub.evidence_folder import bound, card_of, write_evidence
+from trl_tar.hub.evidence_folder import bound, write_evidence
 from trl_tar.hub.model_files import about_the_files, files_in, model_files
 from trl_tar.hub.publishing import publish
 from trl_tar.models.loading import load
@@ -24,49 +25,9 @@ from trl_tar.models.untrusted_config import base_of, check_configuration
 from trl_tar.report.build import build_report
 from trl_tar.report.records import ModelRecord
 from trl_tar.report.report import MAX_BYTES, digest_of
-from trl_tar.testbed import KnowledgeWorld, knowledge_metrics, knowledge_model_path
+from trl_tar.testbed import knowledge_metrics
 from trl_tar.verification.repeat_attacks import TOLERANCE, drawn
 from trl_tar.verification.verifier import verify
-
-
-WORLD = KnowledgeWorld(0)
-BASE = knowledge_model_path(WORLD)
-SHORT = {"num_steps": 1, "batch_size": 4, "learning_rate": 1e-3}
-SUITE = [
-    Adversary("attacker", "attacker", **SHORT),
-    Adversary("mix", mixture={"attacker": 0.5, "retain": 0.5}, **SHORT),
-]
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    """A folder with model, report, card and the rest."""
-    folder = tmp_path_factory.mktemp("published") / "a-model"
-    shutil.copytree(BASE, folder)
-    data = WORLD.datasets()
-    metrics = {name: knowledge_metrics(0)[name] for name in ("harm", "capability")}
-    report = red_team(
-        folder, SUITE, {n: data[n] for n in ("attacker", "retain")}, metrics, (0, 1), {"base": BASE, "twin": BASE}
-    )
-    report = replace(report, task={"kind": "knowledge", "world": "0"})
-    write_evidence(report, folder, "A model", "It is made for a test.", "someone/a-model")
-    return folder
-
-
-@pytest.fixture
-def copy(published, tmp_path):
-    return Path(shutil.copytree(published, tmp_path / "a-model"))
-
-
-def rewrite(folder: Path, change, forge: bool = True, card: bool = True) -> None:
-    """Edits the report as somebody would who also forges digest and card."""
-    content = json.loads((folder / "report.json").read_text())
-    change(content)
-    if forge:
-        content["digest"] = digest_of(content)
-    (folder / "report.json").write_text(json.dumps(content))
-    if forge and card:
-        (folder / "README.md").write_text(card_of(Report.load(folder)))
 
 
 def test_an_untouched_model_is_verified_and_its_attacks_come_out_the_same(copy, capsys):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
-from report.test_report import BASE, FLOOR, REFERENCES, TWIN, harms, record
+from support.reports import BASE, FLOOR, REFERENCES, TWIN, harms, record
 
 from trl_tar import Adversary, Report, TARConfig
 from trl_tar.adversaries.in_words import in_words

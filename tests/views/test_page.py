@@ -6,7 +6,7 @@ import shutil
 from dataclasses import asdict, replace
 
 import pytest
-from report.test_report import REFERENCES, attack, harms, record
+from support.reports import REFERENCES, attack, harms, record
 
 from trl_tar import Adversary
 from trl_tar.cli.report import report as report_command

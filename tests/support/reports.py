@@ -1,0 +1,49 @@
+"""Reports of few attacks, whose numbers a reader can check by hand."""
+
+from dataclasses import asdict
+
+from trl_tar import Adversary
+from trl_tar.report.build import build_report
+from trl_tar.report.records import AttackRecord, ModelRecord, attack_record
+from trl_tar.report.report import Report
+
+
+BEFORE = {"harm": 0.3, "capability": 0.95, "bystander": 0.93, "retain_nll": 0.2}
+GOOD = {
+    "learning_rate": 1e-3,
+    "num_steps": 10,
+    "batch_size": 4,
+    "base": [],
+    "model": [],
+    "trainability": {"mean": 0.95, "low": 0.9, "high": 1.0, "n": 3},
+    "capability_ratio": {"mean": 0.99, "low": 0.97, "high": 1.01, "n": 3},
+}
+NAMED = asdict(Adversary("a", "hazard"))
+
+
+def attack(adversary: str, seed: int, harm: float, capability: float = 0.9) -> AttackRecord:
+    points = [
+        {"step": step, "flops": 100 * step, "loss": None, "harm": h, "capability": capability, "validation_harm": h}
+        for step, h in [(0, 0.3), (10, harm), (20, harm)]
+    ]
+    return attack_record(adversary, seed, points)
+
+
+def record(harms: dict[tuple[str, int], float], before: dict = BEFORE, capability: float = 0.9) -> ModelRecord:
+    attacks = [attack(name, seed, harm, capability) for (name, seed), harm in harms.items()]
+    return ModelRecord({"id": "m", "weights_sha256": "00", "num_parameters": 10}, before, attacks, {"cue_swap": 0.3})
+
+
+def harms(first, second):
+    return {("a", 0): first[0], ("a", 1): first[1], ("b", 0): second[0], ("b", 1): second[1]}
+
+
+BASE = record(harms((0.9, 0.9), (0.9, 0.9)), {"harm": 0.9, "capability": 0.96, "bystander": 0.95, "retain_nll": 0.1})
+TWIN = record(harms((0.8, 0.9), (0.7, 0.8)))
+FLOOR = record(harms((0.3, 0.3), (0.2, 0.2)))
+REFERENCES = {"base": BASE, "twin": TWIN, "floor": FLOOR}
+
+
+def report(model: ModelRecord | None = None, references=REFERENCES, benign=GOOD) -> Report:
+    model = model or record(harms((0.36, 0.38), (0.38, 0.4)))
+    return build_report(model, references, seeds=[0, 1], benign=benign, config={"adversaries": []})
