@@ -12,8 +12,7 @@ from trl_tar import Report
 from trl_tar.cli.console import quiet
 from trl_tar.cli.demo import demo_suite
 from trl_tar.pipeline.knowledge_world import attack_all, harden, safeguard
-from trl_tar.report.build import build_report
-from trl_tar.report.records import ModelRecord
+from trl_tar.report.build import judged_again
 from trl_tar.testbed import KnowledgeWorld, knowledge_model_path
 
 
@@ -21,9 +20,7 @@ FIXTURE = Path(__file__).parents[1] / "fixtures" / "empty_shell.json"
 
 
 def test_a_hollow_model_is_an_empty_shell_and_not_resistant():
-    saved = Report.load(FIXTURE)
-    record = ModelRecord(saved.model, saved.before, saved.attacks, saved.zero_step, saved.standard_errors)
-    verdict = build_report(record, saved.references, seeds=saved.seeds, benign=saved.benign).verdict
+    verdict = judged_again(Report.load(FIXTURE)).verdict
     assert verdict.empty_shell
     assert not verdict.resistant
     failed = {gate.name for gate in verdict.gates if not gate.passed}

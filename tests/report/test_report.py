@@ -7,7 +7,7 @@ import pytest
 from support.reports import BEFORE, FLOOR, GOOD, NAMED, REFERENCES, TWIN, attack, harms, record, report
 
 from trl_tar.files import write_json
-from trl_tar.report.build import build_report
+from trl_tar.report.build import build_report, judged_again
 from trl_tar.report.records import AttackRecord, attack_record
 from trl_tar.report.report import MAX_BYTES, SCHEMA_VERSION, Report, digest_of
 from trl_tar.report.verdict import GATES, judge
@@ -375,6 +375,20 @@ def test_thresholds_are_those_of_the_design(name, value):
     assert not verdict.resistant
     assert not (verdict.resistant and verdict.empty_shell)
     assert sum(not gate.passed for gate in verdict.gates) == 1
+
+
+def test_the_outcome_is_one_word():
+    assert judge(PASSING).word == "resistant"
+    assert judge({**PASSING, "selectivity": 0.1}).word == "not resistant"
+    assert judge({**PASSING, "capability": 0.9}).word == "empty shell"
+    assert judge({**PASSING, "capability": 0.9, "worst_recovery_mean": 0.5}).word == "not resistant"
+    assert judge({**PASSING, "capability": None}).word == "not resistant"  # not measured is not lost
+
+
+def test_a_report_that_is_judged_again_keeps_all_but_what_follows_from_its_attacks():
+    made = report()
+    lie = replace(made, summary={}, by_adversary={}, verdict=judge({}))
+    assert judged_again(lie) == made
 
 
 def test_best_point_is_chosen_by_validation_and_the_earliest_of_equals():

@@ -9,6 +9,7 @@ import pytest
 from support.reports import REFERENCES, attack, harms, record
 
 from trl_tar import Adversary
+from trl_tar.adversaries.in_words import in_words
 from trl_tar.cli.report import report as report_command
 from trl_tar.report.build import build_report
 from trl_tar.report.records import AttackRecord, ModelRecord
@@ -81,10 +82,22 @@ def test_a_row_says_when_the_attack_broke_the_model():
     assert {row["broken"] for row in attack_rows(without_base)} == {"–"}
 
 
+def test_a_row_says_of_an_attack_all_that_the_card_says():
+    a = Adversary("a", mixture={"hazard": 1.0, "retain": 3.0}, lora_r=4, quantization="nf4", lr_scheduler="cosine")
+    made = report(adversaries=[asdict(a)])
+    row, *_ = (row for row in attack_rows(made) if row["attack"] == "a")
+    said = asdict(in_words(a))
+    assert {name: row[name] for name in said} == said
+    assert said["data"] == "25 % hazard + 75 % retain" and "base in nf4, cosine" in said["method"]
+    assert "| a | 0 | 25 % hazard + 75 % retain | SFT, LoRA r=4, base in nf4, cosine |" in report_summary(made, "m")
+    undescribed, *_ = (row for row in attack_rows(made) if row["attack"] == "b")
+    assert {undescribed[name] for name in said} == {"–"}
+
+
 def test_means_are_those_of_the_summary_where_a_budget_left_attacks_out():
     # a: 0.2 and 0.4, b: 0.9 and not made, so 0.6 over adversaries; over seeds it would be (0.55 + 0.4) / 2
     attacks = {("a", 0): 0.2, ("a", 1): 0.4, ("b", 0): 0.9}
-    made = report(record(attacks), adversaries=[{"name": name} for name in "abc"])
+    made = report(record(attacks), adversaries=[asdict(Adversary(name, "hazard")) for name in "abc"])
     assert made.summary["harm_after"]["mean"] == pytest.approx(0.6)
     assert "| model | 0.30 | 0.60 |" in report_summary(made, "a model")
     whole = curves(made)["attacks"][0]["curves"]["model"]["harm"]
@@ -93,7 +106,7 @@ def test_means_are_those_of_the_summary_where_a_budget_left_attacks_out():
 
 def test_the_sentence_on_attacks_counts_those_that_a_budget_left_out():
     attacks = {("a", 0): 0.2, ("a", 1): 0.4, ("b", 0): 0.9}
-    made = report(record(attacks), adversaries=[{"name": name} for name in "abc"])
+    made = report(record(attacks), adversaries=[asdict(Adversary(name, "hazard")) for name in "abc"])
     assert attack_sentence(made) == ("3 attacks × 2 seeds, 3 of 6 completed; the others are no sign of resistance.")
     assert attack_sentence(report()) == "2 attacks × 2 seeds, 4 of 4 completed."
 

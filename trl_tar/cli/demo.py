@@ -119,7 +119,7 @@ def comparison_table(reports: dict[str, Report]) -> Table:
     table.add_column("\nverdict", no_wrap=True)
     for name, report in reports.items():
         before, row, after = report.before, comparison_row(report), report.summary["harm_after"]
-        outcome = "resistant" if report.verdict.resistant else "empty shell" if report.verdict.empty_shell else "–"
+        outcome = report.verdict.word if report.verdict.resistant or report.verdict.empty_shell else "–"
         table.add_row(
             SHORT_LABELS[name],
             number(before["harm"]),

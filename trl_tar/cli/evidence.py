@@ -13,7 +13,7 @@ from ..adversaries.adversary import Adversary, sweep
 from ..files import write_json
 from ..pipeline.knowledge_world import ATTACKER_MIX, attack_all, control_without_adversary, harden, safeguard
 from ..report.intervals import Estimate, mean, t_interval
-from ..report.recovery import floor_harm, recovery
+from ..report.measured_attack import measured_attacks
 from ..report.report import Report
 from ..testbed.knowledge.models import knowledge_model_path
 from ..testbed.knowledge.world import KnowledgeWorld
@@ -177,13 +177,11 @@ def _summarise_world(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _recoveries(report: Report) -> dict[tuple[str, int], float]:
-    base, floor = report.references["base"], report.references["floor"]
     found = {}
-    for attack in report.attacks:
-        if attack.finished:
-            r = recovery(attack.after["harm"], base.before["harm"], floor_harm(floor, attack.adversary))
-            assert r is not None  # harm is measured, and the base knows the answers
-            found[attack.adversary, attack.seed] = r
+    for attack in measured_attacks(report.attacks, report.references, report.config["chance"]):
+        if attack.record.finished:
+            assert attack.recovery is not None  # harm is measured, and the base knows the answers
+            found[attack.record.adversary, attack.record.seed] = attack.recovery
     return found
 
 

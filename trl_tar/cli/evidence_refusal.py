@@ -8,7 +8,7 @@ from rich.console import Console
 from ..files import write_json
 from ..report.intervals import Estimate, t_interval
 from ..report.report import FILE_NAME, Report
-from ..report.summary import summarise
+from ..report.summary import after_attack
 from ..views.words import interval, number
 
 
@@ -60,7 +60,7 @@ def _models(report: Report) -> dict[str, dict[str, Any]]:
     records = {"model": report, **{role: report.references[role] for role in MODELS if role != "model"}}
     found = {}
     for role, record in records.items():
-        summary = summarise(record.attacks, report.references, report.config["chance"])
+        summary = after_attack(record.attacks, report.references, report.config["chance"])
         found[role] = {name: record.before[name] for name in BEFORE} | {name: summary[name] for name in AFTER}
     return found
 

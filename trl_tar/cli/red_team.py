@@ -77,8 +77,5 @@ def red_team_command(
     name = Path(report.model["id"]).name
     (output / "README.md").write_text(model_card(report, name, f"{name} under attack."), encoding="utf-8")
     write_pages(report, output, name)
-    outcome = (
-        "resistant" if report.verdict.resistant else "empty shell" if report.verdict.empty_shell else "not resistant"
-    )
-    Console().print(f"{outcome}: {len(report.attacks)} attacks, report in [bold]{output}[/]")
+    Console().print(f"{report.verdict.word}: {len(report.attacks)} attacks, report in [bold]{output}[/]")
     return report

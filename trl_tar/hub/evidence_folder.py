@@ -10,8 +10,9 @@ from ..fingerprints import file_sha256, weights_sha256
 from ..models.loading import load
 from ..report.answers import QUESTIONS_FILE, Questions
 from ..report.report import FILE_NAME, Report
-from ..views.card import ROLES, evaluation_results, model_card
+from ..views.card import evaluation_results, model_card
 from ..views.figures import plot_attacks, plot_tradeoff
+from ..views.model_rows import ROLES, records_by_role
 from ..views.page import write_pages
 from .model_files import check_model, model_files
 
@@ -130,10 +131,7 @@ def card_of(report: Report) -> str:
 
 
 def _write_figures(report: Report, folder: Path) -> None:
-    attacked = {
-        "this model": report,
-        **{ROLES[role]: report.references[role] for role in ROLES if role in report.references},
-    }
+    attacked = {ROLES[role]: record for role, record in records_by_role(report).items()}
     chance = report.config["chance"] or None
     figures = {
         "attacks.png": plot_attacks(attacked, chance=chance),

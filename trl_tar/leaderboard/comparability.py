@@ -7,6 +7,7 @@ from typing import Any
 from ..adversaries.adversary import Adversary
 from ..report.records import AttackRecord
 from ..report.report import Report
+from ..report.wanted_attacks import adversary_names, described_adversaries
 from ..views.templating import plain
 
 
@@ -39,12 +40,8 @@ def _settings(report: Report) -> dict[str, str]:
     hashes = {(data["name"], data["objective"]): data["sha256"] for data in report.config.get("datasets", [])}
     return {
         name: json.dumps(_with_hashes(_steps(adversary), hashes), sort_keys=True)
-        for name, adversary in _described(report).items()
+        for name, adversary in described_adversaries(report.config).items()
     }
-
-
-def _described(report: Report) -> dict[str, Adversary]:
-    return {fields["name"]: Adversary(**fields) for fields in report.config.get("adversaries", [])}
 
 
 def _steps(adversary: Adversary) -> dict[str, Any]:
@@ -130,13 +127,11 @@ def _listed(names: frozenset[str]) -> str:
 def _suite(report: Report) -> frozenset[str]:
     """Settings and rows of all attacks, whatever they are called; of one that is not described its name."""
     settings = _settings(report)
-    return frozenset(set(settings.values()) | (adversary_names(report) - set(settings)))
+    return frozenset(set(settings.values()) | (_names(report) - set(settings)))
 
 
-def adversary_names(report: Report) -> set[str]:
-    """Of all attacks, made or only wanted."""
-    described = {adversary["name"] for adversary in report.config.get("adversaries", [])}
-    return described | {attack.adversary for attack in report.attacks}
+def _names(report: Report) -> set[str]:
+    return adversary_names(report.attacks, report.config)
 
 
 def _reference(report: Report, role: str, without: str) -> str:
@@ -171,7 +166,7 @@ def _unknown(reports: Reports) -> list[str]:
             f"Which questions were asked is not recorded for {in_short(unasked)}: the numbers are comparable only if "
             "they were the same."
         )
-    undescribed = [name for name, report in reports.items() if adversary_names(report) - set(_described(report))]
+    undescribed = [name for name, report in reports.items() if _names(report) - set(_settings(report))]
     if undescribed:
         sentences.append(f"Not every attack is described in the report of {in_short(undescribed)}.")
     return sentences

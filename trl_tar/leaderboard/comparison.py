@@ -9,24 +9,22 @@ from matplotlib.figure import Figure
 
 from ..files import write_json
 from ..hub.download import load_report
-from ..report.build import build_report
-from ..report.intervals import mean, over_seeds
-from ..report.records import AttackRecord, ModelRecord
+from ..report.build import judged_again
 from ..report.report import FILE_NAME, Report
-from ..report.verdict import Verdict
+from ..report.summary import harms, worst
+from ..report.wanted_attacks import coverage
 from ..views.templating import plain
-from .comparability import adversary_names, common_attacks, differences, finished_attacks, in_short
+from .comparability import common_attacks, differences, finished_attacks, in_short
 from .figure import plot_leaderboard
 from .page import leaderboard_markdown, leaderboard_page
 from .rows import NOT_ATTACKED, Row
 
 
 class Judged(NamedTuple):
-    """A report, with summary and verdict from its attacks by the rules of this version."""
+    """A report as it was published, and again with summary and verdict by the rules of this version."""
 
-    report: Report
-    summary: dict[str, dict[str, Any]]
-    verdict: Verdict
+    published: Report
+    again: Report
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,8 @@ def compare(*sources: str | Path, token: str | None = None, skip_unreadable: boo
     unreadable: dict[str, str] = {}
     for source in given:
         try:
-            found[source] = _judged_anew(load_report(source, token=token))
+            report = load_report(source, token=token)
+            found[source] = Judged(report, judged_again(report))
         except (ValueError, OSError) as error:
             unreadable[source] = plain(error)
     if unreadable and not (skip_unreadable and found):
@@ -155,27 +154,26 @@ def _names(sources: Sequence[str]) -> list[str]:
 
 
 def _side_by_side(
-    reports: Mapping[str, Judged], on_hub: Mapping[str, str | None], unreadable: dict[str, str]
+    judged: Mapping[str, Judged], on_hub: Mapping[str, str | None], unreadable: dict[str, str]
 ) -> Comparison:
-    all_reports = {name: judged.report for name, judged in reports.items()}
-    attacked = [report for report in all_reports.values() if any(attack.finished for attack in report.attacks)]
+    reports = {name: published for name, (published, _) in judged.items()}
+    attacked = [report for report in reports.values() if any(attack.finished for attack in report.attacks)]
     common = common_attacks(attacked)
-    rows = [_row(name, on_hub[name], judged, common) for name, judged in reports.items()]
+    rows = [_row(name, on_hub[name], both, common) for name, both in judged.items()]
     return Comparison(
         rows=sorted(rows, key=lambda row: _sort_key(row, bool(common))),
         order=_order(rows, common),
         common=len(common),
-        differences=differences(all_reports),
-        notes=list(_notes(rows, reports)),
+        differences=differences(reports),
+        notes=list(_notes(rows, judged)),
         unreadable=unreadable,
     )
 
 
 def _row(name: str, repository: str | None, judged: Judged, common: set[tuple[str, int]]) -> Row:
-    report, summary, verdict = judged
-    finished = sum(attack.finished for attack in report.attacks)
-    words = "resistant" if verdict.resistant else "empty shell" if verdict.empty_shell else "not resistant"
-    names = adversary_names(report)
+    report, summary = judged.published, judged.again.summary
+    count = coverage(report.attacks, report.config, report.seeds)
+    twin = report.references.get("twin")
     return Row(
         model=name,
         repository=repository,
@@ -188,40 +186,17 @@ def _row(name: str, repository: str | None, judged: Judged, common: set[tuple[st
         harm_before_error=report.standard_errors.get("harm"),
         capability_before=report.before["capability"],
         worst_harm=summary["worst_harm"],
-        common_worst_harm=_worst([a for key, a in finished_attacks(report).items() if key in common]),
+        common_worst_harm=worst(harms(a for key, a in finished_attacks(report).items() if key in common)),
         harm_after=summary["harm_after"],
         worst_recovery=summary["worst_recovery"],
         capability_after=summary["capability_after"],
-        twin_worst_harm=_worst(report.references["twin"].attacks if "twin" in report.references else []),
+        twin_worst_harm=worst(harms([] if twin is None else twin.attacks)),
         twin_difference=summary["twin_difference"],
-        adversaries=len(names),
-        wanted=len(names) * len(report.seeds),
-        finished=finished,
-        verdict=words if finished else NOT_ATTACKED,
+        adversaries=count.adversaries,
+        wanted=count.wanted,
+        finished=count.finished,
+        verdict=judged.again.verdict.word if count.finished else NOT_ATTACKED,
     )
-
-
-def _judged_anew(report: Report) -> Judged:
-    record = ModelRecord(report.model, report.before, report.attacks, report.zero_step, report.standard_errors)
-    again = build_report(
-        record,
-        report.references,
-        seeds=report.seeds,
-        benign=report.benign,
-        config=report.config,
-        chance=report.config["chance"],
-    )
-    return Judged(report, again.summary, again.verdict)
-
-
-def _worst(attacks: Sequence[AttackRecord]) -> dict[str, Any]:
-    """Worst harm of each seed, and the adversary that is worst on average."""
-    harms: dict[str, list[float]] = {}
-    for attack in attacks:
-        if attack.finished:
-            harms.setdefault(attack.adversary, []).append(attack.outcome["harm"])
-    worst = over_seeds([(attack.seed, attack.outcome["harm"]) for attack in attacks if attack.finished], max)
-    return {**worst, "adversary": max(harms, key=lambda name: mean(harms[name]), default=None)}
 
 
 def _sort_key(row: Row, common: bool) -> tuple[bool, float, float, float, str]:
@@ -252,7 +227,7 @@ def _order(rows: Sequence[Row], common: set[tuple[str, int]]) -> str:
     )
 
 
-def _notes(rows: Sequence[Row], reports: Mapping[str, Judged]) -> Iterator[str]:
+def _notes(rows: Sequence[Row], judged: Mapping[str, Judged]) -> Iterator[str]:
     """What a reader should know of single reports."""
     if shells := [row.model for row in rows if row.verdict == "empty shell"]:
         yield (
@@ -265,8 +240,8 @@ def _notes(rows: Sequence[Row], reports: Mapping[str, Judged]) -> Iterator[str]:
                 f"{plain(row.model)}: {row.wanted - row.finished} of {row.wanted} attacks failed, diverged or are missing; "
                 "they are no sign of resistance."
             )
-        told, found = reports[row.model].report.verdict, reports[row.model].verdict
-        if (told.resistant, told.empty_shell) != (found.resistant, found.empty_shell):
+        published, again = (report.verdict for report in judged[row.model])
+        if (published.resistant, published.empty_shell) != (again.resistant, again.empty_shell):
             yield (
                 f"{plain(row.model)}: the verdict in the report does not follow from its attacks by the rules of this "
                 "version. The one shown does."

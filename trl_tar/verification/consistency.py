@@ -5,8 +5,8 @@ from pathlib import Path
 
 from ..environment import environment
 from ..hub.evidence_folder import card_of
-from ..report.build import build_report
-from ..report.records import AttackRecord, ModelRecord, attack_record
+from ..report.build import judged_again
+from ..report.records import AttackRecord, attack_record
 from ..report.recovery import CHANCE
 from ..report.report import Report
 from ..views.card import DIGEST
@@ -32,14 +32,7 @@ def differences_of_attacks(report: Report) -> Iterator[str]:
         if (along.after, along.best) != (attack.after, attack.best):
             yield f"The attack {attack.adversary!r} with seed {attack.seed} ends otherwise than its trajectory: one was edited."
             break
-    again = build_report(
-        ModelRecord(report.model, report.before, report.attacks, report.zero_step, report.standard_errors),
-        report.references,
-        seeds=report.seeds,
-        benign=report.benign,
-        config=report.config,
-        chance=report.config["chance"],
-    )
+    again = judged_again(report)
     names = ("summary", "by_adversary", "verdict")
     differing = [name for name in names if getattr(again, name) != getattr(report, name)]
     if differing and missing:

@@ -12,7 +12,9 @@ from ..adversaries.adversary import Adversary
 from ..adversaries.in_words import in_words
 from ..report.intervals import over_adversaries
 from ..report.report import Report
-from ..report.summary import summarise
+from ..report.summary import harms
+from ..report.wanted_attacks import described_adversaries
+from .model_rows import model_rows
 from .templating import render
 from .training_table import is_complete, not_tried, phase_settings
 from .words import (
@@ -26,14 +28,12 @@ from .words import (
     recovery_in_words,
     strongest,
     verdict_and_reason,
-    with_error,
     zero_step_in_words,
 )
 
 
 TAGS = ["trl", "trl-tar", "tamper-resistance"]
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-ROLES = {"model": "this model", "twin": "undefended twin", "base": "base", "floor": "never knew it"}
 BENCHMARK = "trl-tar/red-team"  # name of what the metrics are of, where the Hub asks for a data set
 DIGEST = re.compile(r"Digest of the report: `([0-9a-f]{64})`")
 CITATION = """\
@@ -85,7 +85,7 @@ def model_card(
         recovery=recovery_in_words(report),
         novelty=novelty_sentence(report),
         zero_step=zero_step_in_words(report),
-        models=list(_models(report)),
+        models=model_rows(report),
         attacks=list(_attacks(report)),
         seen=training_adversaries(report) is not None,
         not_tried=not_tried(report),
@@ -188,40 +188,17 @@ def _metrics(report: Report) -> Iterator[tuple[str, str, float]]:
             yield name, label, value
 
 
-def _models(report: Report) -> Iterator[dict[str, str]]:
-    records = {"model": report, **report.references}
-    for role, label in ROLES.items():
-        if role not in records:
-            continue
-        record = records[role]
-        summary = summarise(record.attacks, report.references, report.config["chance"])
-        yield {
-            "label": label,
-            "harm": with_error(record, "harm"),
-            "harm_after": interval(summary["harm_after"]),
-            "worst": interval(summary["worst_harm"]),
-            "recovery": interval(summary["recovery"]),
-            "worst_recovery": interval(summary["worst_recovery"]),
-            "capability": with_error(record, "capability"),
-            "capability_after": interval(summary["capability_after"]),
-            "bystander": with_error(record, "bystander"),
-        }
-
-
 def _attacks(report: Report) -> Iterator[dict[str, str]]:
     """Each attack, whether training had simulated its like, and what it brought back, from the model and from the twin."""
     trained_on = training_adversaries(report)
-    kinds = None if trained_on is None else [_kind(each) for each in trained_on]
+    kinds = None if trained_on is None else [_kind(Adversary(**each)) for each in trained_on]
     twin = report.references["twin"].attacks if "twin" in report.references else []
-    for described in report.config.get("adversaries", []):
-        name = described["name"]
-        on_twin = over_adversaries(
-            (a.adversary, a.seed, a.outcome["harm"]) for a in twin if a.adversary == name and a.finished
-        )
+    for name, adversary in described_adversaries(report.config).items():
+        on_twin = over_adversaries(value for value in harms(twin) if value[0] == name)
         yield {
             "name": name,
-            **asdict(in_words(Adversary(**described))),
-            "seen": "not known" if kinds is None else "yes" if _kind(described) in kinds else "no",
+            **asdict(in_words(adversary)),
+            "seen": "not known" if kinds is None else "yes" if _kind(adversary) in kinds else "no",
             "harm": interval(report.by_adversary.get(name, {}).get("harm_after")),
             "twin": interval(on_twin),
         }
@@ -233,9 +210,9 @@ def _training_attacks(phase: Mapping[str, Any]) -> list[dict[str, str]]:
     return [{"name": a.name, **asdict(in_words(a)), "weight": f"{a.weight:g}"} for a in adversaries]
 
 
-def _kind(described: Mapping[str, Any]) -> dict[str, Any]:
+def _kind(adversary: Adversary) -> dict[str, Any]:
     """Of an attack apart from the names of its data, which are the attacker's own."""
-    kind = Adversary(**described).kind()
+    kind = adversary.kind()
     mixture = sorted((kind["mixture"] or {}).values())
     return kind | {
         "dataset": kind["dataset"] is not None,

@@ -1,24 +1,30 @@
 """A report to read: one page of Markdown, and one of HTML that opens from disk and asks no network for anything."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from ..report.intervals import mean, over_adversaries, over_seeds
-from ..report.records import AttackRecord, ModelRecord
-from ..report.recovery import BREAK_RECOVERY, base_harm, floor_harm, recovery
+from ..adversaries.in_words import NONE, AttackInWords, in_words
+from ..report.intervals import mean
+from ..report.measured_attack import measured_attacks
+from ..report.records import ModelRecord
+from ..report.recovery import base_harm
 from ..report.report import Report
-from ..report.survival import break_interval
+from ..report.summary import harms
+from ..report.summary import strongest as strongest_adversary
+from ..report.wanted_attacks import described_adversaries
 from .curves import curve
 from .figure_style import COLOURS
+from .model_rows import ROLES, model_rows, records_by_role
 from .templating import render
 from .words import attack_sentence, contamination_sentence, gate_in_words, interval, number, strongest, verdict_sentence
 
 
-ROLES = {"model": "model", "twin": "undefended twin", "base": "base", "floor": "never knew it"}
+LABELS = {**ROLES, "model": "model"}  # the page's title says which
 PANELS = {"harm": "harm", "capability": "held-out capability", "loss": "attacker's loss (nats)"}
 LINES = ("solid", "dash", "dashdot", "dot")
 # those of the card; on a dark page lighter ones of the same palette
@@ -28,8 +34,9 @@ COLOURS_BY_ROLE = {
         ROLES, COLOURS, ("#56B4E9", "#F58A3C", "#2DC497", "#E0A3C6"), LINES, strict=False
     )
 }
-STRONGEST_SHOWN = 10
-DIGITS = 5  # of a point of a curve
+STRONGEST_SHOWN = 10  # a choice: more make the summary longer than a page
+DIGITS = 5  # significant digits of a point of a curve: more than a screen can show, and the page stays small
+UNDESCRIBED = asdict(AttackInWords(NONE, NONE, NONE, NONE))
 
 
 def report_summary(report: Report, title: str) -> str:
@@ -59,7 +66,7 @@ def _render(template: str, report: Report, title: str, escape: bool, **more: Any
         verdict=verdict_sentence(report),
         attacks=attack_sentence(report),
         gates=[gate_in_words(gate) for gate in report.verdict.gates],
-        models=_models(report),
+        models=[{**row, "label": LABELS[row["role"]]} for row in model_rows(report)],
         cross_fit=strongest(report.summary["worst_harm_cross_fit"]),
         breaks={
             name: _break(report.summary[name]) for name in ("steps_to_break", "usable_steps_to_break", "flops_to_break")
@@ -75,101 +82,32 @@ def _render(template: str, report: Report, title: str, escape: bool, **more: Any
 
 def attack_rows(report: Report) -> list[dict[str, Any]]:
     """One row an attack, for a table: what it was, and what it left."""
-    fields = {adversary["name"]: adversary for adversary in report.config.get("adversaries", [])}
-    base = base_harm(report.references)
-    rows = []
-    for attack in report.attacks:
-        after = attack.outcome or {}
-        adversary = fields.get(attack.adversary, {})
-        floor = floor_harm(report.references.get("floor"), attack.adversary, report.config["chance"])
-        rows.append(
-            {
-                "attack": attack.adversary,
-                "seed": attack.seed,
-                "data": _data(adversary),
-                "kind": _kind(adversary),
-                "rate": adversary.get("learning_rate") if adversary.get("num_steps") else None,
-                "steps": adversary.get("num_steps"),
-                "harm": after.get("harm"),
-                "recovery": recovery(after.get("harm"), base, floor),
-                "capability": after.get("capability"),
-                "broken": _broken_at(attack, base, floor),
-                "status": attack.status if attack.error is None else f"{attack.status}: {attack.error}",
-            }
-        )
-    return rows
+    words = {name: asdict(in_words(each)) for name, each in described_adversaries(report.config).items()}
+    return [
+        {
+            "attack": attack.record.adversary,
+            "seed": attack.record.seed,
+            **words.get(attack.record.adversary, UNDESCRIBED),
+            "harm": attack.harm,
+            "recovery": attack.recovery,
+            "capability": None if attack.record.outcome is None else attack.record.outcome["capability"],
+            "broken": _step(attack.broken_at),
+            "status": attack.record.status + ("" if attack.record.error is None else f": {attack.record.error}"),
+        }
+        for attack in measured_attacks(report.attacks, report.references, report.config["chance"])
+    ]
 
 
-def _broken_at(attack: AttackRecord, base: float | None, floor: float) -> str:
-    """Step at which the attack was seen to have broken the model; a dash where that is not known."""
-    if base is None or not attack.finished:
-        return "–"
-    _, step = break_interval(attack.trajectory, base, floor)
-    return f"{step:g}" if math.isfinite(step) else "not broken"
-
-
-def _data(adversary: dict[str, Any]) -> str:
-    if adversary.get("mixture"):
-        return " + ".join(f"{share:g} {name}" for name, share in adversary["mixture"].items())
-    first, second = adversary.get("first_dataset"), adversary.get("dataset") or "–"
-    return f"{first}, then {second}" if first else second
-
-
-def _kind(adversary: dict[str, Any]) -> str:
-    """Edit, objective and adapter, in a few words."""
-    parts = [adversary["edit"]] if adversary.get("edit") else []
-    if adversary.get("num_steps"):
-        parts.append(adversary["objective"].upper())
-        if adversary.get("lora_r"):
-            parts.append(f"{'DoRA' if adversary.get('use_dora') else 'LoRA'} r={adversary['lora_r']}")
-        elif adversary.get("num_virtual_tokens"):
-            parts.append("soft prompt")
-        if adversary["optimizer"] != "adamw":
-            parts.append(adversary["optimizer"])
-    if adversary.get("prompt_template"):
-        parts.append("prompt template")
-    if adversary.get("after"):
-        parts.insert(0, f"{adversary['after']['name']}, then")
-    return " ".join(parts) or "–"
+def _step(broken_at: float | None) -> str:
+    """Step at which an attack was seen to have broken the model; a dash where that is not known."""
+    if broken_at is None:
+        return NONE
+    return f"{broken_at:g}" if math.isfinite(broken_at) else "not broken"
 
 
 def _settings(adversary: dict[str, Any]) -> dict[str, Any]:
     """The fields of an adversary that are set."""
     return {name: value for name, value in adversary.items() if value is not None}
-
-
-def _models(report: Report) -> list[dict[str, str]]:
-    """Model and references, before and after."""
-    return [
-        {
-            "label": label,
-            "id": record.model["id"],
-            "harm": _before(record, "harm"),
-            "harm_after": _mean_after(record.attacks, "harm"),
-            "worst": interval(over_seeds([(a.seed, a.outcome["harm"]) for a in record.attacks if a.finished], max)),
-            "capability": _before(record, "capability"),
-            "capability_after": _mean_after(record.attacks, "capability"),
-            "bystander": _before(record, "bystander"),
-            "bystander_after": _mean_after(record.attacks, "bystander"),
-        }
-        for role, label in ROLES.items()
-        if (record := _record(report, role)) is not None
-    ]
-
-
-def _record(report: Report, role: str) -> Report | ModelRecord | None:
-    return report if role == "model" else report.references.get(role)
-
-
-def _before(record: Report | ModelRecord, metric: str) -> str:
-    """Value before attack ± its standard error over questions."""
-    error = record.standard_errors.get(metric)
-    return number(record.before.get(metric)) + ("" if error is None else f" ± {error:.2f}")
-
-
-def _mean_after(attacks: Sequence[AttackRecord], metric: str) -> str:
-    known = [(a.adversary, a.seed, a.outcome.get(metric)) for a in attacks if a.outcome is not None]
-    return interval(over_adversaries(known))
 
 
 def _break(estimate: dict[str, Any]) -> str:
@@ -197,19 +135,23 @@ def curves(report: Report) -> dict[str, Any]:
         metric → rows of step, mean, low and high.
     """
     names = [None, *dict.fromkeys(attack.adversary for attack in report.attacks)]
-    roles = [role for role in ROLES if _record(report, role) is not None]
+    records = records_by_role(report)
+    measured = measured_attacks(report.attacks, report.references, report.config["chance"])
+    half = {attack.record.adversary: attack.breaking_harm for attack in measured}
+    trained = [attack for attack in report.attacks if len(attack.trajectory) > 1]  # others have no curve
     return {
-        "roles": [{"key": role, "label": ROLES[role], **COLOURS_BY_ROLE[role]} for role in roles],
+        "roles": [{"key": role, "label": LABELS[role], **COLOURS_BY_ROLE[role]} for role in records],
         "panels": [{"metric": metric, "label": label} for metric, label in PANELS.items()],
         "chance": report.config["chance"],
         "base": base_harm(report.references),
-        "shown": names.index(_strongest_with_curve(report)),
+        "shown": names.index(strongest_adversary(harms(trained))),
         "attacks": [
             {
                 "label": "mean over all attacks" if name is None else name,
-                "half": _half_recovered(report, names[1:] if name is None else [name]),
+                "half": _mean_of_known(half.values()) if name is None else half[name],
                 "curves": {
-                    role: {metric: _points(_record(report, role), name, metric) for metric in PANELS} for role in roles
+                    role: {metric: _points(record, name, metric) for metric in PANELS}
+                    for role, record in records.items()
                 },
             }
             for name in names
@@ -217,20 +159,9 @@ def curves(report: Report) -> dict[str, Any]:
     }
 
 
-def _strongest_with_curve(report: Report) -> str | None:
-    """The adversary that is strongest on average of those that train, as others have no curve; `None` for none."""
-    harms: dict[str, list[float]] = {}
-    for attack in report.attacks:
-        if attack.finished and len(attack.trajectory) > 1:
-            harms.setdefault(attack.adversary, []).append(attack.outcome["harm"])
-    return max(harms, key=lambda name: mean(harms[name]), default=None)
-
-
-def _half_recovered(report: Report, names: Sequence[str]) -> float | None:
-    """Harm at which R is that of a break, mean over attacks."""
-    base, chance = base_harm(report.references), report.config["chance"]
-    floors = [floor_harm(report.references.get("floor"), name, chance) for name in names]
-    return mean([floor + BREAK_RECOVERY * (base - floor) for floor in floors]) if base is not None and floors else None
+def _mean_of_known(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return mean(known) if known else None
 
 
 def _points(record: Report | ModelRecord, adversary: str | None, metric: str) -> list[list[float | None]]:

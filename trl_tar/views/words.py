@@ -6,8 +6,9 @@ from typing import Any
 from ..report.contamination import QUESTIONS
 from ..report.records import ModelRecord
 from ..report.report import Report
-from ..report.summary import summarise
+from ..report.summary import after_attack
 from ..report.verdict import GateResult, gate_named
+from ..report.wanted_attacks import coverage
 
 
 def gate_in_words(result: GateResult) -> dict[str, Any]:
@@ -35,27 +36,26 @@ def verdict_sentence(report: Report) -> str:
 
 def verdict_and_reason(report: Report) -> tuple[str, str]:
     """Resistant, empty shell, or neither, as the end of a sentence; and the sentence that says why."""
-    if report.verdict.resistant:
-        return "resistant to the attacks that were tried.", ""
     failed = ", ".join(gate.name.replace("_", " ") for gate in report.verdict.gates if not gate.passed)
-    if not report.verdict.empty_shell:
-        return "not resistant.", f"Gates that failed: {failed}."
-    worst = number(report.summary["worst_reached_recovery"]["mean"])
+    match report.verdict.word:
+        case "resistant":
+            return "resistant to the attacks that were tried.", ""
+        case "not resistant":
+            return "not resistant.", f"Gates that failed: {failed}."
+    came_back = number(report.summary["worst_reached_recovery"]["mean"])
     return (
         "an empty shell.",
-        f"Less than half came back (R under the strongest attack is {worst}), but too much of what the model should have kept "
-        f"is lost. Gates that failed: {failed}.",
+        f"Less than half came back (R under the strongest attack is {came_back}), but too much of what the model should have "
+        f"kept is lost. Gates that failed: {failed}.",
     )
 
 
 def attack_sentence(report: Report) -> str:
     """How many attacks were wanted, and how many of them show something: a budget leaves some out."""
-    names = {adversary["name"] for adversary in report.config.get("adversaries", [])}
-    names |= {attack.adversary for attack in report.attacks}
-    wanted, finished = len(names) * len(report.seeds), sum(attack.finished for attack in report.attacks)
-    rest = "" if finished == wanted else "; the others are no sign of resistance"
-    made = f"{_counted(len(names), 'attack')} × {_counted(len(report.seeds), 'seed')}"
-    return f"{made}, {finished} of {wanted} completed{rest}."
+    count = coverage(report.attacks, report.config, report.seeds)
+    rest = "" if count.finished == count.wanted else "; the others are no sign of resistance"
+    attacks = f"{_counted(count.adversaries, 'attack')} × {_counted(len(report.seeds), 'seed')}"
+    return f"{attacks}, {count.finished} of {count.wanted} completed{rest}."
 
 
 def _counted(count: int, name: str) -> str:
@@ -70,7 +70,7 @@ def came_back_sentence(report: Report) -> str | None:
     sentence = f"R, the share of the base's harm that came back under attack: {own}"
     if "twin" not in report.references:
         return f"{sentence}."
-    twin = summarise(report.references["twin"].attacks, report.references, report.config["chance"])
+    twin = after_attack(report.references["twin"].attacks, report.references, report.config["chance"])
     return f"{sentence}; of the undefended twin {interval(twin['recovery'])} and {interval(twin['worst_recovery'])}."
 
 
