@@ -485,7 +485,7 @@ def test_an_additional_chat_template_that_is_linked_is_seen_too(copy, tmp_path):
 def test_no_card_is_made_of_a_report_that_is_not_in_order(copy, monkeypatch):
     rewrite(copy, edit_a_number)
     (copy / "README.md").write_text("No digest here.")
-    monkeypatch.setattr("trl_tar.verification.verifier.card_of", lambda _: pytest.fail("a card was made"))
+    monkeypatch.setattr("trl_tar.verification.consistency.card_of", lambda _: pytest.fail("a card was made"))
     assert not verify(copy, 0).verified
 
 
