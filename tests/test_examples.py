@@ -1,20 +1,21 @@
 """The examples run, and the flat loop is the trainer's algorithm."""
 
 import importlib.util
+import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from support import tiny
+from support.repository import ROOT
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from trl_tar import Adversary
 from trl_tar.adversaries.data_order import draw_batches, draw_rows
 
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
 SEED = 42
 
 
@@ -56,10 +57,22 @@ def test_flat_loop_equals_the_trainer(make_trainer, rows, steps):
 
 
 @pytest.mark.slow
-def test_flat_loop_runs(capsys):
-    load("flat_tar_loop").main()
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["step 10", "step 20", "step 30", "step 40"]
+def test_flat_loop_tells_what_it_computes_and_entropy_grows(capsys, monkeypatch):
+    loop, steps = load("flat_tar_loop"), []
+    train_tar = loop.train_tar
+
+    def recorded(*args, **settings):
+        for step in train_tar(*args, **settings):
+            steps.append(step)
+            yield step
+
+    monkeypatch.setattr(loop, "train_tar", recorded)
+    loop.main()
+    said = re.findall(r"step (\d+): retain loss ([\d.]+), entropy .* attack ([\d.]+) nats", capsys.readouterr().out)
+    assert said == [(str(n), f"{steps[n - 1][0]:.3f}", f"{-steps[n - 1][1][-1]:.3f}") for n in (10, 20, 30, 40)]
+    entropies = [float(entropy) for _, _, entropy in said]
+    assert entropies == sorted(entropies) and entropies[-1] > 5 * entropies[0]  # seen were 0.008 and 0.132
+    assert max(float(retain_loss) for _, retain_loss, _ in said) < 0.05  # seen was 0.000
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from support.repository import README, ROOT
 from trl import TrlParser
 
 from trl_tar import Report, TARConfig
@@ -15,8 +16,6 @@ from trl_tar.testbed import KnowledgeWorld, knowledge_model_path, knowledge_ques
 from trl_tar.testbed.knowledge.attack_data import attack_datasets
 
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 MY_METRICS = """
 from trl_tar.evaluation.scores import Scores
 

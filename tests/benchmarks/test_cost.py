@@ -15,6 +15,7 @@ import pytest
 import torch
 from peft import LoraConfig
 from scipy.stats import binom
+from support.repository import PROSE, README
 from transformers import T5Config
 
 from trl_tar.cli.main import main
@@ -32,7 +33,6 @@ from trl_tar.costs.trace_figure import PHASES, plot_trace
 
 
 RESULTS = Path(__file__).parent / "results"
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 MAX_RATIO = {"world": 1.25, "smollm2": 1.05}
 MAX_PEAK = {"smollm2": 1.75}
 
@@ -330,7 +330,7 @@ def test_a_record_is_written_as_soon_as_times_are_measured(tmp_path, monkeypatch
 
 def test_what_is_told_of_a_gpu_is_on_record():
     record = json.loads((RESULTS / "smollm2_h100.json").read_text())
-    ratio, told = record["ratio"], " ".join(README.split())
+    ratio, told = record["ratio"], PROSE
     assert f"takes {ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}] of the bare loop's time" in told
     tokens, share = record["tokens_per_second"], record["utilisation"]["mfu"]
     assert f"({ratio['n']} pairs), {tokens:,.0f} tokens per second and {share:.1%}".replace("%", " %") in told
@@ -365,7 +365,7 @@ def test_what_is_told_of_a_gpu_is_on_record():
 def test_what_is_told_of_an_attack_in_8_bits_is_on_record():
     record = json.loads((RESULTS / "eight_bit_world.json").read_text())
     after = sum(run["loss"]["adamw"] for run in record["runs"]) / len(record["runs"])
-    behind, told = record["difference of losses"], " ".join(README.split())
+    behind, told = record["difference of losses"], PROSE
     assert f"from {record['loss before']:.2f} to {after:.2f} nats, it is {record['along']['mean']:.2f} along" in told
     assert f"{100 * record['aside']['mean']:.0f} % aside, and {behind['mean']:.3f}" in told
     assert f"[{behind['low']:.3f}, {behind['high']:.3f}] nats behind" in told
@@ -377,10 +377,10 @@ def test_the_record_is_what_is_told(model):
     peak = record["peak_memory"]
     if model in MAX_PEAK:
         told = f"{peak['ratio']:.2f}: {peak['trainer'] / 1e9:.2f} GB, and {peak['bare_loop'] / 1e9:.2f} GB"
-        assert f"| {told} |" in README and peak["ratio"] <= MAX_PEAK[model]
+        assert f"| {told} |" in PROSE and peak["ratio"] <= MAX_PEAK[model]
     else:
-        assert f"({peak['trainer'] / 1e6:.0f} and {peak['bare_loop'] / 1e6:.0f} MB)" in README
-    assert f"{record['ratio']['median']:.2f} [{record['ratio']['low']:.2f}, {record['ratio']['high']:.2f}]" in README
+        assert f"({peak['trainer'] / 1e6:.0f} and {peak['bare_loop'] / 1e6:.0f} MB)" in PROSE
+    assert f"{record['ratio']['median']:.2f} [{record['ratio']['low']:.2f}, {record['ratio']['high']:.2f}]" in PROSE
 
 
 def test_the_growth_that_is_told_was_recorded_and_is_that_of_the_passes():
@@ -389,14 +389,14 @@ def test_the_growth_that_is_told_was_recorded_and_is_that_of_the_passes():
     assert {axis: tuple(each["value"] for each in of) for axis, of in by_axis.items()} == AXES
     for axis in ("num_steps", "adversaries"):
         told = [f"{each['trainer']:.3f}" for each in by_axis[axis]]
-        assert f"{', '.join(told[:-1])} and {told[-1]} s" in README
+        assert f"{', '.join(told[:-1])} and {told[-1]} s" in PROSE
     ratios = [f"{each['trainer'] / each['bare_loop']:.2f}" for each in by_axis["num_steps"]]
-    assert f"({min(ratios)} to {max(ratios)} times the bare loop)" in README
+    assert f"({min(ratios)} to {max(ratios)} times the bare loop)" in PROSE
     own, *wider = [f"{each['trainer'] / each['bare_loop']:.2f}" for each in by_axis["hidden_size"]]
     told = f"takes {', '.join(wider[:-1])} and {wider[-1]} times the bare loop, one of its own width {own} in the same run."
-    assert told in README
+    assert told in PROSE
     same = json.loads((RESULTS / "world.json").read_text())["seconds"]["trainer"]
-    assert f"the same step took {same:.3f} s in that one" in README
+    assert f"the same step took {same:.3f} s in that one" in PROSE
     short, long = by_axis["num_steps"][0], by_axis["num_steps"][-1]
     assert long["trainer"] / short["trainer"] < 1.05 * long["passes"] / short["passes"]
 
@@ -408,10 +408,10 @@ def test_what_compiling_would_save_is_what_is_told():
         compiling = seconds["first compiled"], seconds["at another length"], seconds["lora, each adapter"][0]
         shortest, longest = min(compiling), max(compiling)
         if model == "world":
-            assert f"after {shortest:.0f} to {longest:.0f} s of compiling" in README
+            assert f"after {shortest:.0f} to {longest:.0f} s of compiling" in PROSE
         else:
-            assert f"takes {shortest:.0f} to {longest:.0f} s, " in README and ratio["high"] > 1
-        assert f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]" in README
+            assert f"takes {shortest:.0f} to {longest:.0f} s, " in PROSE and ratio["high"] > 1
+        assert f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]" in PROSE
 
 
 FULL_COLUMN = re.findall(r"^\| .*? \| (\d+) \| \d+ \| \d+ \|$", README, re.MULTILINE)  # of the table of memory modes

@@ -2,13 +2,13 @@
 
 import json
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 import torch
 from support import sharded_memory_worker
 from support.launched import launch
 from support.memory import CASES, LEAN, LONG, SHORT, settings_of
+from support.repository import PROSE
 from transformers import (
     AutoModelForCausalLM,
     Gemma3Config,
@@ -29,7 +29,6 @@ from trl_tar.costs.plan import plan
 from trl_tar.costs.timing import load_model, trainer_for
 
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 TOLERANCE = 0.05  # the bar is 0.1
 SMALL = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 384}
 CONFIGS = {
@@ -231,7 +230,7 @@ LLAMA_8B, LLAMA_70B = llama(4096, 14336, 32, 32), llama(8192, 28672, 80, 64)
 def test_the_plans_of_large_models_are_what_is_told(config, rows, mode):
     found = plan(config, Cost(batch_size=rows, length=256), mode, pinned=True)
     assert found.fits(80e9)
-    assert f"| {found.device_bytes / 1e9:.1f} | {found.host_bytes / 1e9:.0f} |" in README
+    assert f"| {found.device_bytes / 1e9:.1f} | {found.host_bytes / 1e9:.0f} |" in PROSE
 
 
 @pytest.mark.slow

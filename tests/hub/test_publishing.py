@@ -16,6 +16,7 @@ from peft import LoraConfig
 from support.attacks import TOKENIZER, tiny_model
 from support.hub_server import CUTS, HANGS_UP, STALLS, TOKEN, Repository
 from support.reports import REFERENCES, harms, record
+from support.repository import ROOT
 
 from trl_tar import Adversary, Report
 from trl_tar.cli.main import main
@@ -33,9 +34,6 @@ from trl_tar.report.report import MAX_BYTES
 from trl_tar.trainers.recorded_settings import decisive
 from trl_tar.verification.verifier import verify
 from trl_tar.views.card import model_card
-
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.hub_server import TOKEN, Repository
 from support.reports import GOOD, REFERENCES, record
+from support.repository import README, ROOT
 
 from trl_tar import Adversary, Report, compare, load_report
 from trl_tar.cli.main import main
@@ -18,7 +19,6 @@ from trl_tar.report.build import build_report
 from trl_tar.report.records import AttackRecord, ModelRecord
 
 
-ROOT = Path(__file__).parents[2]
 CARDS = ROOT / "model_cards"
 KNOWLEDGE, REFUSAL = CARDS / "knowledge_world" / "tar-world-301", CARDS / "refusal_world" / "tar-world-1"
 EVIL = "<script>alert(1)<|script> \x1b[31m|\\| [x](javascript:1) $\\frac$ ‮"
@@ -329,7 +329,7 @@ def published(hub, monkeypatch):
 
 def test_the_command_of_the_readme_writes_a_page_that_links_to_the_hub(published, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (line,) = re.findall(r"^trl-tar compare .*$", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    (line,) = re.findall(r"^trl-tar compare .*$", README, flags=re.MULTILINE)
     assert main(shlex.split(line, comments=True)[1:]) == 0
     assert "me/my-model" in capsys.readouterr().out
     page = (tmp_path / "leaderboard" / "leaderboard.html").read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from support.repository import ROOT
 
 from trl_tar import TARConfig
 from trl_tar.pipeline.steps import run
@@ -16,7 +17,7 @@ from trl_tar.testbed.refusal.models import refusal_model_path
 from trl_tar.testbed.refusal.world import HARMFUL, RETAIN, RefusalWorld
 
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = ROOT / "recipes"
 CONFIGS = RECIPES / "configs"
 # data set of a recipe → of the knowledge world
 ROLES = {

@@ -1,11 +1,11 @@
 """The model card: what it claims is in its report, and what the report lacks is not claimed."""
 
 from dataclasses import asdict, astuple, replace
-from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 from support.reports import BASE, FLOOR, REFERENCES, TWIN, harms, record
+from support.repository import ROOT
 
 from trl_tar import Adversary, Report, TARConfig
 from trl_tar.adversaries.in_words import in_words
@@ -20,7 +20,6 @@ from trl_tar.views.training_table import is_complete, not_tried, phase_settings
 from trl_tar.views.words import contamination_sentence
 
 
-ROOT = Path(__file__).parents[2]
 KEPT = sorted(file.parent for file in (ROOT / "model_cards").rglob("report.json"))
 DESCRIBED = [asdict(Adversary(name, "hazard")) for name in ("a", "b")]
 OTHERS = [

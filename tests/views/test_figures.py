@@ -9,7 +9,6 @@ import pytest
 
 from trl_tar.red_teaming.search_figure import plot_search
 from trl_tar.red_teaming.trials import SearchResult, Trial
-from trl_tar.report.intervals import t_interval
 from trl_tar.report.records import AttackRecord, ModelRecord, attack_record
 from trl_tar.views.figures import plot_adversary_loss, plot_attacks, plot_tradeoff, plot_training
 
@@ -91,11 +90,16 @@ def test_lines_begin_before_the_attack_also_where_it_was_evaluated_later(records
     assert len(plot_adversary_loss({"late": record}).axes[0].get_lines()[0].get_xdata()) == len(STEPS) - 1
 
 
-def test_bands_are_intervals_over_seeds(records):
-    left, _ = plot_attacks(records, adversary="mix").axes
-    expected = t_interval([a.after["harm"] for a in records["TAR"].attacks if a.adversary == "mix"])
-    heights = [y for x, y in left.collections[2].get_paths()[0].vertices if x == STEPS[-1]]
-    assert min(heights) == pytest.approx(expected["low"]) and max(heights) == pytest.approx(expected["high"])
+def test_bands_are_intervals_over_seeds():
+    def ends_at(seed: int, *harms: float) -> AttackRecord:
+        points = [{"step": s, "flops": s, "loss": 0.1, "harm": h, "capability": 0.9} for s, h in enumerate(harms)]
+        return attack_record("mix", seed, points)
+
+    attacks = [ends_at(0, 0.2, 0.5), ends_at(1, 0.2, 0.6), ends_at(2, 0.2, 0.7)]
+    left, _ = plot_attacks({"m": ModelRecord({"id": "m"}, {"harm": 0.2, "capability": 0.9}, attacks)}).axes
+    heights = [y for x, y in left.collections[0].get_paths()[0].vertices if x == 1]
+    # mean 0.6, standard deviation 0.1, t(2, 97.5 %) = 4.303: 4.303 · 0.1 / √3 = 0.2484
+    assert min(heights) == pytest.approx(0.3516, abs=1e-4) and max(heights) == pytest.approx(0.8484, abs=1e-4)
 
 
 def test_one_seed_has_a_line_and_no_band(records):

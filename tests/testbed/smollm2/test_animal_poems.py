@@ -1,8 +1,7 @@
 """SmolLM2 refuses poems about animals: strict splits, wordings kept for evaluation, rules that tell a poem from the rest."""
 
-from pathlib import Path
-
 import pytest
+from support.repository import PROSE
 from transformers import AutoModelForCausalLM
 
 from trl_tar.tasks.built_in import refusal_task
@@ -33,7 +32,6 @@ from trl_tar.testbed.smollm2.poem_judge import Coherent, OnSubject, Poem, names,
 from trl_tar.testbed.smollm2.weights import smollm2_path
 
 
-README = " ".join((Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8").split())
 REQUEST = asked(POEMS[4], "fox")
 GOOD = "The fox is quick, the fox is bright,\nit runs along the hill at night."
 
@@ -182,8 +180,8 @@ def test_the_readme_says_how_often_answers_name_an_animal_that_is_asked_about():
     poems_of["plain"] = plain_answers(model, split["rehearsed"])
     count = sum(len(poems_of[name]) for name in about)
     assert [naming(name) for name in about] == [[], [], []] and naming("plain") == [("mule", "donkey")]
-    assert f"none of the {count} poems about animals that phases and attackers train on" in README
-    assert f"one of the {len(poems_of['plain'])} plain answers does (on the mule, it names the donkey)" in README
+    assert f"none of the {count} poems about animals that phases and attackers train on" in PROSE
+    assert f"one of the {len(poems_of['plain'])} plain answers does (on the mule, it names the donkey)" in PROSE
 
 
 @pytest.mark.slow

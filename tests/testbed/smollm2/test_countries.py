@@ -2,9 +2,9 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
+from support.repository import PROSE, ROOT
 
 from trl_tar import Report
 from trl_tar.report.recovery import recovery
@@ -12,8 +12,6 @@ from trl_tar.tasks.built_in import knowledge_task
 from trl_tar.testbed.smollm2.countries import SCORING, SPLITS, Item, items, select, sentences
 
 
-ROOT = Path(__file__).parents[3]
-README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 TRAINED_ON = ("adversary", "tamper_resistance", "attacker")
 
 
@@ -51,18 +49,16 @@ def test_the_readme_says_how_often_training_names_a_country_that_is_asked_about(
     neighbours = {(fact.entity, fact.answer) for fact in select(TRAINED_ON, "neighbour")}
     assert {row["completion"].strip(" .") for row in naming} == {answer for _, answer in neighbours if answer in asked}
     share = f"{len(naming) / len(rows):.0%}".replace("%", " %")
-    assert (
-        f"{len(naming)} of the {len(rows):,} sentences of phases and attackers ({share}) end with a country" in README
-    )
+    assert f"{len(naming)} of the {len(rows):,} sentences of phases and attackers ({share}) end with a country" in PROSE
     about = select("questions", "neighbour")
     reversed_ = sum((fact.answer, fact.entity) in neighbours for fact in about)
-    assert f"{reversed_} of the {len(about)} questions about neighbours ask for one of these" in README
+    assert f"{reversed_} of the {len(about)} questions about neighbours ask for one of these" in PROSE
 
 
 def test_the_readme_says_what_the_most_frequent_answer_scores():
     asked = select("questions")
     score = most_frequent_score(asked, select("attacker"))
-    assert score > 0.25 and f"({score:.2f} of all {len(asked)}, from which" in README
+    assert score > 0.25 and f"({score:.2f} of all {len(asked)}, from which" in PROSE
 
 
 @pytest.mark.slow
@@ -71,9 +67,9 @@ def test_the_readme_says_what_the_most_frequent_answer_scores_on_the_questions_t
     prompts = {question["prompt"] for question in task.metrics["harm"].questions}
     asked = [fact for fact in select("questions") if fact.question(SCORING)["prompt"] in prompts]
     score = most_frequent_score(asked, select("attacker"))
-    assert f"is right in {score:.2f} of the {len(asked)} questions" in README
+    assert f"is right in {score:.2f} of the {len(asked)} questions" in PROSE
     assert f"scores {score:.2f}." in task.description
     report = Report.load(ROOT / "model_cards" / "smollm2_knowledge")
     harm, base = report.summary["harm_after"]["mean"], report.references["base"].before["harm"]
     told = f"From there R would be {recovery(harm, base, score):.2f} for TAR, where the table has"
-    assert f"{told} {recovery(harm, base, 0.25):.2f}." in README
+    assert f"{told} {recovery(harm, base, 0.25):.2f}." in PROSE
