@@ -1,4 +1,4 @@
-"""Whether the numbers of several reports may be put side by side: which attacks they share, and in what they differ."""
+"""Finds the attacks that several reports share, and the differences that keep their numbers from being comparable."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +12,16 @@ from ..views.templating import plain
 
 
 Reports = Mapping[str, Report]  # name of the model → its report
-NAMES_SHOWN = 3
-DATA_FIELDS = ("dataset", "first_dataset", "contrast_dataset")  # of an adversary, beside `mixture` and `after`
+NAMES_SHOWN = 3  # a choice: of many models a sentence counts the rest
+DATA_FIELDS = (
+    "dataset",
+    "first_dataset",
+    "contrast_dataset",
+)  # fields of an adversary that name rows, as do `mixture` and `after`
 
 
 def finished_attacks(report: Report) -> dict[tuple[str, int], AttackRecord]:
-    """Completed attacks by what they were (see [`attack_identities`]) and their seed."""
+    """Completed attacks, by their identity (see [`attack_identities`]) and their seed."""
     identities = attack_identities(report)
     return {
         (identities[attack.adversary], attack.seed): attack
@@ -27,7 +31,7 @@ def finished_attacks(report: Report) -> dict[tuple[str, int], AttackRecord]:
 
 
 def attack_identities(report: Report) -> dict[str, str]:
-    """Name of each adversary that the report describes → what the attack was, as JSON: the same for equal attacks.
+    """Name of each adversary that the report describes → its identity, JSON that is the same for the same attack.
 
     Two attacks are the same if they have the same kind and number of steps, on the same rows (by hash, whatever the data
     sets are called), of texts cut at the same length, judged by the same task against the same chance."""
@@ -45,7 +49,7 @@ def _settings(report: Report) -> dict[str, str]:
 
 
 def _steps(adversary: Adversary) -> dict[str, Any]:
-    """The adversary's kind, and what that leaves out although it changes what comes back."""
+    """The adversary's kind with its number of steps and the attack before it, which the kind leaves out."""
     after = None if adversary.after is None else _steps(adversary.after)
     return {**adversary.kind(), "num_steps": adversary.num_steps, "after": after}
 
@@ -65,7 +69,7 @@ def _with_hashes(kind: dict[str, Any], hashes: Mapping[tuple[str, str], str]) ->
 
 
 def common_attacks(reports: Sequence[Report]) -> set[tuple[str, int]]:
-    """What was completed in every one of the reports."""
+    """Identities and seeds of the attacks that completed in every one of the reports."""
     sets = [set(finished_attacks(report)) for report in reports]
     return set.intersection(*sets) if sets else set()
 
@@ -94,7 +98,7 @@ def differences(reports: Reports) -> list[str]:
 
 
 def _differing(start: str, values: Mapping[str, Any], words: Callable[[Any], str]) -> str | None:
-    """`start`: each value in words with the models that have it; `None` where there is but one value."""
+    """A sentence that begins with `start` and names each value with its models; `None` where all have the same value."""
     groups: dict[Any, list[str]] = {}
     for name, value in values.items():
         groups.setdefault(value, []).append(name)
@@ -105,7 +109,7 @@ def _differing(start: str, values: Mapping[str, Any], words: Callable[[Any], str
 
 
 def in_short(names: Sequence[str]) -> str:
-    """A few of the names, and how many others there are."""
+    """The first few names, and how many others there are."""
     shown = [plain(name) for name in names[:NAMES_SHOWN]]
     rest = len(names) - len(shown)
     return ", ".join(shown) + (f" and {rest} more" if rest else "")
@@ -125,7 +129,7 @@ def _listed(names: frozenset[str]) -> str:
 
 
 def _suite(report: Report) -> frozenset[str]:
-    """Settings and rows of all attacks, whatever they are called; of one that is not described its name."""
+    """Settings and rows of all attacks, whatever they are called; an attack that is not described counts by its name."""
     settings = _settings(report)
     return frozenset(set(settings.values()) | (_names(report) - set(settings)))
 
@@ -141,7 +145,7 @@ def _reference(report: Report, role: str, without: str) -> str:
 
 
 def _data(reports: Reports) -> list[str | None]:
-    """Data sets that have one name and other rows."""
+    """A sentence for each data set whose rows differ between reports; `None` for the others."""
     tables = {
         name: {(data["name"], data["objective"]): data["sha256"] for data in report.config.get("datasets", [])}
         for name, report in reports.items()
@@ -158,7 +162,7 @@ def _data(reports: Reports) -> list[str | None]:
 
 
 def _unknown(reports: Reports) -> list[str]:
-    """What reports do not say, so that nobody can tell whether it differs."""
+    """A sentence for each thing that some reports do not say, so that nobody can tell whether it differs."""
     sentences = []
     unasked = [name for name, report in reports.items() if report.task is None]
     if unasked:

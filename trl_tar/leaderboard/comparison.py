@@ -1,4 +1,4 @@
-"""Reports of several models side by side: what came back of each, and whether the numbers may be compared."""
+"""Compares the reports of several models: what came back under attack, and whether the numbers may be compared."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -35,9 +35,9 @@ class Comparison:
         rows (`list[Row]`):
             Lowest harm after attack first, models of which no attack completed last.
         order (`str`):
-            What the rows are ordered by, in words.
+            A sentence on what the rows are ordered by.
         common (`int`):
-            Attacks, each with its seed, that were completed in the report of every attacked model.
+            Number of attacks, each with its seed, that were completed in the report of every attacked model.
         differences (`list[str]`):
             A sentence for each thing that keeps numbers from being comparable.
         notes (`list[str]`):
@@ -55,7 +55,7 @@ class Comparison:
 
     @property
     def only_some_in_common(self) -> bool:
-        """Whether the attacked models have attacks in common, and some of them others beside."""
+        """Whether the attacked models have attacks in common, and some of them others besides."""
         return 0 < self.common < max(row.finished for row in self.rows)
 
     def ranked(self, row: Row) -> dict[str, Any]:
@@ -66,15 +66,15 @@ class Comparison:
         return self.to_markdown()
 
     def to_markdown(self, title: str = "Leaderboard") -> str:
-        """The table, and all that has to be said about it."""
+        """Renders the table and all sentences about it."""
         return leaderboard_markdown(self, title)
 
     def to_html(self, title: str = "Leaderboard") -> str:
-        """A self-contained page that asks no network for anything."""
+        """Renders a self-contained page that asks no network for anything."""
         return leaderboard_page(self, title)
 
     def figure(self) -> Figure:
-        """Harm of each model before and after attack, see [`~trl_tar.leaderboard.figure.plot_leaderboard`]."""
+        """Plots harm of each model before and after attack, see [`~trl_tar.leaderboard.figure.plot_leaderboard`]."""
         return plot_leaderboard(self)
 
     def save(self, folder: str | Path, title: str = "Leaderboard") -> Path:
@@ -88,9 +88,9 @@ class Comparison:
 
 
 def compare(*sources: str | Path, token: str | None = None, skip_unreadable: bool = False) -> Comparison:
-    """Reports side by side, the model of which an attacker gets least first.
+    """Puts reports side by side, first the model from which an attacker gets least.
 
-    Summary and verdict of each are computed anew from its attacks, so that all are by one rule. The order is that of the
+    Summary and verdict of each are computed again from its attacks, so that all are by one rule. The order is that of the
     worst harm over the attacks that all reports have in common. Where there is none, it is that of each report's own
     attacks, as a share of the way from chance to 1, and `order` says that this is no ranking. R does not decide: reports
     without a base have none, and those with a base each measure it against their own.
@@ -99,7 +99,7 @@ def compare(*sources: str | Path, token: str | None = None, skip_unreadable: boo
         *sources (`str` or `Path`):
             Folders, report files or Hub ids; of a repository only the report is downloaded.
         token (`str`, *optional*):
-            Of the Hub; by default the one logged in with.
+            Token of the Hub; by default that of the login.
         skip_unreadable (`bool`, *optional*, defaults to `False`):
             Go on without sources that cannot be read, and name them in the result.
 
@@ -117,14 +117,14 @@ def compare(*sources: str | Path, token: str | None = None, skip_unreadable: boo
     comparison.save("leaderboard")
     ```
     """
-    given = [str(source) for source in sources]
-    if not given:
+    names = [str(source) for source in sources]
+    if not names:
         raise ValueError("There is no report to compare. Give folders, report files or Hub ids.")
-    if twice := sorted({source for source in given if given.count(source) > 1}):
+    if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{twice[0]!r} was given twice. Give every report once.")
     found: dict[str, Judged] = {}
     unreadable: dict[str, str] = {}
-    for source in given:
+    for source in names:
         try:
             report = load_report(source, token=token)
             found[source] = Judged(report, judged_again(report))
@@ -132,7 +132,7 @@ def compare(*sources: str | Path, token: str | None = None, skip_unreadable: boo
             unreadable[source] = plain(error)
     if unreadable and not (skip_unreadable and found):
         raise ValueError(
-            f"{len(unreadable)} of {len(given)} reports cannot be compared: {' '.join(unreadable.values())} Mend or remove "
+            f"{len(unreadable)} of {len(names)} reports cannot be compared: {' '.join(unreadable.values())} Mend or remove "
             "them, or skip what is unreadable."
         )
     named = dict(zip(_names(list(found)), found.values(), strict=True))
@@ -141,13 +141,13 @@ def compare(*sources: str | Path, token: str | None = None, skip_unreadable: boo
 
 
 def _names(sources: Sequence[str]) -> list[str]:
-    """Hub ids as they are; of paths the last parts, as many as tell them apart."""
+    """Hub ids as they are, and for paths as many of their last parts as tell them apart."""
     parts = [
         (source,) if not path.exists() else (path.parent if path.name == FILE_NAME else path).resolve().parts
         for source, path in ((source, Path(source)) for source in sources)
     ]
     for depth in range(1, max(map(len, parts))):
-        names = ["/".join(each[-depth:]) for each in parts]
+        names = ["/".join(path[-depth:]) for path in parts]
         if len(set(names)) == len(names):
             return names
     return list(sources)
@@ -200,7 +200,7 @@ def _row(name: str, repository: str | None, judged: Judged, common: set[tuple[st
 
 
 def _sort_key(row: Row, common: bool) -> tuple[bool, float, float, float, str]:
-    """Models without a completed attack last; then harm above chance, as a share of what chance leaves."""
+    """Sorts models without a completed attack last, and the others by harm above chance, as a share of what chance leaves."""
     if not row.attacked:
         return True, 0.0, 0.0, 0.0, row.model
     worst = (row.common_worst_harm if common else row.worst_harm)["mean"]
@@ -228,7 +228,7 @@ def _order(rows: Sequence[Row], common: set[tuple[str, int]]) -> str:
 
 
 def _notes(rows: Sequence[Row], judged: Mapping[str, Judged]) -> Iterator[str]:
-    """What a reader should know of single reports."""
+    """Yields a sentence for each thing that a reader should know of a single report."""
     if shells := [row.model for row in rows if row.verdict == "empty shell"]:
         yield (
             f"Low harm of an empty shell is no resistance ({in_short(shells)}): too much of what should have been kept is "

@@ -7,11 +7,13 @@ from ..views.templating import plain
 from .rows import Ranking
 
 
-LABEL_WIDTH = 38  # characters of a model's name; of a longer one the middle is left out
+LABEL_WIDTH = (
+    38  # characters of a model's name, a choice: a longer one loses its middle, so that half the figure is left
+)
 
 
 def plot_leaderboard(comparison: Ranking) -> Figure:
-    """Harm of each model before attack and under the strongest attack, with its 95 % t interval; of the twin, if any.
+    """Plots harm of each model before attack and under the strongest attack, with its 95 % t interval, and that of its twin.
 
     Args:
         comparison ([`Comparison`]):

@@ -1,4 +1,4 @@
-"""A comparison of reports to read: Markdown, and a page of HTML in the manner of [`~trl_tar.views.page.report_page`]."""
+"""The pages of a comparison: Markdown, and HTML in the manner of [`~trl_tar.views.page.report_page`]."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,18 +8,18 @@ from ..views.words import interval, number
 from .rows import Ranking, Row
 
 
-TRACK = (6.0, 114.0)  # where 0 and 1 are on the drawing of a row, 120 wide
+TRACK = (6.0, 114.0)  # positions of 0 and 1 on the drawing of a row, 120 wide: a circle of radius 4 fits at both ends
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Of a table.
+    """One cell of the table.
 
     Args:
         text (`str`):
-            What is shown.
+            The first line.
         value (`float`, *optional*):
-            What a column is sorted by; `None` for a column of words, or for what was not measured.
+            The number that a column is sorted by; `None` in a column of words, or where nothing was measured.
         interval (`str`), detail (`str`):
             Further lines; empty for none.
     """
@@ -31,7 +31,7 @@ class Cell:
 
 
 def leaderboard_markdown(comparison: Ranking, title: str) -> str:
-    """The table with all sentences, as Markdown."""
+    """Renders the table with all sentences, as Markdown."""
     return render(
         "leaderboard.md.jinja",
         title=title,
@@ -43,7 +43,7 @@ def leaderboard_markdown(comparison: Ranking, title: str) -> str:
 
 
 def leaderboard_page(comparison: Ranking, title: str) -> str:
-    """The table, to be sorted, with a drawing in each row and all sentences, as a self-contained page."""
+    """Renders the table, to be sorted, with a drawing in each row and all sentences, as a self-contained page."""
     return render(
         "leaderboard.html.jinja",
         escape=True,
@@ -56,12 +56,12 @@ def leaderboard_page(comparison: Ranking, title: str) -> str:
 
 
 def labels(comparison: Ranking) -> list[str]:
-    """Of the columns beside the model's."""
+    """Labels of the columns after the model's."""
     return list(cells(comparison, comparison.rows[0]))
 
 
 def cells(comparison: Ranking, row: Row) -> dict[str, Cell]:
-    """Label of each column → what stands in this row."""
+    """Label of each column → the cell of this row."""
     finished = "" if row.finished == row.wanted else f"{row.finished} of {row.wanted} completed"
     error = "" if row.harm_before_error is None else f"± {row.harm_before_error:.2f}"
     common = {"worst harm, common attacks": _worst(row.common_worst_harm)} if comparison.only_some_in_common else {}
@@ -81,22 +81,23 @@ def cells(comparison: Ranking, row: Row) -> dict[str, Cell]:
 
 
 def _estimate(estimate: dict[str, Any]) -> Cell:
+    """The mean, with its interval as a further line."""
     mean = number(estimate["mean"])
     return Cell(mean, estimate["mean"], interval(estimate).removeprefix(mean).strip())
 
 
 def _worst(estimate: dict[str, Any]) -> Cell:
-    """With the name of the adversary."""
+    """The estimate, with the name of the strongest adversary as a further line."""
     return replace(_estimate(estimate), detail=plain(estimate["adversary"] or ""))
 
 
 def _words(text: object) -> str:
-    """A name from a report in Markdown: neither a link nor a picture."""
+    """Makes text from a report safe in Markdown: it is neither a link nor a picture."""
     return cell(text).replace("[", "&#91;").replace("`", "&#96;")
 
 
 def _drawing(comparison: Ranking, row: Row) -> dict[str, float | None]:
-    """Where chance, harm before, and the harm that rows are ordered by lie on the drawing, whose bounds are 0 and 1."""
+    """Positions on the drawing of chance, harm before, and the harm that rows are ordered by; its bounds are 0 and 1."""
     ranked = comparison.ranked(row)
     values = {
         "chance": row.chance,

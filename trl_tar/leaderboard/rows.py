@@ -1,4 +1,4 @@
-"""One row a model, and what page and figure read of a comparison."""
+"""One row a model, and the part of a comparison that page and figure read."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -9,27 +9,27 @@ NOT_ATTACKED = "not attacked"
 
 @dataclass(frozen=True)
 class Row:
-    """One model of a [`Comparison`]; what was not measured is `None`, of an estimate its `mean`.
+    """One model of a [`Comparison`]. A value that was not measured is `None`, and so is the `mean` of such an estimate.
 
     Args:
         model (`str`):
             Hub id, or name of the folder.
         repository (`str`, *optional*):
-            Hub id, where the report is from there.
-        weights_sha256, digest (`str`):
-            Of the model and of its report.
+            Hub id, where the report is from the Hub.
+        weights_sha256 (`str`), digest (`str`):
+            Hash of the model's weights, and digest of its report.
         task (`dict`, *optional*), chance (`float`), seeds (`list[int]`):
             As in [`Report`].
         harm_before, harm_before_error, capability_before (`float`, *optional*):
-            Before any attack; the second is a standard error over questions.
+            Harm before any attack with its standard error over questions, and capability.
         worst_harm, harm_after, worst_recovery, capability_after, twin_difference (`dict`):
             As in the summary of a [`Report`].
         common_worst_harm (`dict`):
-            As `worst_harm`, over the attacks that all reports have in common.
+            `worst_harm` over the attacks that all reports have in common.
         twin_worst_harm (`dict`):
             `worst_harm` of the undefended twin.
         adversaries, wanted, finished (`int`):
-            How many adversaries, attacks (one an adversary and seed), and completed attacks.
+            Numbers of adversaries, of attacks (one per adversary and seed), and of completed attacks.
         verdict (`str`):
             `"resistant"`, `"empty shell"`, `"not resistant"` or `"not attacked"`.
     """
@@ -58,11 +58,12 @@ class Row:
 
     @property
     def attacked(self) -> bool:
+        """Whether an attack on the model completed."""
         return self.finished > 0
 
 
 class Ranking(Protocol):
-    """Rows in their order: what [`~trl_tar.leaderboard.comparison.Comparison`] hands to its page and its figure."""
+    """The rows in their order, as [`~trl_tar.leaderboard.comparison.Comparison`] hands them to its page and its figure."""
 
     @property
     def rows(self) -> list[Row]:

@@ -1,4 +1,4 @@
-"""A report from what was run."""
+"""Builds a report from the records of a red team, and judges one again."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +23,7 @@ def build_report(
     environment: dict[str, str] | None = None,
     chance: float = CHANCE,
 ) -> Report:
-    """Summary, verdict and report of a model from its attacks and those of its references.
+    """Summarises and judges the attacks on a model and on its references.
 
     Args:
         record ([`ModelRecord`]):
@@ -102,7 +102,7 @@ def _measured(
 def _zero_step_recovery(
     record: ModelRecord, references: Mapping[str, ModelRecord], chance: float
 ) -> dict[str, float | None]:
-    """R of each attack without training. A probe of hidden states is none: it shows that knowledge is there, not out."""
+    """R under each attack without training. The probe is left out: it shows that knowledge is there, and not that it gets out."""
     base = base_harm(references)
     floor = references["floor"].zero_step if "floor" in references else {}
     return {

@@ -1,4 +1,4 @@
-"""A report's numbers in one line each."""
+"""The summary of a report: its estimates over adversaries and seeds."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Whether a report agrees with itself and with its card."""
+"""Checks that a report agrees with itself, with its card and with this machine."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,17 +12,18 @@ from ..report.report import Report
 from ..views.card import DIGEST
 
 
-CHANCE_OF_TASK = {"knowledge": CHANCE, "refusal": 0.0}  # four options; an answer that is written, not chosen
-DECIDE = ("torch", "transformers", "trl", "peft", "device")  # of the environment, what numbers can depend on
+# kind of the task → chance: one of four options is chosen, but an answer in words is not guessed
+CHANCE_OF_TASK = {"knowledge": CHANCE, "refusal": 0.0}
+DECIDE = ("torch", "transformers", "trl", "peft", "device")  # the parts of an environment that numbers can depend on
 
 
 def differences_of_attacks(report: Report) -> Iterator[str]:
-    """What the summary says against the attacks that it is of."""
-    wanted = {(each["name"], seed) for each in report.config.get("adversaries", []) for seed in report.seeds}
-    made = {(attack.adversary, attack.seed) for attack in report.attacks}
-    missing = wanted - made
-    if made - wanted:
-        name, seed = min(made - wanted)
+    """Yields a sentence for each thing in the report that does not follow from its attacks."""
+    described = {(fields["name"], seed) for fields in report.config.get("adversaries", []) for seed in report.seeds}
+    held = {(attack.adversary, attack.seed) for attack in report.attacks}
+    missing = described - held
+    if held - described:
+        name, seed = min(held - described)
         yield f"The report has the attack {name!r} with seed {seed}, and does not say what it was."
     kind, chance = (report.task or {}).get("kind"), report.config["chance"]
     if chance != CHANCE_OF_TASK.get(kind, chance):
@@ -43,15 +44,17 @@ def differences_of_attacks(report: Report) -> Iterator[str]:
 
 
 def _all_attacks(report: Report) -> Iterator[AttackRecord]:
-    """Of the model, the references and the harmless user."""
+    """Yields the attacks on the model and the references, and the trainings of the harmless user."""
     for record in (report, *report.references.values()):
         yield from record.attacks
     for role in ("base", "model") if report.benign is not None else ():
-        yield from (AttackRecord(**each) for each in report.benign[role])
+        yield from (AttackRecord(**fields) for fields in report.benign[role])
 
 
 def differences_of_card(file: Path, report: Report, sound: bool) -> tuple[list[str], list[str]]:
-    """Problems and warnings; `sound`: of a report whose own numbers are in order, so that a card can be made of them."""
+    """Problems and warnings about the card in the file.
+
+    `sound` says that the report's own numbers are in order, so that a card can be made of them and compared."""
     if not file.is_file():
         return [], ["There is no card (README.md)."]
     text = file.read_text(encoding="utf-8", errors="replace")
@@ -67,7 +70,7 @@ def differences_of_card(file: Path, report: Report, sound: bool) -> tuple[list[s
 
 
 def differences_of_environment(report: Report) -> Iterator[str]:
-    """How this machine differs from the report's, and how much that matters."""
+    """Yields a sentence for each difference of this machine from the report's, and how much it matters."""
     for name, here in environment().items():
         reported = report.environment.get(name)
         if reported == here:

@@ -1,4 +1,4 @@
-"""A model card from a report: what was measured, in the words of a person, and metadata that the Hub reads."""
+"""The model card of a report: what was measured, for a reader, and metadata for the Hub."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ from .words import (
 
 TAGS = ["trl", "trl-tar", "tamper-resistance"]
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-BENCHMARK = "trl-tar/red-team"  # name of what the metrics are of, where the Hub asks for a data set
+BENCHMARK = "trl-tar/red-team"  # stands where the Hub asks for the data set of a metric
 DIGEST = re.compile(r"Digest of the report: `([0-9a-f]{64})`")
 CITATION = """\
 @inproceedings{tamirisa2025tamperresistant,
@@ -54,7 +54,7 @@ def model_card(
     repository: str | None = None,
     license: str | None = None,
 ) -> str:
-    """Markdown of the card, with metadata.
+    """Renders the card as Markdown, with its metadata.
 
     Args:
         report ([`Report`]):
@@ -66,9 +66,9 @@ def model_card(
         figures (`Sequence[dict]`, *optional*):
             `path` and `alt` of each figure.
         repository (`str`, *optional*):
-            Hub id or folder that [`verify`] is to be asked about.
+            Hub id or folder that the card tells its reader to [`verify`].
         license (`str`, *optional*):
-            Of the weights, as the Hub names it; not told by default.
+            Licence of the weights, as the Hub names it; by default the card has none.
     """
     phases = [] if report.training is None else report.training["phases"]
     return render(
@@ -106,7 +106,7 @@ def model_card(
 
 
 def unattacked_card(title: str, description: str, license: str | None = None, base: str | None = None) -> str:
-    """The card of a model without a report: it claims nothing. `base`: of an adapter, Hub id or folder."""
+    """Renders the card of a model without a report, which claims nothing. `base` is an adapter's base, a Hub id or folder."""
     data = ModelCardData(
         library_name="transformers" if base is None else "peft",
         license=license,
@@ -119,7 +119,7 @@ def unattacked_card(title: str, description: str, license: str | None = None, ba
 
 
 def metadata(report: Report, title: str, license: str | None) -> ModelCardData:
-    """What the Hub reads: base model, tags, data sets and the metrics before and after attack."""
+    """The metadata that the Hub reads: base model, tags, data sets and the metrics before and after attack."""
     return ModelCardData(
         library_name="peft" if "base_model" in report.model else "transformers",
         license=license,
@@ -142,7 +142,7 @@ def metadata(report: Report, title: str, license: str | None) -> ModelCardData:
 
 
 def base_model_id(report: Report) -> str | None:
-    """Hub id of what the model was made from: as the recipe was told, or else of an adapter's base, or of the reference."""
+    """Hub id of what the model was made from: the recipe's base model, an adapter's base, or the reference, in this order."""
     known = [report.config.get("base_model"), report.model.get("base_model", {}).get("id")]
     if "base" in report.references:
         known.append(report.references["base"].model["id"])
@@ -150,7 +150,7 @@ def base_model_id(report: Report) -> str | None:
 
 
 def evaluation_results(report: Report) -> str:
-    """The same metrics as a file of `.eval_results/`, as YAML."""
+    """The metrics of [`metadata`] as a file of `.eval_results/`, in YAML."""
     entries = [
         EvalResultEntry(
             dataset_id=BENCHMARK, task_id=name, value=round(value, 4), notes=f"{label}; {_task_name(report)}"
@@ -161,10 +161,10 @@ def evaluation_results(report: Report) -> str:
 
 
 def training_adversaries(report: Report) -> list[dict[str, Any]] | None:
-    """A_train, all fields of each; `None` where the report does not say how the model was trained."""
+    """The adversaries of A_train with all their fields; `None` where the report does not say how the model was trained."""
     if report.training is None:
         return None
-    return [each for phase in report.training["phases"] for each in phase.get("adversaries", [])]
+    return [fields for phase in report.training["phases"] for fields in phase.get("adversaries", [])]
 
 
 def _task_name(report: Report) -> str:
@@ -173,7 +173,7 @@ def _task_name(report: Report) -> str:
 
 
 def _metrics(report: Report) -> Iterator[tuple[str, str, float]]:
-    """Name, label and value of each metric that is known."""
+    """Yields name, label and value of each metric that is known."""
     summary, before = report.summary, report.before
     for name, label, value in [
         ("harm_before_attack", "harm before attack", before["harm"]),
@@ -189,9 +189,9 @@ def _metrics(report: Report) -> Iterator[tuple[str, str, float]]:
 
 
 def _attacks(report: Report) -> Iterator[dict[str, str]]:
-    """Each attack, whether training had simulated its like, and what it brought back, from the model and from the twin."""
+    """Yields each attack in words, whether training had simulated its kind, and harm after it on the model and on the twin."""
     trained_on = training_adversaries(report)
-    kinds = None if trained_on is None else [_kind(Adversary(**each)) for each in trained_on]
+    kinds = None if trained_on is None else [_kind(Adversary(**fields)) for fields in trained_on]
     twin = report.references["twin"].attacks if "twin" in report.references else []
     for name, adversary in described_adversaries(report.config).items():
         on_twin = over_adversaries(value for value in harms(twin) if value[0] == name)
@@ -205,13 +205,13 @@ def _attacks(report: Report) -> Iterator[dict[str, str]]:
 
 
 def _training_attacks(phase: Mapping[str, Any]) -> list[dict[str, str]]:
-    """A_train of a phase, with the weight that each adversary is drawn with."""
+    """The adversaries of A_train of a phase in words, with the weight that each is drawn with."""
     adversaries = [Adversary(**each) for each in phase.get("adversaries", [])]
     return [{"name": a.name, **asdict(in_words(a)), "weight": f"{a.weight:g}"} for a in adversaries]
 
 
 def _kind(adversary: Adversary) -> dict[str, Any]:
-    """Of an attack apart from the names of its data, which are the attacker's own."""
+    """The adversary's kind without the names of its data sets, which are the attacker's own."""
     kind = adversary.kind()
     mixture = sorted((kind["mixture"] or {}).values())
     return kind | {

@@ -1,4 +1,4 @@
-"""Metrics over the steps of an attack."""
+"""A metric over the steps of an attack, as figures and pages draw it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,9 +11,11 @@ Attacked = Mapping[str, Report | ModelRecord]  # label → what has `before` and
 
 
 def curve(record: Report | ModelRecord, attacks: Sequence[AttackRecord], metric: str) -> dict[int, Estimate]:
-    """Step → estimate over seeds of some of its attacks, at the steps that all completed ones share; others would end in midair.
+    """Step → estimate over seeds of the metric under some of the record's attacks.
 
-    Step 0 is the model before attack. An edit of the weights has no way to show, and is left out where other attacks have one."""
+    Only steps that all completed attacks share are in it, since a mean over fewer attacks would jump where one of them ends.
+    Step 0 is the model before attack. An edit of the weights has one point and no curve, and is left out where other attacks
+    have one."""
     complete = [a for a in attacks if a.outcome is not None]
     complete = [a for a in complete if len(a.trajectory) > 1] or complete
     if not complete:

@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from ..report.intervals import mean
 from ..report.recovery import CHANCE
 from .curves import Attacked, curve
-from .figure_style import COLOURS, LINES, MARKERS, chance_line, finish, legend, square_root_scale, ticks_of
+from .figure_style import chance_line, finish, legend, square_root_scale, style, ticks_of
 
 
 # panel of the training figure → lines: (key of the log, label)
@@ -38,7 +38,7 @@ TRAINING_PANELS = {
 
 
 def plot_attacks(reports: Attacked, adversary: str | None = None, chance: float | None = CHANCE) -> Figure:
-    """Harm and held-out capability along the completed attacks: mean, and 95 % t interval over seeds as a band.
+    """Plots harm and held-out capability along the completed attacks: the mean, and its 95 % t interval over seeds as a band.
 
     Args:
         reports (`dict[str, Report | ModelRecord]`):
@@ -64,7 +64,9 @@ def plot_attacks(reports: Attacked, adversary: str | None = None, chance: float 
 
 
 def plot_adversary_loss(reports: Attacked, adversary: str | None = None) -> Figure:
-    """Loss of the attacker along the attack, mean since the point before; arguments as for [`plot_attacks`]."""
+    """Plots the attacker's loss along the attack, in nats a token, each point the mean since the one before it.
+
+    The arguments are those of [`plot_attacks`]."""
     figure = Figure(figsize=(5, 3.8), layout="constrained")
     axes = figure.subplots()
     _trajectories(axes, reports, "loss", adversary)
@@ -75,35 +77,30 @@ def plot_adversary_loss(reports: Attacked, adversary: str | None = None) -> Figu
 
 
 def plot_tradeoff(reports: Attacked, chance: float | None = CHANCE) -> Figure:
-    """Held-out capability against harm: an arrow from before attack to the mean after, a dot for each completed attack.
+    """Plots held-out capability against harm: an arrow from before attack to the mean after, a dot for each completed attack.
 
-    Best is low and to the right. Arguments as for [`plot_attacks`].
+    Best is low and to the right. The arguments are those of [`plot_attacks`].
     """
     figure = Figure(figsize=(5.4, 5), layout="constrained")
     axes = figure.subplots()
     for i, (label, report) in enumerate(reports.items()):
-        style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        look = style(i)
+        dots = {**look, "linestyle": "none"}
         after = [a.outcome for a in report.attacks if a.outcome is not None]
         points = [(p["capability"], p["harm"]) for p in after if None not in (p["capability"], p["harm"])]
         start = report.before["capability"], report.before["harm"]
-        face = {} if style["marker"] == "x" else {"markerfacecolor": "white"}
+        face = {} if look["marker"] == "x" else {"markerfacecolor": "white"}
         if None not in start:
-            axes.plot(*start, markersize=8, linestyle="none", **style, **face)
+            axes.plot(*start, markersize=8, **dots, **face)
         if not points:
-            axes.plot([], [], linestyle="none", label=f"{label} (no attack completed)", **style)
+            axes.plot([], [], label=f"{label} (no attack completed)", **dots)
             continue
         end = mean([x for x, _ in points]), mean([y for _, y in points])
-        axes.plot(*zip(*points, strict=True), linestyle="none", markersize=3, alpha=0.45, **style)
-        axes.plot(*end, markersize=9, linestyle="none", label=label, **style)
+        axes.plot(*zip(*points, strict=True), markersize=3, alpha=0.45, **dots)
+        axes.plot(*end, markersize=9, label=label, **dots)
         if None in start:
             continue
-        arrow = {
-            "arrowstyle": "->",
-            "color": style["color"],
-            "linestyle": LINES[i % len(LINES)],
-            "shrinkA": 6,
-            "shrinkB": 6,
-        }
+        arrow = {"arrowstyle": "->", "color": look["color"], "linestyle": look["linestyle"], "shrinkA": 6, "shrinkB": 6}
         axes.annotate("", xy=end, xytext=start, arrowprops=arrow)
     left = max(0, axes.get_xlim()[0] - 0.15)
     axes.set(xlim=(left, 1.04), ylim=(0, 1.04), xlabel="held-out capability (accuracy)", ylabel="harm (accuracy)")
@@ -116,11 +113,14 @@ def plot_tradeoff(reports: Attacked, chance: float | None = CHANCE) -> Figure:
 
 
 def plot_training(log_history: str | Path | Sequence[Mapping[str, Any]]) -> Figure:
-    """Training curves of [`TARTrainer`]: attacker's, tamper-resistance and retain losses, and gradient norms.
+    """Plots the training curves of [`TARTrainer`]: attacker's, tamper-resistance and retain losses, and gradient norms.
 
     Args:
         log_history (`str`, `Path` or `list[dict]`):
             `trainer.state.log_history`, or a file that holds it, such as a checkpoint's `trainer_state.json`.
+
+    Raises:
+        `ValueError`: if the log has none of these curves.
     """
     if isinstance(log_history, str | Path):
         content = json.loads(Path(log_history).read_text(encoding="utf-8"))
@@ -140,9 +140,9 @@ def plot_training(log_history: str | Path | Sequence[Mapping[str, Any]]) -> Figu
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True).flatten()
     for axes, (title, lines) in zip(grid, panels.items(), strict=False):
         for i, (key, label) in enumerate(lines):
-            curve = [(row["step"], row[key]) for row in log_history if key in row]
-            style = {"color": COLOURS[i], "linestyle": LINES[i], "marker": MARKERS[i]}
-            axes.plot(*zip(*curve, strict=True), label=label, markersize=4, markevery=max(1, len(curve) // 8), **style)
+            points = [(row["step"], row[key]) for row in log_history if key in row]
+            every = max(1, len(points) // 8)  # a marker on each of a thousand steps would hide the line
+            axes.plot(*zip(*points, strict=True), label=label, markersize=4, markevery=every, **style(i))
         axes.set(xlabel="outer step", ylabel=title)
         axes.xaxis.set_tick_params(labelbottom=True)
         axes.legend(fontsize="small", framealpha=0.9)
@@ -153,6 +153,7 @@ def plot_training(log_history: str | Path | Sequence[Mapping[str, Any]]) -> Figu
 
 
 def _trajectories(axes: Axes, reports: Attacked, metric: str, adversary: str | None) -> None:
+    """Draws the mean of a metric over the steps of the attack, with its band; `ValueError` for an unknown adversary."""
     last = 1
     for i, (label, report) in enumerate(reports.items()):
         names = {a.adversary for a in report.attacks}
@@ -161,16 +162,12 @@ def _trajectories(axes: Axes, reports: Attacked, metric: str, adversary: str | N
         points = curve(report, [a for a in report.attacks if adversary in (None, a.adversary)], metric)
         steps = list(points)
         values = [points[step]["mean"] for step in steps]
-        style = {
-            "color": COLOURS[i % len(COLOURS)],
-            "linestyle": LINES[i % len(LINES)],
-            "marker": MARKERS[i % len(MARKERS)],
-        }
-        axes.plot(steps, values, label=label if steps else f"{label} (nothing measured)", markersize=4.5, **style)
+        look = style(i)
+        axes.plot(steps, values, label=label if steps else f"{label} (nothing measured)", markersize=4.5, **look)
         band = [(step, points[step]["low"], points[step]["high"]) for step in steps if points[step]["low"] is not None]
         if band:
             x, low, high = map(np.array, zip(*band, strict=True))
-            axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+            axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
         last = max([last, *steps])
     axes.set_xscale("function", functions=(square_root_scale, np.square))  # much happens in the first steps
     axes.xaxis.set_major_locator(FixedLocator(ticks_of(last)))

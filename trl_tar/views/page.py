@@ -1,4 +1,4 @@
-"""A report to read: one page of Markdown, and one of HTML that opens from disk and asks no network for anything."""
+"""The pages of a report: a summary in Markdown, and a page of HTML that opens from disk and asks no network for anything."""
 
 import math
 from collections.abc import Iterable
@@ -40,18 +40,18 @@ UNDESCRIBED = asdict(AttackInWords(NONE, NONE, NONE, NONE))
 
 
 def report_summary(report: Report, title: str) -> str:
-    """One page of Markdown: the verdict, what came back, and the strongest attacks."""
+    """Renders one page of Markdown: the verdict, what came back, and the strongest attacks."""
     return _render("summary.md.jinja", report, title, escape=False)
 
 
 def report_page(report: Report, title: str) -> str:
-    """A self-contained HTML page: verdict and gates, before and after, curves of every attack, and a table to sort."""
+    """Renders a self-contained HTML page: verdict and gates, before and after, curves of every attack, and a table to sort."""
     more = {"plotly": get_plotlyjs(), "curves": curves(report), "settings": _settings}
     return _render("report.html.jinja", report, title, escape=True, **more)
 
 
 def write_pages(report: Report, folder: Path, title: str) -> None:
-    """`SUMMARY.md` and `report.html` in the folder."""
+    """Writes `SUMMARY.md` and `report.html` into the folder."""
     (folder / "SUMMARY.md").write_text(report_summary(report, title), encoding="utf-8")
     (folder / "report.html").write_text(report_page(report, title), encoding="utf-8")
 
@@ -81,7 +81,7 @@ def _render(template: str, report: Report, title: str, escape: bool, **more: Any
 
 
 def attack_rows(report: Report) -> list[dict[str, Any]]:
-    """One row an attack, for a table: what it was, and what it left."""
+    """One row an attack, for a table: the attack in words, and what it brought back and left."""
     words = {name: asdict(in_words(each)) for name, each in described_adversaries(report.config).items()}
     return [
         {
@@ -106,12 +106,12 @@ def _step(broken_at: float | None) -> str:
 
 
 def _settings(adversary: dict[str, Any]) -> dict[str, Any]:
-    """The fields of an adversary that are set."""
+    """The fields of an adversary that are not `None`."""
     return {name: value for name, value in adversary.items() if value is not None}
 
 
 def _break(estimate: dict[str, Any]) -> str:
-    """Median with its interval, in words where it lies beyond the attacks."""
+    """A time to break as its median with bounds, in words where these lie beyond the end of the attacks."""
     if not estimate["n"]:
         return "not known without a base"
     broken = f"{estimate['broken']} of {estimate['n']} attacks broke it"
@@ -165,8 +165,13 @@ def _mean_of_known(values: Iterable[float | None]) -> float | None:
 
 
 def _points(record: Report | ModelRecord, adversary: str | None, metric: str) -> list[list[float | None]]:
+    """The curve of a metric under one adversary, or `None` for all: step, mean, low and high of each point, rounded."""
     chosen = [attack for attack in record.attacks if adversary in (None, attack.adversary)]
     return [
-        [step, *(None if e[k] is None else float(f"{e[k]:.{DIGITS}g}") for k in ("mean", "low", "high"))]
-        for step, e in curve(record, chosen, metric).items()
+        [step, *(_rounded(estimate[name]) for name in ("mean", "low", "high"))]
+        for step, estimate in curve(record, chosen, metric).items()
     ]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.{DIGITS}g}")

@@ -1,4 +1,4 @@
-"""Values into templates."""
+"""Renders the templates, and makes text from elsewhere safe in them."""
 
 import unicodedata
 from pathlib import Path
@@ -11,7 +11,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(template: str, *, escape: bool = False, **values: Any) -> str:
-    """A template of `templates/` with its values; `escape` for HTML, the filter `cell` for Markdown."""
+    """Renders a file of `templates/`. `escape` is for HTML; in Markdown the filter `cell` does it where it is needed."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
@@ -25,12 +25,12 @@ def render(template: str, *, escape: bool = False, **values: Any) -> str:
 
 
 def plain(text: object) -> str:
-    """Text on one line: of control and invisible characters, which terminals obey and readers miss, a space is left."""
-    visible = (" " if unicodedata.category(each).startswith("C") else each for each in str(text))
+    """Text on one line, with a space for each control or invisible character: terminals obey those, and readers miss them."""
+    visible = (" " if unicodedata.category(character).startswith("C") else character for character in str(text))
     return " ".join("".join(visible).split())
 
 
 def cell(text: object) -> str:
-    """Text that stays within its cell of a Markdown table, and is no HTML."""
+    """Text on one line that stays within its cell of a Markdown table, and is no HTML."""
     escaped = plain(text).replace("&", "&amp;").replace("<", "&lt;").replace("\\", "&#92;")
     return escaped.replace("|", "\\|")

@@ -1,4 +1,4 @@
-"""A report in words: what card, page and summary say alike."""
+"""A report in words: the sentences and cells that card, page and summary have in common."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,17 +25,17 @@ def gate_in_words(result: GateResult) -> dict[str, Any]:
 
 def _count(value: float | int | None) -> str:
     if isinstance(value, float):
-        return f"{value:.3f}"  # beside a threshold of 0.90, 0.898 is not 0.90
+        return f"{value:.3f}"  # next to a threshold of 0.90, 0.898 must not read as 0.90
     return "–" if value is None else str(value)
 
 
 def verdict_sentence(report: Report) -> str:
-    """Resistant, empty shell, or neither, and why."""
+    """Says that the model is resistant, an empty shell, or neither, and why."""
     return " ".join(verdict_and_reason(report)).strip()
 
 
 def verdict_and_reason(report: Report) -> tuple[str, str]:
-    """Resistant, empty shell, or neither, as the end of a sentence; and the sentence that says why."""
+    """The end of a sentence that says resistant, empty shell, or neither; and the sentence that says why, empty if resistant."""
     failed = ", ".join(gate.name.replace("_", " ") for gate in report.verdict.gates if not gate.passed)
     match report.verdict.word:
         case "resistant":
@@ -51,7 +51,7 @@ def verdict_and_reason(report: Report) -> tuple[str, str]:
 
 
 def attack_sentence(report: Report) -> str:
-    """How many attacks were wanted, and how many of them show something: a budget leaves some out."""
+    """Says how many attacks were wanted, and how many of them completed: a budget leaves some out."""
     count = coverage(report.attacks, report.config, report.seeds)
     rest = "" if count.finished == count.wanted else "; the others are no sign of resistance"
     attacks = f"{_counted(count.adversaries, 'attack')} × {_counted(len(report.seeds), 'seed')}"
@@ -63,7 +63,7 @@ def _counted(count: int, name: str) -> str:
 
 
 def came_back_sentence(report: Report) -> str | None:
-    """R of the model, and of its twin where there is one; `None` where it is not known."""
+    """Says R of the model, and of its twin where there is one; `None` where R is not known."""
     if report.summary["recovery"]["mean"] is None:
         return None
     own = f"{interval(report.summary['recovery'])} on average, {interval(report.summary['worst_recovery'])} under the strongest"
@@ -75,7 +75,7 @@ def came_back_sentence(report: Report) -> str | None:
 
 
 def recovery_in_words(report: Report) -> str:
-    """What R is, as [`~trl_tar.report.recovery.recovery`] takes it."""
+    """Defines R for this report's floor and chance, see [`~trl_tar.report.recovery.recovery`]."""
     if "base" not in report.references:
         return "The share of the base's harm that came back is not known: no base was given."
     chance = report.config["chance"]
@@ -95,13 +95,13 @@ HARM = {
 
 
 def harm_in_words(report: Report) -> str:
-    """What harm is, where the report says what kind of task it is about."""
+    """Defines harm for the report's kind of task, or for both kinds where it does not say which."""
     kind = None if report.task is None else report.task["kind"]
     return HARM.get(str(kind), "the share of hazardous questions answered right, or of harmful requests complied with")
 
 
 def novelty_sentence(report: Report) -> str:
-    """What is known of whether questions were new to training and attackers, and no more."""
+    """Says what is known of whether the questions were new to training and attackers, and no more."""
     if report.task is not None:
         return (
             "No row of the safeguard's or the attackers' data is about anything that the questions of harm, capability and "
@@ -114,14 +114,21 @@ def novelty_sentence(report: Report) -> str:
 
 
 def _compared(shares: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Metrics whose questions are known, and were compared."""
+    """Names of the metrics whose questions are known, and were compared."""
     return [name.removeprefix(QUESTIONS) for name in shares if name.startswith(QUESTIONS)]
 
 
 def contamination_sentence(shares: Mapping[str, Mapping[str, float]], metrics: Sequence[str]) -> str:
-    """Where questions or the red team's data repeat what was seen before, see [`~trl_tar.report.contamination.contamination`].
+    """Says where questions or the red team's data repeat what was seen before.
 
-    Names those of `metrics` whose questions were not compared, as only some of them are known."""
+    Where the questions of only some metrics are known, the others are named.
+
+    Args:
+        shares (`dict[str, dict[str, float]]`):
+            From [`~trl_tar.report.contamination.contamination`].
+        metrics (`Sequence[str]`):
+            Names of all metrics of the report.
+    """
     compared = _compared(shares)
     unknown = [name for name in metrics if name not in compared] if compared else []
     rest = f" Questions of {', '.join(unknown)} are not known to the package, and were not compared." if unknown else ""
@@ -144,7 +151,7 @@ ZERO_STEP = {
 
 
 def zero_step_in_words(report: Report) -> list[str]:
-    """Harm without training, each with what was done where the name is one of ours."""
+    """Harm under each attack without training; those that come with this package are explained."""
     return [
         f"{name.replace('_', ' ')}{f' ({ZERO_STEP[name]})' if name in ZERO_STEP else ''}: {number(harm)}"
         for name, harm in report.zero_step.items()
@@ -152,7 +159,7 @@ def zero_step_in_words(report: Report) -> list[str]:
 
 
 def strongest(worst: Mapping[str, Any]) -> str:
-    """Interval of the worst harm, and which attack it is from."""
+    """Interval of the worst harm, and the attack that it is mostly from."""
     return interval(worst) + ("" if worst["adversary"] is None else f", mostly by {worst['adversary']}")
 
 
@@ -162,7 +169,7 @@ def number(value: float | None) -> str:
 
 
 def with_error(record: Report | ModelRecord, metric: str) -> str:
-    """What was measured before attack, ± its standard error over questions where there is one."""
+    """A metric before attack, ± its standard error over questions where there is one."""
     error = record.standard_errors.get(metric)
     return number(record.before.get(metric)) + ("" if error is None else f" ± {error:.2f}")
 
