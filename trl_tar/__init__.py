@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
-    from .adversaries.adversary import Adversary, sweep
+    from .adversaries.adversary import Adversary
+    from .adversaries.sweeps import sweep
     from .hub.download import load_report
     from .hub.publishing import publish
     from .leaderboard.comparison import compare
@@ -22,7 +23,7 @@ from .version import __version__ as __version__
 # public name → module; imported when first used, so that `trl-tar --help` does not wait for torch
 _MODULES = {
     "Adversary": "adversaries.adversary",
-    "sweep": "adversaries.adversary",
+    "sweep": "adversaries.sweeps",
     "TARConfig": "trainers.tar_config",
     "TARTrainer": "trainers.tar_trainer",
     "RandomMappingConfig": "trainers.random_mapping_config",

@@ -4,19 +4,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from inspect import formatannotation
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
-
-from trl import SFTConfig
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 
-def coerce_numbers(args: SFTConfig, names: Iterable[str], to: type) -> None:
+if TYPE_CHECKING:  # adversaries are checked here, and describing one takes no torch
+    from trl import SFTConfig
+
+
+def coerce_numbers(args: "SFTConfig", names: Iterable[str], to: type) -> None:
     """Makes numbers of the fields' strings; raises `ValueError` where one is no number."""
     for name in names:
         optional = args.__dataclass_fields__[name].default is None
         setattr(args, name, coerced(type(args).__name__, name, getattr(args, name), to, optional))
 
 
-def check_sizes(args: SFTConfig, names: Iterable[str]) -> None:
+def check_sizes(args: "SFTConfig", names: Iterable[str]) -> None:
     """Raises `ValueError` where a field is no whole number of at least 1; `None` stays."""
     coerce_numbers(args, names, int)
     for name in names:
@@ -25,7 +27,7 @@ def check_sizes(args: SFTConfig, names: Iterable[str]) -> None:
             raise ValueError(f"{type(args).__name__} has {name}={value}. Use at least 1.")
 
 
-def check_choices(args: SFTConfig, choices: dict[str, tuple[str, ...]]) -> None:
+def check_choices(args: "SFTConfig", choices: dict[str, tuple[str, ...]]) -> None:
     """Raises `ValueError` where a field is none of its choices."""
     for name, allowed in choices.items():
         value = getattr(args, name)
@@ -60,9 +62,9 @@ def _is_a(value: Any, kind: Any) -> bool:
         return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
     if origin is Mapping:
         return isinstance(value, Mapping) and all(_is_a(k, parts[0]) and _is_a(v, parts[1]) for k, v in value.items())
-    if origin is tuple:
+    if origin is tuple and isinstance(value, tuple):
         wanted = parts[:1] * len(value) if parts[-1] is ... else parts
-        return isinstance(value, tuple) and len(value) == len(wanted) and all(map(_is_a, value, wanted))
+        return len(value) == len(wanted) and all(map(_is_a, value, wanted))
     return isinstance(value, origin or kind)
 
 

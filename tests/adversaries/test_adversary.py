@@ -2,13 +2,19 @@
 
 import json
 import statistics
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import FrozenInstanceError, asdict, replace
+from string import Formatter
 
 import pytest
 
 from trl_tar import Adversary, sweep
+from trl_tar.adversaries.choices import OBJECTIVES
 from trl_tar.adversaries.data_order import draw_batches
+from trl_tar.adversaries.options import options_of
+from trl_tar.trainers.data_checks import RED_TEAM_ONLY
 
 
 MIX = Adversary("mix", mixture={"forget": 0.5, "retain": 0.5}, learning_rate=1e-3)
@@ -181,3 +187,21 @@ def test_beta_switch_has_the_mean_of_beta_6_3():
 
 def test_no_steps_draw_nothing():
     assert list(draw_batches(Adversary("a", "forget", num_steps=0), {"forget": 9}, 0)) == []
+
+
+def test_an_adversary_is_described_without_torch():
+    code = "import sys; import trl_tar.adversaries.from_yaml, trl_tar.adversaries.in_words; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_field_has_an_option_and_its_words_are_fields():
+    for name, option in options_of(Adversary).items():
+        choices = [choice.words for choice in option.choices.values()]
+        for text in filter(None, [option.words, option.elsewhere, *choices]):
+            named = {field for _, field, _, _ in Formatter().parse(text) if field is not None}
+            assert named <= set(options_of(Adversary)), name
+
+
+def test_what_only_the_red_team_does_is_said_at_the_field():
+    assert RED_TEAM_ONLY == ("quantization", "use_dora", "num_virtual_tokens", "edit", "prompt_template", "after")
+    assert [name for name, row in OBJECTIVES.items() if not row.in_training] == ["grpo"]

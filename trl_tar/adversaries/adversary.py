@@ -1,16 +1,34 @@
 """One description of an attacker, read by training (simulated in place) and by the red team (run by a TRL trainer)."""
 
-import itertools
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..validation import coerced
-from .checks import check_adversary
+from ..validation import check_types, coerced
+from .choices import EDITS, LR_SCHEDULERS, OBJECTIVES, OPTIMIZERS, QUANTIZATIONS
+from .mixtures import normalised, rows_of, shares, with_numbers
+from .options import Concept, Option, check_options, numbers, option, options_of
+from .prompt_template import PROMPT
+from .rules import ABOVE_0, BELOW_1, NOT_NEGATIVE, at_least, pattern, rule
 
 
 class AttackDiverged(Exception):
     """The adversary's loss, or the gradient of the tamper-resistance loss, is not finite."""
+
+
+SGD_ALONE = "momentum or nesterov with optimizer={optimizer!r}. Use them with optimizer='sgd'."
+
+
+def _by_sgd(a: "Adversary") -> bool:
+    return a.optimizer == "sgd"
+
+
+def _by_lora(a: "Adversary") -> bool:
+    return a.lora_r is not None
+
+
+def _by_grpo(a: "Adversary") -> bool:
+    return a.objective == "grpo"
 
 
 @dataclass(frozen=True)
@@ -36,8 +54,8 @@ class Adversary:
         micro_batch_size (`int`, *optional*):
             Rows of one forward pass on one device. All of the device's rows by default.
         optimizer (`str`, *optional*, defaults to `"adamw"`):
-            `"adamw"`, `"adamw_8bit"` (of bitsandbytes: 2 bytes of state per parameter instead of 8), `"schedule_free_adamw"`,
-            `"sgd"`, `"adadelta"` or `"adagrad"`.
+            A key of `OPTIMIZERS` in `adversaries/choices.py`, such as `"schedule_free_adamw"`, `"sgd"` or `"adamw_8bit"`
+            (of bitsandbytes: 2 bytes of state per parameter instead of 8).
         momentum (`float`, *optional*, defaults to `0.0`):
             For `"sgd"`.
         nesterov (`bool`, *optional*, defaults to `False`):
@@ -83,18 +101,16 @@ class Adversary:
         max_completion_length (`int`, *optional*, defaults to `64`):
             Longest answer in a `"grpo"` attack, in tokens.
         edit (`str`, *optional*):
-            Change of the weights before any training step: `"int8"` and `"nf4"` (rounded there and back), `"prune"` (the
-            smallest are set to 0), `"noise"` (Gaussian), `"interpolate"` (towards the base), `"strip_delta"` (the
-            largest singular directions of the difference to the base are removed) or `"abliterate"` (the direction that
-            tells `dataset` from `contrast_dataset` is fitted on the model under attack and removed). Red team only.
+            Change of the weights before any training step, such as `"prune"` or `"abliterate"`: a key of `EDITS` in
+            `adversaries/choices.py`, which says what each does. Red team only.
         edit_strength (`float`, *optional*):
-            Of `"prune"`: share of each matrix; `"noise"`: standard deviation as a share of the matrix's own;
-            `"interpolate"`: share of the base; `"strip_delta"`: number of directions.
+            Strength of the edit, for those that take one: a share for `"prune"`, a number of directions for
+            `"strip_delta"`.
         contrast_dataset (`str`, *optional*):
-            What the hazardous `dataset` of `"abliterate"` is told from.
+            Harmless rows that `"abliterate"` tells the hazardous `dataset` from.
         prompt_template (`str`, *optional*):
-            What the attacker writes around every question, `{prompt}` in its place: a jailbreak, examples, or the beginning
-            of the answer. It does not change the rows that are trained on. With `num_steps=0`, an attack by input alone.
+            Text that the attacker writes around every question, `{prompt}` in its place: a jailbreak, examples, or the
+            beginning of the answer. It does not change the rows that are trained on. With `num_steps=0`, an attack by input alone.
             Red team only.
         after ([`Adversary`], *optional*):
             An attack that is made first; this one goes on from there. Red team only.
@@ -113,83 +129,125 @@ class Adversary:
     ```
     """
 
-    name: str
-    dataset: str | None = None
-    objective: str = "sft"
-    learning_rate: float = 2e-5
-    num_steps: int = 64
-    batch_size: int = 8
-    micro_batch_size: int | None = None
-    optimizer: str = "adamw"
-    momentum: float = 0.0
-    nesterov: bool = False
-    lr_scheduler: str = "constant"
-    warmup_steps: int = 0
-    weight_decay: float = 0.01
-    max_grad_norm: float = 0.0
-    lora_r: int | None = None
-    lora_alpha: int | None = None
-    lora_dropout: float = 0.0
-    lora_target_modules: str | tuple[str, ...] = "all-linear"
-    quantization: str | None = None
-    beta: float = 0.1
-    mixture: Mapping[str, float] | None = None
-    first_dataset: str | None = None
-    switch_at: float | str = "beta"
-    weight: float = 1.0
-    use_dora: bool = False
-    num_virtual_tokens: int | None = None
-    reward: str | None = None
-    num_generations: int = 8
-    max_completion_length: int = 64
-    edit: str | None = None
-    edit_strength: float | None = None
-    contrast_dataset: str | None = None
-    prompt_template: str | None = None
-    after: "Adversary | None" = None
+    name: str = field(metadata={"option": Option(Concept.LABEL, in_kind=False)})
+    dataset: str | None = option(None, Concept.DATASET)
+    objective: str = option("sft", Concept.OBJECTIVE, choices=OBJECTIVES)
+    learning_rate: float = option(2e-5, Concept.OPTIMIZATION, ABOVE_0)
+    num_steps: int = option(64, Concept.OPTIMIZATION, at_least(0), most=10**5, in_kind=False)
+    batch_size: int = option(8, Concept.OPTIMIZATION, at_least(1), most=4096)
+    micro_batch_size: int | None = option(None, Concept.EXECUTION, at_least(1), in_kind=False)
+    optimizer: str = option("adamw", Concept.OPTIMIZATION, choices=OPTIMIZERS, words="{optimizer}")
+    momentum: float = option(
+        0.0, Concept.STEP, NOT_NEGATIVE, when=_by_sgd, elsewhere=SGD_ALONE, words="momentum {momentum:g}"
+    )
+    nesterov: bool = option(False, Concept.STEP, when=_by_sgd, elsewhere=SGD_ALONE, words="nesterov {nesterov:g}")
+    lr_scheduler: str = option(
+        "constant",
+        Concept.OPTIMIZATION,
+        choices=LR_SCHEDULERS,
+        when=lambda a: a.optimizer != "schedule_free_adamw",
+        elsewhere="lr_scheduler={lr_scheduler!r} with optimizer='schedule_free_adamw'. Use lr_scheduler='constant': this "
+        "optimizer applies warmup_steps itself, and they would count twice.",
+    )
+    warmup_steps: int = option(
+        0,
+        Concept.OPTIMIZATION,
+        NOT_NEGATIVE,
+        when=lambda a: a.lr_scheduler != "constant" or a.optimizer == "schedule_free_adamw",
+        elsewhere="warmup_steps={warmup_steps} with lr_scheduler='constant'. Use lr_scheduler='constant_with_warmup'.",
+    )
+    weight_decay: float = option(0.01, Concept.STEP, NOT_NEGATIVE, words="weight decay {weight_decay:g}")
+    max_grad_norm: float = option(0.0, Concept.STEP, NOT_NEGATIVE, words="max grad norm {max_grad_norm:g}")
+    lora_r: int | None = option(None, Concept.LORA, at_least(1), most=4096)
+    lora_alpha: int | None = option(None, Concept.LORA, at_least(1), when=_by_lora)
+    lora_dropout: float = option(0.0, Concept.LORA, NOT_NEGATIVE, BELOW_1, when=_by_lora)
+    lora_target_modules: str | tuple[str, ...] = option(
+        "all-linear", Concept.LORA, rule(bool, "Give 'all-linear' or names of modules."), pattern, when=_by_lora
+    )
+    quantization: str | None = option(
+        None,
+        Concept.ADAPTER,
+        choices=QUANTIZATIONS,
+        in_training=False,
+        when=_by_lora,
+        elsewhere="quantization={quantization!r} without lora_r. Set lora_r: 4-bit weights take no gradient.",
+        words="base in {quantization}",
+    )
+    beta: float = option(0.1, Concept.OBJECTIVE, ABOVE_0, when=lambda a: a.objective == "dpo")
+    mixture: Mapping[str, float] | None = option(None, Concept.SHARES, shares)
+    first_dataset: str | None = option(None, Concept.DATASET)
+    switch_at: float | str = option(
+        "beta",
+        Concept.SHARES,
+        rule(lambda at: at == "beta" or 0 <= at <= 1, "Use a share of the steps in [0, 1], or 'beta'."),
+        when=lambda a: a.first_dataset is not None,
+    )
+    weight: float = option(1.0, Concept.LABEL, ABOVE_0, in_kind=False)
+    use_dora: bool = option(
+        False, Concept.LORA, in_training=False, when=_by_lora, elsewhere="use_dora=True without lora_r. Set lora_r."
+    )
+    num_virtual_tokens: int | None = option(
+        None,
+        Concept.ADAPTER,
+        at_least(1),
+        in_training=False,
+        most=4096,
+        words="soft prompt of {num_virtual_tokens} tokens",
+    )
+    reward: str | None = option(None, Concept.OBJECTIVE, when=_by_grpo)
+    num_generations: int = option(8, Concept.OBJECTIVE, at_least(2), when=_by_grpo, most=1024)
+    max_completion_length: int = option(64, Concept.OBJECTIVE, at_least(1), when=_by_grpo, most=2**16)
+    edit: str | None = option(None, Concept.EDIT, choices=EDITS, in_training=False)
+    edit_strength: float | None = option(
+        None,
+        Concept.EDIT,
+        when=lambda a: a.edit is not None,
+        elsewhere="edit_strength={edit_strength!r} without edit. Name the edit.",
+    )
+    contrast_dataset: str | None = option(
+        None,
+        Concept.DATASET,
+        when=lambda a: a.edit is not None,
+        elsewhere="contrast_dataset={contrast_dataset!r} without edit. Name the edit.",
+    )
+    prompt_template: str | None = option(
+        None,
+        Concept.PROMPT,
+        rule(lambda text: text.count(PROMPT) == 1, f"Write {PROMPT} once, where the question goes."),
+        in_training=False,
+        words="prompt “{prompt_template}”",
+    )
+    after: "Adversary | None" = option(None, Concept.SEQUENCE, in_training=False)
 
     def __post_init__(self):
-        for name in ("learning_rate", "momentum", "weight_decay", "max_grad_norm", "lora_dropout", "beta", "weight"):
-            self._coerce(name, float)
-        self._coerce("edit_strength", float)
-        for name in ("num_steps", "batch_size", "micro_batch_size", "warmup_steps", "lora_r", "lora_alpha"):
-            self._coerce(name, int)
-        for name in ("num_virtual_tokens", "num_generations", "max_completion_length"):
-            self._coerce(name, int)
-        if isinstance(self.after, Mapping):  # as YAML and JSON have it
-            object.__setattr__(self, "after", Adversary(**self.after))
+        owner = f"Adversary {self.name!r}"
+        values: dict[str, Any] = numbers(owner, self)
         if self.switch_at != "beta":
-            self._coerce("switch_at", float)
+            values["switch_at"] = coerced(owner, "switch_at", self.switch_at, float)
         if self.mixture is not None:
-            self._coerce_mixture()
+            values["mixture"] = with_numbers(owner, self.mixture)
         if isinstance(self.lora_target_modules, list):  # as YAML and JSON have it
-            object.__setattr__(self, "lora_target_modules", tuple(self.lora_target_modules))
-        if self.lora_r is not None and self.lora_alpha is None:
-            object.__setattr__(self, "lora_alpha", 2 * self.lora_r)
-        check_adversary(self)
-
-    def _coerce(self, name: str, to: type) -> None:
-        optional = type(self).__dataclass_fields__[name].default is None
-        value = coerced(f"Adversary {self.name!r}", name, getattr(self, name), to, optional)
-        object.__setattr__(self, name, value)
-
-    def _coerce_mixture(self) -> None:
-        try:
-            shares = {name: float(share) for name, share in self.mixture.items()}
-        except (AttributeError, TypeError, ValueError):
-            raise ValueError(
-                f"Adversary {self.name!r} has mixture={self.mixture!r}. Give it as data set → share, each share a number."
-            ) from None
-        object.__setattr__(self, "mixture", shares)
+            values["lora_target_modules"] = tuple(self.lora_target_modules)
+        if isinstance(self.after, Mapping):  # as YAML and JSON have it
+            values["after"] = Adversary(**self.after)
+        if values["lora_r"] is not None and values["lora_alpha"] is None:
+            values["lora_alpha"] = 2 * values["lora_r"]
+        for name, value in values.items():
+            object.__setattr__(self, name, value)  # the class is frozen for everybody else
+        _check(self)
 
     @property
     def needs_data(self) -> bool:
-        """Whether the attack reads rows, of `dataset` or `mixture`."""
-        return self.is_trained or self.edit == "abliterate"
+        """Tells whether the attack reads rows, of `dataset` or `mixture`."""
+        return self.is_trained or self._edit_reads_data
+
+    @property
+    def _edit_reads_data(self) -> bool:
+        return self.edit is not None and EDITS[self.edit].needs_data
 
     @property
     def is_trained(self) -> bool:
-        """Whether rows are trained on, or would be: the K = 0 control names some."""
+        """Tells whether rows are trained on, or would be: the K = 0 control names some."""
         return self.num_steps > 0 or (self.edit is None and self.prompt_template is None)
 
     @property
@@ -199,21 +257,21 @@ class Adversary:
 
     @property
     def reads(self) -> dict[str, str]:
-        """Every data set that the attack and those before it read → the objective that it is prepared for."""
+        """The data sets that the attack and those before it read, each with the objective that its rows are prepared for."""
         reads = {} if self.after is None else dict(self.after.reads)
         reads.update(dict.fromkeys(self.datasets, self.objective))
-        if self.edit == "abliterate":
+        if self._edit_reads_data:
             reads.update({self.dataset: "sft", self.contrast_dataset: "sft"})
         return reads
 
     @property
     def needs_base(self) -> bool:
-        """Whether the attack reads the public base model."""
-        return self.edit in ("interpolate", "strip_delta") or (self.after is not None and self.after.needs_base)
+        """Tells whether the attack, or one before it, reads the public base model."""
+        return any(a.edit is not None and EDITS[a.edit].needs_base for a in self.sequence)
 
     @property
     def datasets(self) -> tuple[str, ...]:
-        """Names of all data sets whose rows the attack is trained on."""
+        """The names of all data sets whose rows the attack is trained on."""
         if not self.is_trained:
             return ()
         if self.mixture is not None:
@@ -222,81 +280,116 @@ class Adversary:
         return (self.dataset,) if self.first_dataset is None else (self.first_dataset, self.dataset)
 
     def kind(self) -> dict[str, Any]:
-        """What makes two adversaries the same attack: its data, objective, optimizer and adapter.
+        """The fields that make two adversaries the same attack: its data, objective, optimizer and adapter.
 
-        Left out are name, weight, number of steps and micro-batches, and every field that does nothing in this attack:
+        Name, weight, number of steps and micro-batches are left out, and so is every field that is ignored in this attack:
         `beta` without DPO, `switch_at` without `first_dataset`, the fields of LoRA without `lora_r`. The shares of a
         mixture sum to 1. An attack of the red team counts as seen in training if some training adversary has the same
-        kind."""
-        kind = asdict(self)
-        unused = ["name", "weight", "num_steps", "micro_batch_size"]
-        if self.objective != "dpo":
-            unused.append("beta")
-        if self.first_dataset is None:
-            unused.append("switch_at")
-        if self.lora_r is None:
-            unused += ["lora_alpha", "lora_dropout", "lora_target_modules"]
-        if self.objective != "grpo":
-            unused += ["reward", "num_generations", "max_completion_length"]
-        for name in unused:
-            del kind[name]
+        kind.
+
+        Returns:
+            `dict[str, Any]`: field → value.
+        """
+        values, options = asdict(self), options_of(self)
+        kind = {
+            name: value for name, value in values.items() if options[name].in_kind and not options[name].ignored(self)
+        }
         if self.after is not None:
             kind["after"] = self.after.kind()
         if self.mixture is not None:
-            total = sum(self.mixture.values())
-            kind["mixture"] = {name: round(share / total, 9) for name, share in self.mixture.items()}
+            kind["mixture"] = {name: round(share, 9) for name, share in normalised(self.mixture).items()}
         return kind
 
     def __hash__(self):
-        values = (getattr(self, field.name) for field in fields(self))
+        values = (getattr(self, name) for name in options_of(self))
         return hash(tuple(frozenset(v.items()) if isinstance(v, Mapping) else v for v in values))
 
     def rows_per_batch(self) -> dict[str, int]:
-        """Rows of each data set in one batch; of a mixture by largest remainders, the first named wins a tie."""
-        if self.mixture is None:
-            if not self.datasets:
-                return {}
-            prompts = self.batch_size // self.num_generations
-            return {self.dataset: prompts if self.objective == "grpo" else self.batch_size}
-        total = sum(self.mixture.values())
-        exact = {name: share / total * self.batch_size for name, share in self.mixture.items()}
-        rows = {name: int(value) for name, value in exact.items()}
-        by_remainder = sorted(exact, key=lambda name: rows[name] - exact[name])
-        for name in by_remainder[: self.batch_size - sum(rows.values())]:
-            rows[name] += 1
-        return rows
+        """Rows of each data set in one batch, of GRPO its prompts; a mixture is rounded by largest remainders."""
+        if self.mixture is not None:
+            return rows_of(self.mixture, self.batch_size)
+        prompts = self.batch_size // self.num_generations
+        count = prompts if self.objective == "grpo" else self.batch_size
+        return dict.fromkeys(self.datasets[-1:], count)
 
 
-def sweep(adversary: Adversary, **values: list) -> list[Adversary]:
-    """All combinations of `values` over one adversary; each name says what differs.
+def _check(a: Adversary) -> None:
+    """Raises `ValueError`, one sentence and a remedy, for fields that have no meaning or contradict each other."""
+    if not isinstance(a.name, str) or not a.name:
+        raise ValueError(f"An adversary has name={a.name!r}. Give it a non-empty string.")
+    owner = f"Adversary {a.name!r}"
+    check_types(owner, a)
+    check_options(owner, a)
+    for contradictions in (_in_data, _in_training, _in_edit, _in_sequence):
+        fault = next(contradictions(a), None)
+        if fault is not None:
+            raise ValueError(f"{owner} has {fault}")
 
-    Args:
-        adversary ([`Adversary`]):
-            The one to vary.
-        **values (`list`):
-            Field name → values to try.
 
-    Returns:
-        `list[Adversary]`
+def _in_data(a: Adversary) -> Iterator[str]:
+    if a.needs_data and (a.dataset is None) == (a.mixture is None):
+        yield f"dataset={a.dataset!r} and mixture={a.mixture!r}. Give exactly one of the two."
+    if a.mixture is not None:
+        if a.first_dataset is not None:
+            yield "both mixture and first_dataset. Give one of the two."
+        if min(a.rows_per_batch().values()) < 1:
+            yield (
+                f"mixture={dict(a.mixture)!r} with batch_size={a.batch_size}. Use a larger batch so that every data set gets "
+                "a row."
+            )
 
-    Raises:
-        `ValueError`: for a name that is no field or is `name`, for values that are no list, and for an attack that cannot be.
-    """
-    unknown = set(values) - {field.name for field in fields(Adversary)}
-    if unknown:
-        raise ValueError(f"sweep() got {sorted(unknown)[0]!r}, which is not a field of Adversary. Check its spelling.")
-    if "name" in values:
-        raise ValueError(
-            f"sweep() got name={values['name']!r}. Leave it out: each name is made of the values that differ."
+
+def _in_training(a: Adversary) -> Iterator[str]:
+    if a.num_virtual_tokens is not None and a.lora_r is not None:
+        yield "both num_virtual_tokens and lora_r. Give one of the two."
+    if a.nesterov and not a.momentum:
+        yield "nesterov=True with momentum=0. Set momentum, for example 0.9."
+    if (a.objective == "grpo") != (a.reward is not None):
+        yield (
+            f"objective={a.objective!r} and reward={a.reward!r}. Name a reward function with objective='grpo', and only "
+            "there."
         )
-    for name, tried in values.items():
-        if isinstance(tried, str) or not isinstance(tried, Iterable):
-            raise ValueError(f"sweep() got {name}={tried!r}. Give a list of values.")
-    adversaries = []
-    for combination in itertools.product(*values.values()):
-        chosen = dict(zip(values, combination, strict=True))
-        if "lora_r" in chosen and "lora_alpha" not in chosen:
-            chosen["lora_alpha"] = None  # twice the new rank, not the old one's
-        label = "-".join(f"{name}={chosen[name]}" for name in values)
-        adversaries.append(replace(adversary, **chosen, name=f"{adversary.name}-{label}"))
-    return adversaries
+    if a.objective == "grpo":
+        if a.dataset is None or a.first_dataset is not None:
+            yield "objective='grpo' with a mixture or first_dataset. Give one dataset of prompts."
+        if a.batch_size % a.num_generations:
+            yield (
+                f"batch_size={a.batch_size} with num_generations={a.num_generations}. Use a multiple: the batch counts "
+                "answers."
+            )
+
+
+def _in_edit(a: Adversary) -> Iterator[str]:
+    if a.edit is None:
+        return
+    edit = EDITS[a.edit]
+    if a.quantization is not None:
+        yield (
+            f"edit={a.edit!r} with quantization={a.quantization!r}. Use one of the two: an edit reads plain weights."
+        )
+    if (edit.strength is None) != (a.edit_strength is None):
+        remedy = "Leave it out." if edit.strength is None else f"Give the {edit.strength}."
+        yield f"edit={a.edit!r} with edit_strength={a.edit_strength!r}. {remedy}"
+    if edit.allowed is not None and (remedy := edit.allowed(a.edit_strength)) is not None:
+        yield f"edit_strength={a.edit_strength}. {remedy}"
+    if edit.needs_data and (a.dataset is None or a.contrast_dataset is None):
+        yield f"edit={a.edit!r} without dataset or contrast_dataset. Name both."
+    if not edit.needs_data and a.contrast_dataset is not None:
+        readers = " or ".join(f"edit={name!r}" for name, other in EDITS.items() if other.needs_data)
+        yield f"contrast_dataset with edit={a.edit!r}. Use it with {readers}."
+
+
+def _in_sequence(a: Adversary) -> Iterator[str]:
+    first = a.after
+    if first is None:
+        return
+    if first.num_virtual_tokens is not None or first.quantization is not None or a.quantization is not None:
+        yield "after= with a soft prompt or quantised weights. Only changed float weights can be gone on from."
+    if first.prompt_template is not None:
+        yield "after= with a prompt_template. Give it to the last attack: only that one is evaluated."
+    shared = next((name for name in a.datasets if first.reads.get(name, a.objective) != a.objective), None)
+    if shared is not None:
+        yield (
+            f"dataset={shared!r}, which after= reads with objective={first.reads[shared]!r}. Give the data set a second "
+            "name."
+        )

@@ -1,13 +1,12 @@
 """An adversary in a few words: computed here once, printed by the card, the report page and the leaderboard."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from .adversary import Adversary
+from .mixtures import normalised
+from .options import Concept, in_phrases
 
 
-OBJECTIVES = {"sft": "SFT", "dpo": "DPO", "grpo": "GRPO"}
-# fields of an adversary that are told only where they are not the default
-SELDOM = ("momentum", "nesterov", "weight_decay", "max_grad_norm")
 NONE = "–"
 
 
@@ -47,10 +46,9 @@ def _data(adversary: Adversary) -> str:
     if not adversary.needs_data:
         return "none"
     if adversary.mixture is not None:
-        total = sum(adversary.mixture.values())
-        return " + ".join(f"{_percent(share / total)} {name}" for name, share in adversary.mixture.items())
+        return " + ".join(f"{_percent(share)} {name}" for name, share in normalised(adversary.mixture).items())
     data = str(adversary.dataset)
-    if adversary.edit == "abliterate":
+    if adversary.contrast_dataset is not None:
         data += f" against {adversary.contrast_dataset}"
     if adversary.first_dataset is None:
         return data
@@ -63,54 +61,37 @@ def _percent(share: float) -> str:
 
 
 def _method(adversary: Adversary) -> str:
-    """Edit, objective, adapter, optimizer and schedule; of what is seldom changed, what was."""
     parts = [] if adversary.after is None else [f"{adversary.after.name}, and then"]
-    if adversary.edit is not None:
-        parts.append(adversary.edit + ("" if adversary.edit_strength is None else f" {adversary.edit_strength:g}"))
+    parts += in_phrases(adversary, Concept.EDIT)
     if adversary.num_steps:
-        parts += [*_trained(adversary), *_seldom(adversary)]
-    if adversary.prompt_template is not None:
-        parts.append(f"prompt “{adversary.prompt_template}”")
+        parts += [
+            *in_phrases(adversary, Concept.OBJECTIVE),
+            *_lora(adversary),
+            *in_phrases(adversary, Concept.ADAPTER),
+            *in_phrases(adversary, Concept.OPTIMIZATION),
+            *_schedule(adversary),
+            *in_phrases(adversary, Concept.STEP),
+        ]
+    parts += in_phrases(adversary, Concept.PROMPT)
     return ", ".join(parts) or "no attack"
 
 
-def _trained(adversary: Adversary) -> list[str]:
-    parts = [OBJECTIVES[adversary.objective]]
-    if adversary.objective == "dpo":
-        parts.append(f"β {adversary.beta:g}")
-    if adversary.objective == "grpo":
-        parts.append(
-            f"reward {adversary.reward}, {adversary.num_generations} answers of {adversary.max_completion_length} tokens"
-        )
-    if adversary.lora_r is not None:
-        name = "DoRA" if adversary.use_dora else "LoRA"
-        parts.append(f"{name} r={adversary.lora_r}" + _other_than_usual(adversary))
-    if adversary.quantization is not None:
-        parts.append(f"base in {adversary.quantization}")
-    if adversary.num_virtual_tokens is not None:
-        parts.append(f"soft prompt of {adversary.num_virtual_tokens} tokens")
-    if adversary.optimizer != "adamw":
-        parts.append(adversary.optimizer)
-    if adversary.lr_scheduler != "constant":
-        warmup = f" with {adversary.warmup_steps} warm-up steps" if adversary.warmup_steps else ""
-        parts.append(f"{adversary.lr_scheduler.replace('_', ' ')}{warmup}")
-    return parts
-
-
-def _other_than_usual(adversary: Adversary) -> str:
-    """Of an adapter."""
-    assert adversary.lora_r is not None
+def _lora(adversary: Adversary) -> list[str]:
+    """The rank, and in brackets each setting of the adapter that is not the usual one; nothing without LoRA."""
+    if adversary.lora_r is None:
+        return []
     targets = adversary.lora_target_modules
-    others = [
+    unusual = [
         f"α={adversary.lora_alpha}" if adversary.lora_alpha != 2 * adversary.lora_r else "",
         f"dropout {adversary.lora_dropout:g}" if adversary.lora_dropout else "",
         f"on {targets if isinstance(targets, str) else ' '.join(targets)}" if targets != "all-linear" else "",
     ]
-    told = " ".join(each for each in others if each)
-    return f" ({told})" if told else ""
+    settings = " ".join(filter(None, unusual))
+    return [f"{'DoRA' if adversary.use_dora else 'LoRA'} r={adversary.lora_r}" + (f" ({settings})" if settings else "")]
 
 
-def _seldom(adversary: Adversary) -> list[str]:
-    defaults = {field.name: field.default for field in fields(Adversary)}
-    given = {name: getattr(adversary, name) for name in SELDOM}
-    return [f"{name.replace('_', ' ')} {value:g}" for name, value in given.items() if value != defaults[name]]
+def _schedule(adversary: Adversary) -> list[str]:
+    if adversary.lr_scheduler == "constant":
+        return []
+    warmup = f" with {adversary.warmup_steps} warm-up steps" if adversary.warmup_steps else ""
+    return [f"{adversary.lr_scheduler.replace('_', ' ')}{warmup}"]

@@ -4,8 +4,9 @@ parameters, and `learning_rate_scale` fits them to another size (50 for one of 0
 from collections.abc import Mapping
 from dataclasses import replace
 
-from .adversary import Adversary, sweep
+from .adversary import Adversary
 from .prompt_template import JAILBREAK, PROMPT_TEMPLATES
+from .sweeps import sweep
 
 
 # linear layers of attention and of the feed-forward network, as the architectures of transformers name them

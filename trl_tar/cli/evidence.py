@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from ..adversaries.adversary import Adversary, sweep
+from ..adversaries.adversary import Adversary
+from ..adversaries.sweeps import sweep
 from ..files import write_json
 from ..pipeline.knowledge_world import ATTACKER_MIX, attack_all, control_without_adversary, harden, safeguard
 from ..report.intervals import Estimate, mean, t_interval

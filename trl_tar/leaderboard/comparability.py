@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..adversaries.adversary import Adversary
+from ..adversaries.options import Concept, options_of
 from ..report.records import AttackRecord
 from ..report.report import Report
 from ..report.wanted_attacks import adversary_names, described_adversaries
@@ -13,11 +14,8 @@ from ..views.templating import plain
 
 Reports = Mapping[str, Report]  # name of the model → its report
 NAMES_SHOWN = 3  # a choice: of many models a sentence counts the rest
-DATA_FIELDS = (
-    "dataset",
-    "first_dataset",
-    "contrast_dataset",
-)  # fields of an adversary that name rows, as do `mixture` and `after`
+# fields of an adversary that name a data set; `mixture` and `after` name further ones
+DATA_FIELDS = tuple(name for name, option in options_of(Adversary).items() if option.concept is Concept.DATASET)
 
 
 def finished_attacks(report: Report) -> dict[tuple[str, int], AttackRecord]:

@@ -6,7 +6,7 @@ from torch import nn
 from transformers import Trainer
 
 from ..adversaries.adversary import Adversary
-from ..adversaries.checks import RESTARTS
+from ..adversaries.choices import RESTARTS
 
 
 def scheduler_arguments(adversary: Adversary) -> dict[str, int]:

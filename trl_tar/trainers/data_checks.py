@@ -8,7 +8,9 @@ from transformers import PreTrainedModel
 from trl import SFTTrainer
 
 from ..adversaries.adversary import Adversary
-from ..adversaries.checks import check_installed
+from ..adversaries.checks import check_installed, check_reads, checked_list
+from ..adversaries.choices import OBJECTIVES
+from ..adversaries.options import options_of
 from ..data.dataset_types import check_dataset
 from .tar_config import TARConfig
 
@@ -57,32 +59,18 @@ def check_reference(reference: PreTrainedModel, model: PreTrainedModel | PeftMod
             )
 
 
-# fields of Adversary
-RED_TEAM_ONLY = ("quantization", "use_dora", "num_virtual_tokens", "edit", "prompt_template", "after")
+RED_TEAM_ONLY = tuple(name for name, option in options_of(Adversary).items() if not option.in_training)
 
 
 def checked_adversaries(
     adversaries: Iterable[Adversary], datasets: Mapping[str, Dataset], args: TARConfig
 ) -> list[Adversary]:
     """Raises `ValueError` for adversaries that cannot be simulated, or whose data sets are missing."""
-    if not isinstance(adversaries, Iterable):
-        raise ValueError(f"`adversaries` is {type(adversaries).__name__!r}. Give a list of Adversary.")
-    adversaries = list(adversaries)
-    for i, adversary in enumerate(adversaries):
-        if not isinstance(adversary, Adversary):
-            raise ValueError(
-                f"`adversaries[{i}]` is {type(adversary).__name__!r}. Give an Adversary: Adversary(**fields) for a dict."
-            )
+    adversaries = checked_list(adversaries, "Give at least one Adversary (num_steps=0 for none simulated).")
     if not isinstance(datasets, Mapping):
         raise ValueError(
             f"`adversary_datasets` is {type(datasets).__name__!r}. Give a dict of name → `datasets.Dataset`."
         )
-    if not adversaries:
-        raise ValueError("`adversaries` is empty. Give at least one Adversary (num_steps=0 for none simulated).")
-    names = [a.name for a in adversaries]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"`adversaries` has two named {twice!r}. Give each its own name.")
     for adversary in adversaries:
         check_installed(adversary)
         for name in RED_TEAM_ONLY:
@@ -91,22 +79,19 @@ def checked_adversaries(
                     f"Adversary {adversary.name!r} has {name}={getattr(adversary, name)!r}, which cannot be simulated in "
                     "training. Drop it, or pass the adversary to red_team only."
                 )
-        if adversary.objective == "grpo":
+        if not OBJECTIVES[adversary.objective].in_training:
+            simulated = " or ".join(repr(name) for name, objective in OBJECTIVES.items() if objective.in_training)
             raise ValueError(
-                f"Adversary {adversary.name!r} has objective='grpo', which cannot be simulated in training. Use 'sft' or "
-                "'dpo', or pass the adversary to red_team only."
+                f"Adversary {adversary.name!r} has objective={adversary.objective!r}, which cannot be simulated in training. "
+                f"Use {simulated}, or pass the adversary to red_team only."
             )
         if 0 < adversary.num_steps < args.tamper_resistance_interval:
             raise ValueError(
                 f"Adversary {adversary.name!r} has num_steps={adversary.num_steps}, below tamper_resistance_interval="
                 f"{args.tamper_resistance_interval}: it would never be judged. Raise the one or lower the other."
             )
+        check_reads(adversary, "adversary_datasets", datasets)
         for name in adversary.datasets:
-            if name not in datasets:
-                raise ValueError(
-                    f"Adversary {adversary.name!r} reads {name!r}, and `adversary_datasets` has {sorted(datasets)}. Add "
-                    "the data set under that name."
-                )
             check_dataset(
                 f"adversary_datasets[{name!r}]", datasets[name], adversary.objective == "dpo", args.dataset_text_field
             )

@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from ..adversaries.adversary import Adversary
+from ..adversaries.options import options_of
 from ..evaluation.scores import Metric
 from ..fingerprints import weights_sha256
 from ..hub.model_files import needs_code
@@ -26,15 +27,8 @@ TOLERANCE = 0.05  # of shares such as harm: attacks amplify rounding, which diff
 # nats, of `retain_nll` before any attack: without training machines differ by the rounding of a forward pass alone, far below
 # 10^-3; a quarter of what the gate allows
 NLL_TOLERANCE = 0.05
-# of one attack that is made anew: a report may ask for anything
-MOST = {
-    "num_steps": 10**5,
-    "batch_size": 4096,
-    "num_generations": 1024,
-    "max_completion_length": 2**16,
-    "num_virtual_tokens": 4096,
-    "lora_r": 4096,
-}
+# a report may ask for an attack that never ends or takes all memory
+MOST = {name: option.most for name, option in options_of(Adversary).items() if option.most is not None}
 MOST_EVALUATIONS = 1000  # of one attack
 
 

@@ -1,0 +1,34 @@
+"""What one value of a field may be: a rule gives the remedy for a value that is refused."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+
+Rule = Callable[[Any], str | None]  # value → remedy, `None` where the value is allowed
+
+
+def rule(holds: Callable[[Any], bool], remedy: str) -> Rule:
+    """A rule of one condition and one remedy."""
+    return lambda value: None if holds(value) else remedy
+
+
+def at_least(low: int) -> Rule:
+    """The rule of a whole number with a least value."""
+    return rule(lambda value: value >= low, f"Use at least {low}.")
+
+
+ABOVE_0 = rule(lambda value: 0 < value < float("inf"), "Use a finite number above 0.")
+NOT_NEGATIVE = rule(lambda value: 0 <= value < float("inf"), "Use a finite number of at least 0.")
+BELOW_1 = rule(lambda value: value < 1, "Use a share below 1.")
+SHARE_ABOVE_0 = rule(lambda value: 0 < value <= 1, "Use a share in (0, 1].")
+DIRECTIONS = rule(lambda value: value >= 1 and value.is_integer(), "Use a whole number of directions.")
+
+
+def pattern(targets: str | tuple[str, ...]) -> str | None:
+    """The rule of names of modules: text is a regular expression that compiles."""
+    try:
+        re.compile(targets if isinstance(targets, str) else "")
+    except re.error as error:
+        return f"It is no regular expression ({error}): mend it."
+    return None
