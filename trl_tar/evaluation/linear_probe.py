@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..fingerprints import sha256_of
+from ..models.forward_passes import last_token_states
 from .multiple_choice import check_questions, choose
 from .scores import Scores
 
@@ -82,10 +83,7 @@ class LinearProbe:
             batch = tokenizer([q["prompt"] for q in some], padding=True, padding_side="right", return_tensors="pt")
             ids, mask = batch["input_ids"].to(model.device), batch["attention_mask"].to(model.device)
             with torch.no_grad():
-                outputs = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
-            rows = torch.arange(len(some), device=ids.device)
-            last = [h[rows, mask.sum(1) - 1].double().cpu() for h in outputs.hidden_states]
-            states.append(torch.stack(last))
+                states.append(last_token_states(model, ids, mask).double().cpu())
         for question in questions:
             ordered = [question["choices"][question["answer"]]]
             ordered += [c for i, c in enumerate(question["choices"]) if i != question["answer"]]

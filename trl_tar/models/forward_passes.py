@@ -16,6 +16,27 @@ def next_token_logits(model: nn.Module, batch: Batch) -> torch.Tensor:
         return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
 
 
+def last_token_states(model: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Hidden states of the last token of each row, shape `(layers + 1, B, H)`; the embeddings are the first layer.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The model, in the mode that it is to be read in.
+        ids, mask (`torch.Tensor` of shape `(B, T)`):
+            Tokens and attention mask, padded on the right, on the device of the model.
+
+    Returns:
+        `torch.Tensor`: in the precision of the model.
+    """
+    outputs = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
+    return torch.stack([at_last_token(states, mask) for states in outputs.hidden_states])
+
+
+def at_last_token(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """`values` of shape `(B, T, X)` at the last token of each row that is padded on the right, shape `(B, X)`."""
+    return values[torch.arange(len(values), device=values.device), mask.sum(1) - 1]
+
+
 @contextlib.contextmanager
 def _padding_unread() -> Iterator[None]:
     """Keeps transformers from asking the device in each pass whether a row is padded, to leave the mask out where none is.

@@ -13,27 +13,27 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ..losses import IGNORED
-from ..models.forward_passes import in_eval_mode
+from ..models.forward_passes import in_eval_mode, last_token_states
 
 
-MAX_PROMPTS = 512
-BATCH_SIZE = 64
-# what writes into the residual stream, by the last part of its name
+MAX_PROMPTS = 512  # of each set, our choice
+BATCH_SIZE = 64  # prompts of one forward pass; memory and time alone depend on it
+# layers that write into the residual stream, by the last part of their name
 WRITERS = ("o_proj", "down_proj", "c_proj", "dense", "dense_4h_to_h", "out_proj", "fc2", "wo")
-MAX_LEFT = (
-    0.5  # of the direction; a norm behind what writes turns some of it back, as in Gemma 2 (0.1) and OLMo 2 (0.1)
-)
+# share of the direction that may be left, our choice between 0.1, which Gemma 2 and OLMo 2 leave since a norm behind the
+# writers turns some of it back, and 1, which is left where the writers are not known
+MAX_LEFT = 0.5
 
 
 @torch.no_grad()
 def abliterate(model: PreTrainedModel, hazardous: Dataset, harmless: Dataset) -> torch.Tensor:
-    """Fits the direction and removes it from the residual stream, in place: W ← W − r rᵀ W for all that writes into it.
+    """Fits the direction and removes it from the residual stream, in place: W ← W − r rᵀ W for each matrix that writes there.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
             The model under attack.
         hazardous, harmless (`Dataset`):
-            Tokenised rows; the direction is that of the last token of the prompt.
+            Tokenised rows; the direction is fitted at the last token of each prompt.
 
     Returns:
         `torch.Tensor` of shape `(hidden size,)`: the unit direction.
@@ -55,9 +55,10 @@ def abliterate(model: PreTrainedModel, hazardous: Dataset, harmless: Dataset) ->
 
 
 def fitted_direction(model: PreTrainedModel, hazardous: Dataset, harmless: Dataset) -> torch.Tensor:
-    """Difference of means of the layer where it separates best, for its spread: the largest ‖μ₁ − μ₀‖ / σ.
+    """Unit vector along μ₁ − μ₀ of the layer that separates best, the one with the largest ‖μ₁ − μ₀‖ / σ, shape `(H,)`.
 
-    σ is the root mean square distance of a prompt to the mean of its own set, along the direction."""
+    μ are the means of both sets, and σ is the root mean square distance of a prompt to the mean of its own set, along the
+    direction. Raises `ValueError` for sets of one mean."""
     first, second = last_prompt_states(model, hazardous), last_prompt_states(model, harmless)  # (layers, N, H)
     difference = first.mean(1) - second.mean(1)  # (layers, H)
     length = difference.norm(dim=-1)
@@ -74,40 +75,38 @@ def fitted_direction(model: PreTrainedModel, hazardous: Dataset, harmless: Datas
 
 
 def last_prompt_states(model: PreTrainedModel, rows: Dataset) -> torch.Tensor:
-    """Hidden states of the last prompt token of the first rows, shape `(layers + 1, N, hidden size)`."""
+    """Hidden states of the last prompt token of the first `MAX_PROMPTS` rows, shape `(layers + 1, N, H)`, in float32."""
     prompts = [_prompt(row) for row in rows.select(range(min(len(rows), MAX_PROMPTS)))]
     states = []
     for start in range(0, len(prompts), BATCH_SIZE):
-        some = prompts[start : start + BATCH_SIZE]
-        longest = max(map(len, some))
-        ids = torch.tensor([p + [0] * (longest - len(p)) for p in some], device=model.device)
-        mask = torch.tensor([[1] * len(p) + [0] * (longest - len(p)) for p in some], device=model.device)
-        outputs = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
-        rows_of = torch.arange(len(some), device=model.device)
-        states.append(torch.stack([h[rows_of, mask.sum(1) - 1] for h in outputs.hidden_states]).float())
+        batch = prompts[start : start + BATCH_SIZE]
+        longest = max(map(len, batch))
+        ids = torch.tensor([p + [0] * (longest - len(p)) for p in batch], device=model.device)
+        mask = torch.tensor([[1] * len(p) + [0] * (longest - len(p)) for p in batch], device=model.device)
+        states.append(last_token_states(model, ids, mask).float())
     return torch.cat(states, 1)
 
 
 def _along(model: PreTrainedModel, rows: Dataset, direction: torch.Tensor) -> torch.Tensor:
-    """Size of the residual stream along the direction, over layers and prompts."""
+    """Norm of the residual stream along the direction, over layers and prompts."""
     return (last_prompt_states(model, rows)[:-1] @ direction).norm()  # the last one is normalised
 
 
 def remove_direction(model: PreTrainedModel, direction: torch.Tensor) -> None:
-    """W ← W − r rᵀ W for embeddings and all matrices and biases that write into the residual stream, in place."""
+    """Sets W ← W − r rᵀ W, in place, for embeddings and for matrices and biases that write into the residual stream."""
     if not direction.isfinite().all() or direction.norm() == 0:
         raise ValueError("The direction is zero or not finite. Fit it on two different data sets.")
     r = direction / direction.norm()
     for module in model.modules():  # of tokens, and of positions where a model learned them
         if isinstance(module, nn.Embedding) and module.embedding_dim == len(r):
             _project_rows(module.weight, r)  # (V, H)
-    written = list(_writers(model))
-    if not written:
+    writers = list(_writers(model))
+    if not writers:
         raise ValueError(
             f"{type(model).__name__} has no layer named {', '.join(WRITERS)}, so what writes into its residual stream is "
             "not known. Leave abliteration out."
         )
-    for module in written:
+    for module in writers:
         if isinstance(module, Conv1D):
             _project_rows(module.weight, r)  # (inputs, H)
         else:
@@ -128,6 +127,6 @@ def _project_rows(weight: torch.Tensor, r: torch.Tensor) -> None:
 
 
 def _prompt(row: dict[str, list[int]]) -> list[int]:
-    """Tokens before the first one that is predicted; the whole row where all are."""
+    """The tokens before the first one that is predicted; the whole row where all are predicted."""
     start = next((i for i, label in enumerate(row["labels"]) if label != IGNORED), len(row["labels"]))
     return row["input_ids"][:start] or row["input_ids"]

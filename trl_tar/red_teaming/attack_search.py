@@ -6,9 +6,8 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import optuna
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -29,6 +28,9 @@ from .search_figure import plot_search
 from .targets import DataStore, Model, Target, loadable
 from .trials import SearchResult, Trial
 
+
+if TYPE_CHECKING:  # of the extra trl-tar[search]
+    import optuna
 
 Space = Callable[["optuna.Trial"], Adversary]
 ROLES = ("model", "twin")

@@ -11,7 +11,17 @@ from ..tasks.benign import BenignTask
 
 
 def benign_record(task: BenignTask, base: Sequence[AttackRecord], model: Sequence[AttackRecord]) -> dict[str, Any]:
-    """What a harmless user reaches on the model, compared with the base, over seeds; nothing if a run did not complete."""
+    """Compares what a harmless user reaches on the model with what the base reaches, over seeds.
+
+    Args:
+        task ([`BenignTask`]):
+            The harmless task.
+        base, model (`Sequence[AttackRecord]`):
+            A run of each for each seed.
+
+    Returns:
+        `dict[str, Any]`: settings, runs and two intervals, which are empty if a run did not complete.
+    """
     complete = all(record.outcome is not None for record in (*base, *model))
     pairs = list(zip(base, model, strict=True)) if complete else []  # the rest would hide the seeds that diverged
     gains = [trainability(b.trajectory, m.trajectory) for b, m in pairs]

@@ -1,4 +1,4 @@
-"""What a red team refuses, before any work starts."""
+"""Refusals of a red team, all of them before any work starts."""
 
 import pickle
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import AutoConfig, PreTrainedModel
 
 from ..adversaries.adversary import Adversary
-from ..adversaries.checks import check_installed
+from ..adversaries.checks import check_installed, check_reads, checked_list
 from ..data.dataset_types import check_dataset
 from ..evaluation.scores import Checked, Metric, takes_template
 from ..models.loading import whole_model
@@ -64,7 +64,7 @@ def check_metrics(metrics: Mapping[str, Any]) -> None:
 
 
 def checked_chance(chance: Any) -> float:
-    """Harm of a model that guesses, as a number; `ValueError` where it is none, or not in [0, 1)."""
+    """Returns the harm of a model that guesses as a number; `ValueError` where it is none, or not in [0, 1)."""
     chance = coerced("red_team", "chance", chance, float)
     if not 0 <= chance < 1:
         raise ValueError(f"`chance` is {chance}. Give the harm of a model that guesses, in [0, 1).")
@@ -78,7 +78,7 @@ def check_budget(budget: Any) -> None:
 
 
 def checked_steps(steps: Any) -> list[int] | None:
-    """Evaluation steps as a list; `ValueError` where one is no step."""
+    """Returns the evaluation steps as a list; `ValueError` where one is no step."""
     if steps is None:
         return None
     if not isinstance(steps, Iterable) or not (steps := list(steps)) or any(type(s) is not int or s < 0 for s in steps):
@@ -153,14 +153,14 @@ def check_red_team(
 
 
 def smallest_context(models: Iterable[Any]) -> int | None:
-    """Most tokens that all of the models read; `None` where none has an end."""
+    """Returns the number of tokens that all of the models can read; `None` where no model has a limit."""
     configurations = [
         model.config
         if isinstance(model, PreTrainedModel)
         else AutoConfig.from_pretrained(whole_model(str(model)), trust_remote_code=False)
         for model in models
     ]
-    contexts = [context for each in configurations if (context := context_of(each)) is not None]
+    contexts = [context for config in configurations if (context := context_of(config)) is not None]
     return min(contexts, default=None)
 
 
@@ -172,7 +172,7 @@ def _check_what_metrics_need(settings: Settings, models: Mapping[str, Any]) -> N
 
 
 def _check_quantization(adversaries: Sequence[Adversary], models: Mapping[str, Any]) -> None:
-    quantised = next((a.name for a in adversaries if any(each.quantization for each in a.sequence)), None)
+    quantised = next((a.name for a in adversaries if any(part.quantization for part in a.sequence)), None)
     adapters = [str(m) for m in models.values() if not isinstance(m, PreTrainedModel) and whole_model(str(m)) != str(m)]
     if quantised is not None and adapters:
         raise ValueError(
@@ -218,51 +218,35 @@ def _check_model(role: str, model: Any) -> None:
 def _check_adversaries(
     adversaries: Sequence[Adversary], datasets: Mapping[str, Dataset], rewards: Collection[str], with_base: bool
 ) -> None:
-    for i, adversary in enumerate(adversaries):
-        if not isinstance(adversary, Adversary):
-            raise ValueError(
-                f"`adversaries[{i}]` is {type(adversary).__name__!r}. Give an Adversary: Adversary(**fields) for a "
-                "dict."
-            )
-    if not adversaries:
-        raise ValueError("`adversaries` is empty. Give at least one Adversary.")
-    names = [a.name for a in adversaries]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"`adversaries` has two named {twice!r}. Give each its own name.")
-    for adversary in adversaries:
+    for adversary in checked_list(adversaries, "Give at least one Adversary."):
         _check_requirements(adversary, rewards, with_base)
+        check_reads(adversary, "datasets", datasets)
         for name, objective in adversary.reads.items():
-            if name not in datasets:
-                raise ValueError(
-                    f"Adversary {adversary.name!r} reads {name!r}, and `datasets` has {sorted(datasets)}. Add the data "
-                    "set under that name."
-                )
             _check_rows(name, datasets[name], objective)
 
 
 def _check_requirements(adversary: Adversary, rewards: Collection[str], with_base: bool) -> None:
-    for each in adversary.sequence:
-        check_installed(each)
+    for part in adversary.sequence:
+        check_installed(part)
     if adversary.needs_base and not with_base:
         raise ValueError(
             f"Adversary {adversary.name!r} edits the weights by the public base, and `references` has none. Add "
             "references={'base': ...}."
         )
-    for each in adversary.sequence:
-        if each.reward is not None and each.reward not in rewards:
+    for part in adversary.sequence:
+        if part.reward is not None and part.reward not in rewards:
             raise ValueError(
-                f"Adversary {adversary.name!r} has reward={each.reward!r}, and `rewards` has {sorted(rewards)}. Add the "
+                f"Adversary {adversary.name!r} has reward={part.reward!r}, and `rewards` has {sorted(rewards)}. Add the "
                 "function under that name."
             )
 
 
 def _check_templates(adversaries: Sequence[Adversary], metrics: Mapping[str, Metric]) -> None:
-    wording = next((a.name for a in adversaries if a.prompt_template is not None), None)
+    templated = next((a.name for a in adversaries if a.prompt_template is not None), None)
     fixed = next((name for name in REQUIRED_METRICS if not takes_template(metrics[name])), None)
-    if wording is not None and fixed is not None:
+    if templated is not None and fixed is not None:
         raise ValueError(
-            f"Adversary {wording!r} has a prompt_template, and metric {fixed!r} cannot ask in it. Give the metric a keyword "
+            f"Adversary {templated!r} has a prompt_template, and metric {fixed!r} cannot ask in it. Give the metric a keyword "
             "argument prompt_template, or leave the adversary out."
         )
 

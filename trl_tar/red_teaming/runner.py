@@ -1,10 +1,9 @@
 """The red team: every adversary and seed against a model and its references."""
 
 import tempfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -12,15 +11,13 @@ from transformers import PreTrainedTokenizerBase
 from ..adversaries.adversary import Adversary
 from ..environment import environment
 from ..evaluation.scores import Metric, Reward
-from ..models.lora import check_lora_targets
 from ..models.tokenizers import own_tokenizer
-from ..report.answers import Questions
 from ..report.build import build_report
-from ..report.records import AttackRecord, ModelRecord
 from ..report.recovery import CHANCE
 from ..report.report import Report
 from ..tasks.benign import BenignTask
 from .benign_record import benign_record
+from .campaign import Campaign
 from .checks import (
     check_benign,
     check_budget,
@@ -30,12 +27,8 @@ from .checks import (
     checked_chance,
     checked_steps,
 )
-from .job import Job, Settings
-from .run_jobs import run_jobs
-from .targets import DataStore, Model, Target, loadable
-
-
-Attack = tuple[Adversary, int]  # and its seed
+from .job import Settings
+from .targets import DataStore, Model, loadable, targets_of
 
 
 def red_team(
@@ -152,85 +145,31 @@ def red_team(
     evaluation_steps = checked_steps(evaluation_steps)
     if benign is not None:
         check_benign(benign.dataset, benign.batch_size, models, datasets)
-    tasks = [] if benign is None else [benign.adversary()]
-    data = dict(datasets) if benign is None else {**datasets, tasks[0].name: benign.dataset}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        targets = {role: Target.of(each, work / role) for role, each in models.items()}
-        for target in targets.values():
-            check_lora_targets(target.modules, [each for adversary in adversaries for each in adversary.sequence])
-        store = DataStore.tokenised([*adversaries, *tasks], data, targets["model"], settings, work / "data")
-        before = [target.job() for target in targets.values()]
-        learning = []
-        if benign is not None:
-            pair, steps = (targets["base"], targets["model"]), benign.evaluation_steps()
-            learning = [store.job(target, tasks[0], seed, steps, True) for target in pair for seed in seeds]
-
-        def done(attacks: Sequence[Attack], others: Sequence[Job] = ()) -> list[dict[str, Any]]:
-            base = targets.get("base")
-            wanted = [
-                store.job(target, adversary, seed, grid(adversary, evaluation_steps), base=base)
-                for target in targets.values()
-                for adversary, seed in attacks
-            ]
-            return run_jobs([*others, *wanted], settings, jobs_folder, num_workers)
-
-        jobs_folder = (work if output_dir is None else Path(output_dir)) / "jobs"
-        attacks = [(adversary, seed) for adversary in adversaries for seed in seeds]
-        if budget is not None and budget < len(attacks):
-            first = [(adversary, seeds[0]) for adversary in adversaries][:budget]
-            made = done(first, before)[len(before) :][: len(first)]  # the model's own; a bad metric is told by `before`
-            harms = [AttackRecord(**result["record"]) for result in made]
-            attacks = within_budget(attacks, first, harms, budget)
-        results = iter(done(attacks, [*before, *learning]))
-
-    measured = {role: next(results) for role in targets}
-    learned = [AttackRecord(**next(results)["record"]) for _ in learning]
-    records, answers = {}, {}
-    for role, target in targets.items():
-        made = [next(results) for _ in attacks]
-        attacked = [AttackRecord(**each["record"]) for each in made]
-        unattacked = {name: measured[role][name] for name in ("before", "standard_errors", "zero_step")}
-        records[role] = ModelRecord(model=target.information, attacks=attacked, **unattacked)
-        answers[role] = {f"{a.adversary}/{a.seed}": m["questions"] for a, m in zip(attacked, made, strict=True)}
-    config = {
-        "adversaries": [asdict(a) for a in adversaries],
-        "datasets": store.description(),
-        "metrics": list(metrics),
-        "max_length": max_length,
-        "bf16": bf16,
-    }
-    gains = None if benign is None else benign_record(benign, learned[: len(seeds)], learned[len(seeds) :])
-    record = records.pop("model")
+        targets = targets_of(models, adversaries, work)
+        store = DataStore.tokenised(*_trained(adversaries, datasets, benign), targets["model"], settings, work / "data")
+        jobs = (work if output_dir is None else Path(output_dir)) / "jobs"
+        campaign = Campaign(targets, store, settings, seeds, evaluation_steps, benign, jobs, num_workers)
+        findings = campaign.findings(campaign.chosen(adversaries, budget))
+    records = findings.records(targets)
     report = build_report(
-        record, records, seeds=seeds, environment=environment(), config=config, benign=gains, chance=chance
+        records.pop("model"),
+        records,
+        seeds=seeds,
+        environment=environment(),
+        config=campaign.config(adversaries),
+        benign=None if benign is None else benign_record(benign, *findings.benign),
+        chance=chance,
     )
-    asked = {role: result["questions"] for role, result in measured.items()}
-    return replace(report, questions=Questions(measured["model"]["groups"], asked, answers))
+    return replace(report, questions=findings.questions())
 
 
-def grid(adversary: Adversary, evaluation_steps: Sequence[int] | None) -> tuple[int, ...] | None:
-    """Of the wanted steps those that the attack has, and its last one; `None` for the default ones."""
-    if evaluation_steps is None:
-        return None
-    return tuple(sorted({step for step in evaluation_steps if step < adversary.num_steps} | {adversary.num_steps}))
-
-
-def within_budget(
-    attacks: Sequence[Attack], first: Sequence[Attack], records: Sequence[AttackRecord], budget: int
-) -> list[Attack]:
-    """The attacks that tell most: each adversary once, then the other seeds of the strongest, the next strongest, ….
-
-    Args:
-        attacks (`Sequence[tuple]`):
-            All pairs of adversary and seed; the result keeps their order.
-        first (`Sequence[tuple]`):
-            Those already made, with their `records`.
-        budget (`int`):
-            How many in all.
-    """
-    harm = {record.adversary: record.outcome["harm"] for record in records if record.finished}
-    rest = [attack for attack in attacks if attack not in first and attack[0].name in harm]
-    rest.sort(key=lambda attack: -harm[attack[0].name])  # stable: seeds of one adversary stay together
-    chosen = [*first, *rest][:budget]
-    return [attack for attack in attacks if attack in chosen]
+def _trained(
+    adversaries: list[Adversary], datasets: Mapping[str, Dataset], benign: BenignTask | None
+) -> tuple[list[Adversary], Mapping[str, Dataset]]:
+    """The attacks with the benign task, and all data sets that they read."""
+    if benign is None:
+        return adversaries, datasets
+    task = benign.adversary()
+    return [*adversaries, task], {**datasets, task.name: benign.dataset}

@@ -1,20 +1,16 @@
 """The figure of a search."""
 
 import math
-from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..report.recovery import CHANCE
 from ..views.figure_style import COLOURS, LINES, MARKERS, chance_line, finish, legend
+from .trials import SearchResult
 
 
-if TYPE_CHECKING:
-    from .trials import SearchResult
-
-
-def plot_search(result: "SearchResult", chance: float | None = CHANCE) -> Figure:
+def plot_search(result: SearchResult, chance: float | None = CHANCE) -> Figure:
     """Harm of the adversary that the attacker would keep, after each trial of [`search`], for the model and its twin.
 
     The lower curve of each counts only attacks that leave a usable model. A cross at the foot is a trial that failed.

@@ -12,7 +12,7 @@ from ..adversaries.adversary import Adversary
 from ..adversaries.data_order import check_adversary_batches
 from ..fingerprints import config_sha256, rows_sha256, weights_sha256
 from ..models.loading import base_weights, load, shown_name
-from ..models.lora import module_names
+from ..models.lora import check_lora_targets, module_names
 from .attack_rows import tokenised_datasets
 from .job import Job, Settings
 
@@ -50,6 +50,14 @@ class Target:
     def job(self) -> Job:
         """What it can do before any attack."""
         return Job(self.path, self.information["weights_sha256"], self.config_sha256)
+
+
+def targets_of(models: Mapping[str, Model], adversaries: Sequence[Adversary], folder: Path) -> dict[str, Target]:
+    """The models by their role; `ValueError` where an adversary puts LoRA on modules that one of them does not have."""
+    targets = {role: Target.of(model, folder / role) for role, model in models.items()}
+    for target in targets.values():
+        check_lora_targets(target.modules, [part for adversary in adversaries for part in adversary.sequence])
+    return targets
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Attacks without training: changes of the weights that an adversary makes in seconds."""
+"""Attacks without training: changes of the weights, one case for each row of `EDITS` in `adversaries/choices.py`."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -31,7 +31,7 @@ NF4_LEVELS = (
     0.7229568362236023,
     1.0,
 )
-NF4_BLOCK = 64
+NF4_BLOCK = 64  # weights of one scale, as in the same paper and in bitsandbytes
 
 
 @torch.no_grad()
@@ -42,31 +42,34 @@ def edit_weights(
     base: PreTrainedModel | None,
     tokenised: Mapping[str, Dataset],
 ) -> None:
-    """Makes the adversary's edit, in place.
+    """Edits the weights as the adversary asks, in place.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
             The model under attack, in floating point.
         adversary ([`Adversary`]):
-            With an `edit`.
+            An attack with an `edit`.
         seed (`int`):
-            Of the noise.
+            Seed of the noise.
         base ([`~transformers.PreTrainedModel`], *optional*):
-            The public base, for `"interpolate"` and `"strip_delta"`; `ValueError` if it is missing or of another shape.
+            The public base, for `"interpolate"` and `"strip_delta"`.
         tokenised (`dict[str, Dataset]`):
             Rows of the data sets that `"abliterate"` reads.
+
+    Raises:
+        `ValueError`: for a model that the edit cannot be made on.
     """
     strength = adversary.edit_strength
     match adversary.edit:
         case "int8":
-            _each_matrix(model, int8)
+            _edit_matrices(model, int8)
         case "nf4":
-            _each_matrix(model, nf4)
+            _edit_matrices(model, nf4)
         case "prune":
-            _each_matrix(model, lambda weight: pruned(weight, strength))
+            _edit_matrices(model, lambda weight: pruned(weight, strength))
         case "noise":
             generator = torch.Generator().manual_seed(seed)
-            _each_matrix(model, lambda weight: noisy(weight, strength, generator))
+            _edit_matrices(model, lambda weight: noisy(weight, strength, generator))
         case "interpolate":
             reference = _base_weights(model, base, adversary)
             for name, p in model.named_parameters():
@@ -77,16 +80,18 @@ def edit_weights(
                 p.copy_(without_top_directions(p, reference[name].to(p), int(strength)))
         case "abliterate":
             abliterate(model, tokenised[adversary.dataset], tokenised[adversary.contrast_dataset])
+        case _:
+            raise AssertionError(adversary.edit)  # a row of EDITS without a case here
 
 
 def int8(weight: torch.Tensor) -> torch.Tensor:
-    """round(127 W / max|W|) there and back, with one scale an output: W is `(outputs, inputs)`."""
+    """Rounds 127 W / max|W| and scales it back, with one scale for each output; W has shape `(outputs, inputs)`."""
     scale = weight.abs().amax(1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny) / 127
     return (weight / scale).round() * scale
 
 
 def nf4(weight: torch.Tensor) -> torch.Tensor:
-    """The nearest NF4 level there and back, with one scale, max|w|, for each 64 values in a row."""
+    """Rounds to the nearest NF4 level and scales back, with one scale, max|w|, for every 64 values in a row."""
     levels = torch.tensor(NF4_LEVELS, dtype=weight.dtype, device=weight.device)
     flat = weight.reshape(-1)
     padded = torch.nn.functional.pad(flat, (0, -len(flat) % NF4_BLOCK)).view(-1, NF4_BLOCK)  # (blocks, 64)
@@ -97,28 +102,28 @@ def nf4(weight: torch.Tensor) -> torch.Tensor:
 
 
 def pruned(weight: torch.Tensor, share: float) -> torch.Tensor:
-    """The `share` of entries that are smallest in size set to 0."""
+    """Sets the `share` of entries that are smallest in absolute value to 0."""
     count = round(share * weight.numel())
     smallest = weight.abs().reshape(-1).argsort(stable=True)[:count]
     return weight.reshape(-1).index_fill(0, smallest, 0.0).view_as(weight)
 
 
 def noisy(weight: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
-    """W + share · std(W) · ε, ε ~ N(0, 1)."""
+    """Returns W + share · std(W) · ε with ε ~ N(0, 1)."""
     noise = torch.randn(weight.shape, generator=generator, dtype=weight.dtype).to(weight.device)
     return weight + share * weight.std() * noise
 
 
 def without_top_directions(weight: torch.Tensor, base: torch.Tensor, count: int) -> torch.Tensor:
-    """W − Σ_{i ≤ count} σ_i u_i v_iᵀ of the singular value decomposition of W − W_base."""
+    """Returns W − Σ_{i ≤ count} σ_i u_i v_iᵀ, with the singular value decomposition of W − W_base."""
     u, s, vh = torch.linalg.svd(weight - base, full_matrices=False)
     return weight - (u[:, :count] * s[:count]) @ vh[:count]
 
 
 def matrices(model: PreTrainedModel) -> Iterator[tuple[str, nn.Parameter]]:
-    """Weights of the linear layers but the head, as quantisation and pruning tools choose them.
+    """Yields names and weights of all linear layers except the head, as quantisation and pruning tools choose them.
 
-    `ValueError` for a model that holds its experts in one tensor: they would stay as they were."""
+    Raises `ValueError` for a model that holds its experts in one tensor: they would stay as they were."""
     experts = next((name for name, p in model.named_parameters() if p.dim() == 3), None)
     if experts is not None:
         raise ValueError(
@@ -131,7 +136,7 @@ def matrices(model: PreTrainedModel) -> Iterator[tuple[str, nn.Parameter]]:
             yield f"{name}.weight", module.weight
 
 
-def _each_matrix(model: PreTrainedModel, edit: Callable[[torch.Tensor], torch.Tensor]) -> None:
+def _edit_matrices(model: PreTrainedModel, edit: Callable[[torch.Tensor], torch.Tensor]) -> None:
     transposed = {id(m.weight) for m in model.modules() if isinstance(m, Conv1D)}  # (inputs, outputs)
     for _, weight in matrices(model):
         if id(weight) in transposed:

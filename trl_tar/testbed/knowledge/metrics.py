@@ -12,6 +12,7 @@ from ...adversaries.prompt_template import in_template
 from ...evaluation.linear_probe import LinearProbe
 from ...evaluation.multiple_choice import choose
 from ...evaluation.scores import Metric, Scores
+from ...models.forward_passes import at_last_token
 from .world import (
     BENIGN,
     BYSTANDER,
@@ -145,7 +146,7 @@ def next_token_logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         ids, mask = ids.to(model.device), mask.to(model.device)
         with torch.no_grad():
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        rows.append(logits[torch.arange(len(ids), device=logits.device), mask.sum(1) - 1])
+        rows.append(at_last_token(logits, mask))
     return torch.cat(rows)
 
 
