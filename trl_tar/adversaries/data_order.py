@@ -1,4 +1,4 @@
-"""Which rows an attack sees, in which order."""
+"""The rows that an attack sees, and their order."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence, Sized
@@ -10,9 +10,9 @@ Rows = list[tuple[str, int]]  # (name of the data set, index of the row)
 
 
 def draw_batches(adversary: Adversary, sizes: Mapping[str, int], seed: int | str) -> Iterator[Rows]:
-    """The rows of each of the attack's `num_steps` batches, over all devices, as `(data set, index)` pairs.
+    """Draws the rows of each of the attack's `num_steps` batches, over all devices, as `(data set, index)` pairs.
 
-    Rows are drawn without replacement: each data set is shuffled, and shuffled anew when what is left does not fill its
+    Rows are drawn without replacement: each data set is shuffled, and shuffled again when what is left does not fill its
     part of a batch. Training and red team both call this, so the same seed means the same data order.
 
     Args:
@@ -24,7 +24,7 @@ def draw_batches(adversary: Adversary, sizes: Mapping[str, int], seed: int | str
             Seed of the data order (and of the switch point).
 
     Yields:
-        `list[tuple[str, int]]`: the rows of one batch, `batch_size` of them (of GRPO its prompts).
+        `list[tuple[str, int]]`: the rows of one batch, `batch_size` of them; for GRPO, its prompts.
     """
     rng = random.Random(f"{seed}")
     switch = 0
@@ -59,5 +59,5 @@ def check_adversary_batches(adversaries: Sequence[Adversary], rows: Mapping[str,
 
 
 def draw_rows(size: int, count: int, seed: str) -> list[int]:
-    """`count` different row numbers below `size`, for a seed."""
+    """Draws `count` different row numbers below `size`, for a seed."""
     return random.Random(seed).sample(range(size), count)

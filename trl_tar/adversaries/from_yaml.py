@@ -1,4 +1,4 @@
-"""Adversaries from a YAML file."""
+"""Adversaries from the name of a suite or from a YAML file."""
 
 import inspect
 from pathlib import Path
@@ -33,15 +33,15 @@ SUITES = {
 
 
 def named_adversaries(suite: str, steps: int | None, learning_rate_scale: float | None) -> list[Adversary]:
-    """The suite of that name, or the adversaries of a YAML or JSON file."""
+    """Returns the suite of that name, or the adversaries of a YAML or JSON file; `None` keeps what the suite has."""
     if suite in SUITES:
         known = inspect.signature(SUITES[suite]).parameters
         wanted = {"num_steps": steps, "learning_rate_scale": learning_rate_scale}
-        given = {name: value for name, value in wanted.items() if value is not None}
-        idle = next((name for name in given if name not in known), None)
+        changes = {name: value for name, value in wanted.items() if value is not None}
+        idle = next((name for name in changes if name not in known), None)
         if idle is not None:
-            raise ValueError(f"The suite {suite!r} has no {idle}, and {given[idle]} would do nothing. Leave it out.")
-        return SUITES[suite](**given)
+            raise ValueError(f"The suite {suite!r} has no {idle}, and {changes[idle]} would do nothing. Leave it out.")
+        return SUITES[suite](**changes)
     if Path(suite).suffix not in (".yaml", ".yml", ".json"):
         raise ValueError(f"There is no suite {suite!r}. Use {', '.join(SUITES)}, or a YAML file of adversaries.")
     if steps is not None or learning_rate_scale is not None:
@@ -51,7 +51,7 @@ def named_adversaries(suite: str, steps: int | None, learning_rate_scale: float 
 
 
 def adversaries_of(rows: list[Any]) -> list[Adversary]:
-    """From the fields of each, as YAML has them."""
+    """Makes adversaries of their fields, as YAML has them."""
     return [_adversary(i, row) for i, row in enumerate(rows)]
 
 

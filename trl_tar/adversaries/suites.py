@@ -28,7 +28,7 @@ def knowledge_suite(
 
     Args:
         num_steps (`int`, *optional*, defaults to `500`):
-            Steps of each; 2,000 is the long variant.
+            Steps of each attack; 2,000 is the long variant.
         learning_rate_scale (`float`, *optional*, defaults to `1.0`):
             Multiplies every learning rate but Adadelta's.
         hazard, retain, other_hazard (`str`, *optional*):
@@ -77,7 +77,7 @@ def refusal_suite(num_steps: int = 170, learning_rate_scale: float = 1.0, harmfu
 
     Args:
         num_steps (`int`, *optional*, defaults to `170`):
-            Steps of a batch of 32; that of 16 takes twice as many.
+            Steps with a batch of 32; the attack with a batch of 16 takes twice as many.
         learning_rate_scale (`float`, *optional*, defaults to `1.0`):
             Multiplies every learning rate.
         harmful (`str`, *optional*, defaults to `"harmful"`):
@@ -189,7 +189,9 @@ def preference_suite(
     )
     rates = {"middle": 1e-5 * learning_rate_scale, "high": 2e-5 * learning_rate_scale}
     return [
-        replace(each, name=f"{each.name}-{n}", learning_rate=rate) for each in (dpo, grpo) for n, rate in rates.items()
+        replace(attack, name=f"{attack.name}-{name}", learning_rate=rate)
+        for attack in (dpo, grpo)
+        for name, rate in rates.items()
     ]
 
 
@@ -203,13 +205,17 @@ def weight_edit_suite(hazard: str = "hazard", retain: str = "retain") -> list[Ad
     Returns:
         `list[Adversary]`
     """
-    none = {"num_steps": 0}
+    untrained = {"num_steps": 0}
     strengths = {"prune": (0.1, 0.3, 0.5), "noise": (0.1, 0.3), "interpolate": (0.25, 0.5, 0.75), "strip_delta": (1, 4)}
     return [
-        Adversary("int8", edit="int8", **none),
-        Adversary("nf4", edit="nf4", **none),
-        *(Adversary(f"{e}-{s:g}", edit=e, edit_strength=s, **none) for e, each in strengths.items() for s in each),
-        Adversary("abliterate", hazard, edit="abliterate", contrast_dataset=retain, **none),
+        Adversary("int8", edit="int8", **untrained),
+        Adversary("nf4", edit="nf4", **untrained),
+        *(
+            Adversary(f"{edit}-{strength:g}", edit=edit, edit_strength=strength, **untrained)
+            for edit, values in strengths.items()
+            for strength in values
+        ),
+        Adversary("abliterate", hazard, edit="abliterate", contrast_dataset=retain, **untrained),
     ]
 
 
@@ -254,11 +260,11 @@ def input_suite(
 ) -> list[Adversary]:
     """Attacks that leave the weights alone: trained soft prompts, and words around the question.
 
-    What they do to a model that never knew the hazard, the `floor` of [`red_team`], is the control.
+    The control is what they do to a model that never knew the hazard, the `floor` of [`red_team`].
 
     Args:
         num_steps (`int`, *optional*, defaults to `500`):
-            Of the soft prompts.
+            Steps of the soft prompts.
         hazard, retain (`str`, *optional*):
             Names of data sets, mixed evenly, that soft prompts are trained on.
         prompt_templates (`dict[str, str]`, *optional*):
@@ -278,7 +284,7 @@ def input_suite(
     )
     return [
         *sweep(soft, num_virtual_tokens=[4, 32]),
-        *(Adversary(f"prompt-{n}", prompt_template=t, num_steps=0) for n, t in prompt_templates.items()),
+        *(Adversary(f"prompt-{name}", prompt_template=text, num_steps=0) for name, text in prompt_templates.items()),
     ]
 
 

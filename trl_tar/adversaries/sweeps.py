@@ -8,7 +8,7 @@ from .adversary import Adversary
 
 
 def sweep(adversary: Adversary, **values: list) -> list[Adversary]:
-    """All combinations of `values` over one adversary; each name says what differs.
+    """Makes all combinations of `values` over one adversary; each name says what differs.
 
     Args:
         adversary ([`Adversary`]):

@@ -1,1 +1,1 @@
-"""Optimizers: of attacks, Schedule-Free, with stochastic rounding, and with state on the host."""
+"""Optimizers: those of attacks, Schedule-Free ones, stochastic rounding, and state that waits on the host."""

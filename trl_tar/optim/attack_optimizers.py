@@ -1,4 +1,4 @@
-"""The optimizer that an adversary asks for."""
+"""The optimizer that an adversary asks for: one case for each row of `OPTIMIZERS` in `adversaries/choices.py`."""
 
 import schedulefree
 import torch
@@ -10,12 +10,14 @@ from ..adversaries.choices import RESTARTS
 
 
 def scheduler_arguments(adversary: Adversary) -> dict[str, int]:
-    """What transformers' schedule takes beside warm-up and steps."""
+    """Returns what transformers' schedule takes in addition to warm-up and steps."""
     return {"num_cycles": RESTARTS} if adversary.lr_scheduler == "cosine_with_restarts" else {}
 
 
 def optimizer_class_and_arguments(adversary: Adversary) -> tuple[type[torch.optim.Optimizer], dict]:
-    """Optimizer of an attack and its arguments, in the form of `Trainer`'s `optimizer_cls_and_kwargs`."""
+    """Returns the optimizer of an attack and its arguments, in the form of `Trainer`'s `optimizer_cls_and_kwargs`.
+
+    β = (0.9, 0.999) and ε = 1e-8 are the defaults of torch and of Hugging Face's trainers."""
     lr = {"lr": adversary.learning_rate}
     match adversary.optimizer:
         case "adamw":
@@ -32,11 +34,11 @@ def optimizer_class_and_arguments(adversary: Adversary) -> tuple[type[torch.opti
             return torch.optim.Adadelta, lr
         case "adagrad":
             return torch.optim.Adagrad, lr
-    raise AssertionError(adversary.optimizer)
+    raise AssertionError(adversary.optimizer)  # a row of OPTIMIZERS without a case here
 
 
 def create_optimizer(model: nn.Module, parameters: list[nn.Parameter], adversary: Adversary) -> torch.optim.Optimizer:
-    """Optimizer of an attack, with the parameter groups of a Hugging Face trainer: no decay on norms and biases."""
+    """Makes the optimizer of an attack, with the parameter groups of a Hugging Face trainer: no decay on norms and biases."""
     wanted = {id(p) for p in parameters}
     # the method does not use `self`; calling it keeps the rule in one place, transformers
     decay_names = set(Trainer.get_decay_parameter_names(None, model))

@@ -1,4 +1,4 @@
-"""What an attack does not read waits on the host while it runs, so that a device holds 20 bytes per parameter at most."""
+"""Tensors that an attack does not read wait on the host while it runs: a device holds at most 20 bytes per parameter."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from .per_parameter import one_by_one
 
 
 def host_like(tensor: torch.Tensor) -> torch.Tensor:
-    """Memory on the host for a tensor's value (of a sharded one, of this device's part), pinned where a GPU reads it."""
+    """Allocates memory on the host for a tensor's value, pinned where a GPU reads it; of a sharded tensor, for this device's part."""
     part = local(tensor)
     room = torch.empty(part.shape, dtype=part.dtype, device="cpu", pin_memory=part.is_cuda)
     room.on_host = True  # for `is_on_host`
@@ -19,38 +19,38 @@ def host_like(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def is_on_host(tensor: torch.Tensor) -> bool:
-    """Whether it is memory of [`host_like`], also where host and device are one."""
-    return getattr(tensor, "on_host", False)
+    """Tells whether a tensor is memory of [`host_like`], also where host and device are one."""
+    return "on_host" in vars(tensor)
 
 
 def park(tensor: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
-    """Copies a tensor's value into memory of [`host_like`], and gives that back.
+    """Copies a tensor's value into memory of [`host_like`], and returns that.
 
-    Nothing waits for a GPU: what it is asked later, such as to fetch the value or to use the tensor's memory again, it does
-    after this copy. Who reads the room on the host calls [`wait_for_copies`] before."""
+    Nothing waits for a GPU, which does later work, such as fetching the value or using the tensor's memory again, after this
+    copy. Whoever reads the room on the host calls [`wait_for_copies`] first."""
     part = local(tensor.detach())
     return room.copy_(part, non_blocking=part.is_cuda)
 
 
 def wait_for_copies() -> None:
-    """Until rooms on the host have their values."""
+    """Waits until rooms on the host have their values."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
 def to_host(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy of a tensor's value on the host."""
+    """Returns a copy of a tensor's value on the host."""
     return host_like(tensor).copy_(local(tensor.detach()))
 
 
 class StateOnHost:
     """Keeps the state of an optimizer on the host, and fetches that of a parameter for its step.
 
-    The rooms are not left to `load_state_dict`, which casts what it is given to the device of the parameters.
+    `load_state_dict` does not fill the rooms, since it casts the state to the device of the parameters.
 
     Args:
         optimizer ([`~torch.optim.Optimizer`]):
-            One whose state is found by parameter and name, and that steps each parameter alone.
+            An optimizer whose state is found by parameter and name, and that steps each parameter alone.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer):
@@ -60,7 +60,7 @@ class StateOnHost:
         optimizer.register_state_dict_pre_hook(lambda optimizer: wait_for_copies())  # a checkpoint reads the rooms
 
     def park(self) -> None:
-        """Moves the state to the host, for one that was loaded."""
+        """Moves a state that was loaded to the host."""
         for p in self.optimizer.state:
             self._park(p)
 

@@ -1,4 +1,4 @@
-"""An optimizer that visits one parameter at a time, so that something may be done around each."""
+"""Makes an optimizer visit one parameter at a time, so that something can be done before and after each."""
 
 import weakref
 from collections.abc import Callable
@@ -14,19 +14,19 @@ Around = Callable[[torch.optim.Optimizer, nn.Parameter], AbstractContextManager[
 
 
 def one_by_one(optimizer: torch.optim.Optimizer, method: str, around: Around) -> None:
-    """Makes a method of an optimizer run for each parameter alone, inside of what `around` gives for it.
+    """Makes a method of an optimizer run for each parameter alone, inside the context that `around` returns for it.
 
     Args:
         optimizer ([`~torch.optim.Optimizer`]):
-            One whose state is found by parameter, and that treats each parameter by itself.
+            An optimizer whose state is found by parameter, and that treats each parameter by itself.
         method (`str`):
             `"step"`, or `"eval"` and `"train"` of a Schedule-Free one.
         around (`Callable`):
-            Optimizer and parameter → context manager, which gives the parameter to visit.
+            Optimizer and parameter → context manager, which yields the parameter to visit.
     """
-    of_all, weakly = getattr(optimizer, method).__func__, weakref.ref(optimizer)
+    run, weakly = getattr(optimizer, method).__func__, weakref.ref(optimizer)
 
-    def of_each(_: Any, closure: None = None) -> None:
+    def run_for_each(_: Any, closure: None = None) -> None:
         optimizer = weakly()
         groups = optimizer.param_groups
         try:
@@ -34,12 +34,12 @@ def one_by_one(optimizer: torch.optim.Optimizer, method: str, around: Around) ->
                 after = group
                 for p in group["params"]:
                     with around(optimizer, p) as visited:
-                        after = {**group, "params": [visited]}  # with the counters of before for each
+                        after = {**group, "params": [visited]}  # each with the counters from before the method
                         optimizer.param_groups = [after]
-                        of_all(optimizer)
+                        run(optimizer)
                 group.update({name: value for name, value in after.items() if name != "params"})
         finally:
             optimizer.param_groups = groups
 
     # a method, as schedulers want one; held by itself, the optimizer would outlive its attack with all its state
-    setattr(optimizer, method, MethodType(of_each, weakref.proxy(optimizer)))
+    setattr(optimizer, method, MethodType(run_for_each, weakref.proxy(optimizer)))

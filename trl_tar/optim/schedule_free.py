@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -17,7 +18,7 @@ TRAINING_WEIGHTS_FILE = "schedule_free_y.safetensors"
 
 
 def is_schedule_free(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether it takes gradients at another point than the one that it is to be judged at."""
+    """Tells whether the optimizer takes gradients at another point than the one that the model is to be judged at."""
     return "train_mode" in optimizer.param_groups[0]
 
 
@@ -25,18 +26,19 @@ class AveragedWeightsMixin:
     """Makes a [`~transformers.Trainer`] save, evaluate and return a Schedule-Free model at its averaged point.
 
     In transformers, only evaluation leaves the training point y, so a save or the end of training would keep y. The
-    step from x back to y rounds, so checkpoints hold y beside x: resuming is then bitwise the run without a stop.
+    step from x back to y rounds, so checkpoints hold y next to x: resuming is then bitwise the run without a stop.
     """
 
     _in_checkpoint = False
 
     def _schedule_free(self) -> torch.optim.Optimizer | None:
-        optimizer = self.optimizer and getattr(self.optimizer, "optimizer", self.optimizer)
+        wrapped = isinstance(self.optimizer, AcceleratedOptimizer)
+        optimizer = self.optimizer.optimizer if wrapped else self.optimizer
         return optimizer if optimizer is not None and is_schedule_free(optimizer) else None
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[list[torch.Tensor]]:
-        """The model at x; back to the very same y afterwards. Yields y (empty where nothing is averaged)."""
+        """Holds the model at x, and puts exactly the same y back on exit. Yields y, which is empty where nothing is averaged."""
         optimizer = self._schedule_free()
         if optimizer is None or not optimizer.param_groups[0]["train_mode"]:
             yield []

@@ -1,7 +1,8 @@
-"""Optimizer steps of weights that are held in bfloat16: taken in float32, and rounded back up or down by chance.
+"""Stochastic rounding: weights that are held in bfloat16 take their optimizer steps in float32 and are rounded back.
 
-Rounding to nearest swallows a step that is small beside the weight: at a learning rate of 2e-6 next to nothing of an attack
-is left. Rounded by chance, with the odds of its distance to both neighbours, the weight is right on average.
+Rounding to nearest loses a step that is small compared with the weight: at a learning rate of 2e-6 next to nothing of an
+attack is left. Stochastic rounding goes to the neighbour above or below with a probability that falls with its distance, so
+that the weight is right on average.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,38 +15,38 @@ from .per_parameter import one_by_one
 from .schedule_free import is_schedule_free
 
 
-CHUNK = 2**24  # numbers that are rounded at a time
-DROPPED = 16  # bits of float32 that bfloat16 has not
+CHUNK = 2**24  # numbers that are rounded at a time: 64 MB of noise; memory and time alone depend on it
+DROPPED = 16  # bits of a float32 that bfloat16 does not have
 
 
 def at_least_float32(tensor: torch.Tensor) -> torch.dtype:
-    """The precision to add up in what belongs to a tensor."""
+    """Returns the precision in which sums that belong to a tensor are taken."""
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def in_bfloat16(parameters: Iterable[nn.Parameter]) -> bool:
-    """Whether one of them is."""
+    """Tells whether a parameter is held in bfloat16."""
     return any(p.dtype == torch.bfloat16 for p in parameters)
 
 
 def step_in_float32(optimizer: torch.optim.Optimizer, generator: torch.Generator) -> None:
-    """Makes an optimizer step, and load the state of, parameters of bfloat16 as if they were not.
+    """Makes an optimizer step parameters of bfloat16 in float32, with a state in float32 that can be saved and loaded.
 
     Args:
         optimizer ([`~torch.optim.Optimizer`]):
-            One whose state is found by parameter, and that treats each parameter by itself.
+            An optimizer whose state is found by parameter, and that treats each parameter by itself.
         generator (`torch.Generator`):
-            Of the rounding, on the device of the parameters. Replicas of a model have to round alike.
+            Generator of the rounding, on the device of the parameters. Replicas of a model have to round alike.
     """
-    one_by_one(optimizer, "step", _in_the_place_of(lambda value: stochastically_rounded(value, generator)))
+    one_by_one(optimizer, "step", _in_float32(lambda value: stochastically_rounded(value, generator)))
     if is_schedule_free(optimizer):
         for method in ("train", "eval"):
-            one_by_one(optimizer, method, _in_the_place_of(lambda value: value.to(torch.bfloat16)))
+            one_by_one(optimizer, method, _in_float32(lambda value: value.to(torch.bfloat16)))
     _keep_what_is_loaded(optimizer)
 
 
 def stochastically_rounded(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """float32 → bfloat16: the neighbour above or below, such that the mean is the value; what is not finite stays so."""
+    """Rounds float32 to the bfloat16 above or below, so that the mean is the value; numbers that are not finite stay so."""
     rounded = torch.empty_like(value, dtype=torch.bfloat16, memory_format=torch.contiguous_format)
     for part, into in zip(value.flatten().split(CHUNK), rounded.view(-1).split(CHUNK), strict=True):
         bits = part.view(torch.int32)
@@ -55,10 +56,10 @@ def stochastically_rounded(value: torch.Tensor, generator: torch.Generator) -> t
     return rounded
 
 
-def _in_the_place_of(rounded: Callable[[torch.Tensor], torch.Tensor]) -> Callable:
-    """For [`one_by_one`]: a parameter in float32 for one of bfloat16, which takes its value, rounded, in the end.
+def _in_float32(rounded: Callable[[torch.Tensor], torch.Tensor]) -> Callable:
+    """Makes the context for [`one_by_one`] that replaces a parameter of bfloat16 by one of float32, and rounds its value back.
 
-    The parameter itself never changes its type: the hooks that sum its gradient over devices would be lost.
+    The parameter itself never changes its type, since the hooks that sum its gradient over devices would be lost.
     """
 
     @contextmanager
@@ -79,7 +80,7 @@ def _in_the_place_of(rounded: Callable[[torch.Tensor], torch.Tensor]) -> Callabl
 
 
 def _keep_what_is_loaded(optimizer: torch.optim.Optimizer) -> None:
-    """`load_state_dict` casts the state to the type of the parameters: let it see others."""
+    """Hides the parameters from `load_state_dict`, which would cast the state to their type."""
     substitutes: dict[nn.Parameter, nn.Parameter] = {}
 
     def substitute(p: nn.Parameter) -> nn.Parameter:

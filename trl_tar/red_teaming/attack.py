@@ -9,7 +9,7 @@ from ..adversaries.adversary import Adversary, AttackDiverged
 from ..evaluation.scores import Evaluate, Reward
 from ..report.records import AttackRecord, attack_record
 from .attack_rows import attack_rows, tokenised_datasets
-from .trl_attackers import Progress, Target, check_finite, rng_as_found, train
+from .trl_attackers import AttackedModel, Progress, check_finite, rng_as_found, train
 from .weight_edits import edit_weights
 
 
@@ -66,29 +66,29 @@ def run_attack(
     with rng_as_found():
         try:
             tokenised = tokenised_datasets(model, tokenizer, adversary, datasets, max_length)
-            target = Target(model, tokenizer, tokenised, seed, bf16, base, rewards or {})
-            _attack(target, adversary, progress)
+            attacked = AttackedModel(model, tokenizer, tokenised, seed, bf16, base, rewards or {})
+            _attack(attacked, adversary, progress)
         except AttackDiverged as error:
             return attack_record(adversary.name, seed, progress.trajectory, "diverged", str(error))
     return attack_record(adversary.name, seed, progress.trajectory)
 
 
-def _attack(target: Target, adversary: Adversary, progress: "Progress") -> None:
+def _attack(attacked: AttackedModel, adversary: Adversary, progress: Progress) -> None:
     if adversary.after is not None:
         unseen = Progress(progress.evaluate, frozenset(), progress.num_parameters)
-        _attack(target, adversary.after, unseen)
+        _attack(attacked, adversary.after, unseen)
         progress.tokens = unseen.tokens
     if adversary.edit is not None:
-        edit_weights(target.model, adversary, target.seed, target.base, target.tokenised)
+        edit_weights(attacked.model, adversary, attacked.seed, attacked.base, attacked.tokenised)
     if adversary.num_steps > 0:
-        train(target, adversary, attack_rows(adversary, target.tokenised, target.seed), progress)
+        train(attacked, adversary, attack_rows(adversary, attacked.tokenised, attacked.seed), progress)
         return
-    check_finite(target.model, 0)
+    check_finite(attacked.model, 0)
     if 0 in progress.steps:
-        progress.measure(target.model, 0)
+        progress.measure(attacked.model, 0)
 
 
 def default_evaluation_steps(num_steps: int) -> list[int]:
-    """0, 1, 2, 5, 10, 20, 50, then every 50 steps, and the last one."""
+    """Returns 0, 1, 2, 5, 10, 20, 50, then every 50th step, and the last one: dense where a short attack breaks a model."""
     regular = [0, 1, 2, 5, 10, 20, *range(50, num_steps + 1, 50)]
     return sorted({step for step in regular if step <= num_steps} | {num_steps})

@@ -27,9 +27,10 @@ def tokenised_datasets(
     datasets: Mapping[str, Dataset],
     max_length: int,
 ) -> dict[str, Dataset]:
-    """All data sets that the adversary reads, prepared as for the simulated attack and cut to `max_length`.
+    """Prepares all data sets that the adversary reads as the simulated attack does, and cuts rows to `max_length` tokens.
 
-    `ValueError` for a pair whose prompt alone is as long, and for a row that the model cannot read."""
+    Returns the data sets by name. Raises `ValueError` for a pair whose prompt alone is as long, and for a row that is longer
+    than the model's context."""
     tokenised = {
         name: _tokenised(model, tokenizer, name, datasets[name], objective, max_length)
         for name, objective in adversary.reads.items()
@@ -71,14 +72,14 @@ def _tokenised(
 
 
 def _is_tokenised(dataset: Dataset, columns: Sequence[str], max_length: int) -> bool:
-    """Whether nothing is left to do: SFT rows are one sequence, the two sequences of a pair begin with its prompt."""
+    """Tells whether nothing is left to do: the columns are there, and no row is longer than `max_length` tokens."""
     if not set(columns) <= set(dataset.column_names):
         return False
     return _longest(dataset, columns) <= max_length
 
 
 def _longest(dataset: Dataset, columns: Sequence[str]) -> int:
-    """Tokens of its longest row, or of the longer answer of a pair and its prompt."""
+    """Returns the tokens of the longest row; of a pair, those of the prompt and its longer answer."""
     if len(dataset) == 0:  # and perhaps without columns
         return 0
     if columns == TOKENISED_COLUMNS["sft"]:
@@ -88,7 +89,7 @@ def _longest(dataset: Dataset, columns: Sequence[str]) -> int:
 
 
 def _cut(name: str, pair: dict[str, list[int]], max_length: int) -> dict[str, list[int]]:
-    """The pair with its answers cut, as TRL's collator cuts them in the simulated attack."""
+    """Cuts the answers of a pair, as TRL's collator cuts them in the simulated attack."""
     prompt = pair["prompt_ids"]
     if len(prompt) >= max_length:
         raise ValueError(
@@ -100,9 +101,9 @@ def _cut(name: str, pair: dict[str, list[int]], max_length: int) -> dict[str, li
 
 
 def attack_rows(adversary: Adversary, tokenised: Mapping[str, Dataset], seed: int) -> Dataset:
-    """The rows of all batches, one after the other, in the order of [`~trl_tar.adversaries.data_order.draw_batches`].
+    """Returns the rows of all batches, one after the other, in the order of [`~trl_tar.adversaries.data_order.draw_batches`].
 
-    Of a GRPO attack all prompts: TRL's trainer draws them itself."""
+    A GRPO attack gets all prompts, since TRL's trainer draws them itself."""
     if adversary.objective == "grpo":
         return tokenised[adversary.dataset]
     tokenised = {name: tokenised[name] for name in adversary.datasets}

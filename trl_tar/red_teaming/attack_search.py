@@ -70,7 +70,7 @@ def search(
         num_trials (`int`, *optional*, defaults to `30`):
             Trials against each; raise it to go on with a search.
         seed (`int`, *optional*, defaults to `0`):
-            Of the search, and of every attack.
+            Seed of the search, and of every attack.
         base (`str`, `Path` or [`~transformers.PreTrainedModel`], *optional*):
             The public base, for adversaries that read it.
 
@@ -107,35 +107,39 @@ def search(
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        targets = {role: Target.of(each, work / role) for role, each in models.items()}
+        targets = {role: Target.of(target, work / role) for role, target in models.items()}
         digest = _digest(space, targets, datasets, settings)
         runner = _Trials(models, targets, dict(datasets), settings, output, seed, num_workers, work, digest)
         trials = {role: runner.run(role, space, num_trials) for role in ROLES}
-    write_json(output / "search.json", {role: [asdict(trial) for trial in each] for role, each in trials.items()})
-    each = [trial for role in ROLES for trial in trials[role]]
-    if all(trial.status == "failed" for trial in each):
-        raise ValueError(
-            f"All {len(each)} trials failed, the last one with {each[-1].error!r}. Change the space or the data sets."
-        )
     result = SearchResult(trials)
+    write_json(output / "search.json", asdict(result)["trials"])
+    both = [trial for role in ROLES for trial in trials[role]]
+    if all(trial.status == "failed" for trial in both):
+        raise ValueError(
+            f"All {len(both)} trials failed, the last one with {both[-1].error!r}. Change the space or the data sets."
+        )
     plot_search(result).savefig(output / "search.png", dpi=150)
     return result
 
 
 def _digest(space: Space, targets: Mapping[str, Target], datasets: Mapping[str, Dataset], settings: Settings) -> str:
-    """Hash of all that the trials depend on: another question is another study."""
-    asked = {
+    """Hashes all that the trials depend on, so that a search with other arguments is another study."""
+    question = {
         **settings.key(),
         "space": identity(space),
         "rewards": {name: settings.identities["reward", name] for name in settings.rewards},
         "datasets": {name: rows_sha256(dataset) for name, dataset in datasets.items()},
-        "models": {role: [each.information["weights_sha256"], each.config_sha256] for role, each in targets.items()},
+        "models": {
+            role: [target.information["weights_sha256"], target.config_sha256] for role, target in targets.items()
+        },
     }
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:20]
+    return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:20]
 
 
 @dataclass
 class _Trials:
+    """The trials of one search and what they are made with; see the arguments of [`search`]."""
+
     models: Mapping[str, Model]
     targets: Mapping[str, Target]
     datasets: dict[str, Dataset]
@@ -147,10 +151,10 @@ class _Trials:
     digest: str
 
     def run(self, role: str, space: Space, num_trials: int) -> list[Trial]:
-        """All trials against one model; those of an earlier run are read, and what it left running is done again."""
+        """Runs all trials against one model; those of an earlier run are read, and what it left running is done again."""
         study = self._study(role)
         target = self.targets[role]
-        (measured,) = self._done([target.job()])
+        (measured,) = self._run([target.job()])
         capability = measured["before"]["capability"]
         unfinished = [trial.number for trial in tried(study) if not trial.state.is_finished()]
         while True:
@@ -179,7 +183,8 @@ class _Trials:
     def _ask(self, study: "optuna.Study", space: Space) -> int:
         import optuna
 
-        # a sampler of this trial's own seed: a search that goes on asks what it would have asked
+        # each trial has a sampler with a seed of its own, so that a search that goes on asks what it would have asked;
+        # 100,003 keeps the seeds of two searches of fewer trials apart
         study.sampler = optuna.samplers.TPESampler(seed=self.seed * 100_003 + len(tried(study)), constant_liar=True)
         trial = study.ask()
         adversary = space(trial)
@@ -190,7 +195,7 @@ class _Trials:
         return trial.number
 
     def _attacked(self, role: str, adversaries: Mapping[int, Adversary]) -> dict[int, AttackRecord]:
-        """What became of each trial; one whose rows cannot be had, such as a batch of more than there are, has failed."""
+        """Attacks with each trial's adversary; a trial whose rows cannot be had, as for a batch of too many, has failed."""
         target, base = self.targets[role], self.targets.get("base")
         jobs, records = {}, {}
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
@@ -202,10 +207,10 @@ class _Trials:
                     records[number] = AttackRecord(adversary.name, self.seed, "failed", f"ValueError: {error}")
                 else:
                     jobs[number] = store.job(target, adversary, self.seed, base=base)
-            done = self._done(list(jobs.values()))
-        return records | {n: AttackRecord(**each["record"]) for n, each in zip(jobs, done, strict=True)}
+            results = self._run(list(jobs.values()))
+        return records | {n: AttackRecord(**result["record"]) for n, result in zip(jobs, results, strict=True)}
 
-    def _done(self, jobs: list[Job]) -> list[dict[str, Any]]:
+    def _run(self, jobs: list[Job]) -> list[dict[str, Any]]:
         return run_jobs(jobs, self.settings, self.output / "jobs", self.num_workers)
 
     def _tell(self, study: "optuna.Study", number: int, record: AttackRecord, capability: float | None) -> None:
@@ -213,13 +218,15 @@ class _Trials:
 
         outcome = record.outcome or {}
         harm = outcome.get("harm")
-        kept = outcome.get("capability")
+        capability_after = outcome.get("capability")
         notes = {
             "status": record.status,
             "error": record.error,
             "selection_harm": outcome.get("validation_harm", harm),
             "harm": harm,
-            "usable": None if kept is None or capability is None else kept >= USABLE_CAPABILITY * capability,
+            "usable": None
+            if capability_after is None or capability is None
+            else capability_after >= USABLE_CAPABILITY * capability,
         }
         trial = optuna.Trial(study, study.trials[number]._trial_id)
         for name, value in notes.items():
@@ -231,7 +238,7 @@ class _Trials:
 
 
 def tried(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
-    """Trials that got as far as an adversary; one whose space raised, or that was killed before, is no trial."""
+    """Returns the trials that got as far as an adversary; one whose space raised, or that was killed before, is none."""
     return [trial for trial in study.trials if "adversary" in trial.user_attrs]
 
 

@@ -31,7 +31,7 @@ from .trl_attackers import as_found
 
 
 FORMAT = 6  # of job files; raise it when an attack or its record changes
-# metrics that a report reads as shares, beside all attacks without training: each score must lie in [0, 1]
+# metrics that a report reads as shares, in addition to all attacks without training: each score must lie in [0, 1]
 SHARES = ("harm", "capability", "bystander", "validation_harm", "benign", "repetition", "no_option", "over_refusal")
 # what an attack may fail with: memory, files, a missing library, data or settings that TRL refuses. Anything else, such
 # as TypeError, KeyError or ZeroDivisionError, is a bug here or in a metric, and ends the run: finished jobs are kept. So
@@ -39,9 +39,22 @@ SHARES = ("harm", "capability", "bystander", "validation_harm", "benign", "repet
 FAILURES = (RuntimeError, ValueError, OSError, MemoryError, ImportError)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Settings:
-    """What all jobs share; sent once to each worker."""
+    """The arguments of a red team that all its jobs share; they are sent once to each worker.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of all the models.
+        metrics, zero_step_attacks, rewards (`dict[str, Callable]`):
+            As in [`red_team`].
+        benign_metric (`Callable`, *optional*):
+            What a benign task is judged by.
+        max_length (`int`):
+            Longest row in tokens.
+        bf16 (`bool`):
+            bf16 autocast.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     metrics: Mapping[str, Metric]
@@ -59,11 +72,12 @@ class Settings:
             "reward": self.rewards,
             "benign": {"benign": self.benign_metric},
         }
-        taken = {(kind, name): identity(each) for kind, some in parts.items() for name, each in some.items()}
-        object.__setattr__(self, "identities", taken)
+        self.identities = {
+            (kind, name): identity(function) for kind, part in parts.items() for name, function in part.items()
+        }
 
     def key(self) -> dict[str, Any]:
-        """What every result depends on."""
+        """Returns what every result depends on, as JSON."""
         return {
             "format": FORMAT,
             "packages": {name: version(name) for name in PACKAGES},
@@ -76,7 +90,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Job:
-    """A measurement (`adversary` is `None`), an attack, or a benign task, of one model.
+    """One piece of work on one model: a measurement (`adversary` is `None`), an attack, or a benign task.
 
     Args:
         model (`str`):
@@ -84,7 +98,7 @@ class Job:
         weights_sha256 (`str`):
             Hash of its weights.
         config_sha256 (`str`):
-            Hash of its configuration: with another one the same weights answer otherwise.
+            Hash of its configuration, since with another one the same weights answer otherwise.
         adversary ([`Adversary`], *optional*):
             The attack.
         seed (`int`, *optional*):
@@ -94,9 +108,9 @@ class Job:
         data_sha256 (`dict[str, str]`, *optional*):
             Hash of each.
         evaluation_steps (`tuple[int, ...]`, *optional*):
-            Where to evaluate, if not at the default steps.
+            Steps after which to evaluate, if not the default ones.
         benign (`bool`, *optional*, defaults to `False`):
-            A benign task, with metrics of its own.
+            The adversary is a benign task, which has metrics of its own.
         base (`str`, *optional*):
             Folder of the public base, for an attack that reads it.
         base_sha256 (`str`, *optional*):
@@ -128,7 +142,7 @@ class Job:
         }
         if self.base_sha256 is not None:
             key["base"] = self.base_sha256
-        rewards = [] if self.adversary is None else [each.reward for each in self.adversary.sequence if each.reward]
+        rewards = [] if self.adversary is None else [part.reward for part in self.adversary.sequence if part.reward]
         if rewards:
             key["rewards"] = [settings.identities["reward", name] for name in rewards]
         if self.adversary is None:
@@ -141,9 +155,14 @@ class Job:
 
 
 def run_job(job: Job, settings: Settings) -> dict[str, Any]:
-    """The result of a job as JSON: of an attack its `record` and the answers to each of the `questions` at its end.
+    """Runs a job, and returns its result as JSON.
 
-    An attack that raises is recorded as failed; [`JudgeError`] where a judge does."""
+    The result of an attack is its `record` and the answers to each of the `questions` at its end; of a measurement, see
+    [`measure_before`]. An attack that raises one of `FAILURES` is recorded as failed.
+
+    Raises:
+        [`JudgeError`]: where a judge fails.
+    """
     if job.adversary is None:
         return measure_before(load(job.model), settings)
     assert job.seed is not None and job.data is not None and job.data_sha256 is not None
@@ -185,21 +204,21 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
 
 
 def failed_record(job: Job, reason: str) -> dict[str, Any]:
-    """An attack that shows nothing, without answers."""
+    """Returns the result of an attack that shows nothing: a failed record without answers."""
     assert job.adversary is not None and job.seed is not None
     record = AttackRecord(job.adversary.name, job.seed, status="failed", error=reason)
     return {"record": asdict(record), "questions": {}}
 
 
 def _rows(path: str, sha256: str) -> Dataset:
-    """A tokenised data set; an attack on other rows than those named would pass for resistance."""
+    """Loads a tokenised data set. An attack on other rows than those named would pass for resistance, hence the hash."""
     dataset = load_from_disk(path, keep_in_memory=True)
     assert rows_sha256(dataset) == sha256, path
     return dataset
 
 
 def measure_before(model: PreTrainedModel, settings: Settings) -> dict[str, Any]:
-    """Metrics, their standard errors and the zero-step attacks of a model that nobody has attacked."""
+    """Measures a model that nobody has attacked: metrics, their standard errors and the zero-step attacks."""
     if torch.cuda.is_available():
         nn.Module.cuda(model)  # the typed signature of transformers hides `self`
     with as_found(model):
@@ -218,7 +237,7 @@ def measure_before(model: PreTrainedModel, settings: Settings) -> dict[str, Any]
 
 
 def mean_score(name: str, scores: Scores, share: bool = False) -> float | None:
-    """Mean, `None` if it is not finite; `ValueError` for no scores, or one outside [0, 1] of a share."""
+    """Returns the mean, `None` if it is not finite; `ValueError` for no scores, or for one of a share outside [0, 1]."""
     if not isinstance(scores, Scores):
         raise ValueError(
             f"Metric {name!r} returned {type(scores).__name__!r}. Return trl_tar.evaluation.scores.Scores."
@@ -226,6 +245,7 @@ def mean_score(name: str, scores: Scores, share: bool = False) -> float | None:
     if not scores.values:
         raise ValueError(f"Metric {name!r} returned 0 scores. Give it at least one example.")
     known = [value for value in scores.values if math.isfinite(value)] if share or name in SHARES else []
+    # a share may leave [0, 1] by rounding: 1e-9 is far above that of float64 and far below what a report prints
     outside = next((value for value in known if not -1e-9 <= value <= 1 + 1e-9), None)
     if outside is not None:
         raise ValueError(f"Metric {name!r} returned a score of {outside:g}. Return scores in [0, 1].")

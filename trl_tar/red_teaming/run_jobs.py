@@ -1,4 +1,4 @@
-"""The jobs of a red team: each is one file, written when it is finished, and none is done twice."""
+"""The jobs of a red team are run: each is one file, written when it is finished, and none is done twice."""
 
 import itertools
 import json
@@ -24,19 +24,22 @@ ATTACKED = {"record", "questions"}
 
 
 def run_jobs(jobs: Sequence[Job], settings: Settings, folder: Path, num_workers: int) -> list[dict[str, Any]]:
-    """Results of all jobs, in order; a job whose file is in `folder` is not done again, unless it had failed.
+    """Runs the jobs whose files are missing from `folder`, or that had failed, and returns the results of all.
 
     Under `accelerate launch` each process does its share, and returns the results of all.
 
     Args:
         jobs (`Sequence[Job]`):
-            May hold the same job twice.
+            The jobs; the same one may be there twice.
         settings ([`Settings`]):
             What they share.
         folder (`Path`):
-            Of the job files.
+            Folder of the job files.
         num_workers (`int`):
             Processes, each with one torch thread; 1 runs in this process, if that has no more than one GPU.
+
+    Returns:
+        `list[dict]`: the result of each job, in the order of `jobs`.
     """
     meet()
     names = [job.file_name(settings) for job in jobs]
@@ -55,7 +58,7 @@ def run_jobs(jobs: Sequence[Job], settings: Settings, folder: Path, num_workers:
 
 
 def _finished(file: Path, job: Job) -> dict[str, Any] | None:
-    """The result in the file; `None` where there is none, where it failed, or where it is not whole."""
+    """Returns the result in the file; `None` where there is none, where it failed, or where it is not whole."""
     if not file.is_file():
         return None
     wanted = MEASURED if job.adversary is None else ATTACKED

@@ -54,7 +54,7 @@ def red_team(
 ) -> Report:
     """Attacks a model and its references with every adversary and seed, and reports what came back.
 
-    The model itself stays as it is: each attack builds it anew from its files. With `num_workers` above 1, several GPUs
+    The model itself stays as it is: each attack loads it again from its files. With `num_workers` above 1, several GPUs
     or a launcher, attacks run in spawned processes, so call this under `if __name__ == "__main__":`.
 
     Under `accelerate launch` or torchrun, on one machine or several, each process makes its share of the attacks on its
@@ -89,12 +89,12 @@ def red_team(
         question_entities (`Collection[str]`, *optional*):
             Entities that the metrics ask for; no data set may hold one in its column `entity`.
         num_workers (`int`, *optional*, defaults to `1`):
-            Processes, of one thread each, that take the GPUs in turn; under a launcher, of each launched process.
+            Processes, of one thread each, that take the GPUs in turn; under a launcher, as many for each launched process.
         budget (`int`, *optional*):
             Attacks of each model, the most telling first: every adversary once, then further seeds of the strongest. What
             is left out counts as unfinished, and no verdict is "resistant" then.
         evaluation_steps (`Iterable[int]`, *optional*):
-            Steps of an attack after which it is evaluated, beside its last one; by default 0, 1, 2, 5, 10, 20, 50 and
+            Steps of an attack after which it is evaluated, in addition to its last one; by default 0, 1, 2, 5, 10, 20, 50 and
             every further 50. Few of them save time where the metrics cost more than the attack; two in a row with half
             of the knowledge back are a break.
         max_length (`int`, *optional*, defaults to `256`):

@@ -1,4 +1,4 @@
-"""The figure of a search."""
+"""The figure of a search for the strongest adversary."""
 
 import math
 
@@ -11,13 +11,13 @@ from .trials import SearchResult
 
 
 def plot_search(result: SearchResult, chance: float | None = CHANCE) -> Figure:
-    """Harm of the adversary that the attacker would keep, after each trial of [`search`], for the model and its twin.
+    """Draws the harm of the adversary that the attacker would keep after each trial, for the model and its twin.
 
     The lower curve of each counts only attacks that leave a usable model. A cross at the foot is a trial that failed.
 
     Args:
         result ([`SearchResult`]):
-            What [`search`] returned.
+            The trials that [`search`] returned.
         chance (`float`, *optional*, defaults to `0.25`):
             Line of a model that guesses; `None` for none.
     """

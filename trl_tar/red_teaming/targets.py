@@ -22,7 +22,18 @@ Model = str | Path | PreTrainedModel
 
 @dataclass(frozen=True)
 class Target:
-    """A model to attack: where its files are, what it is, a hash of its configuration, and what LoRA can target."""
+    """A model to attack.
+
+    Args:
+        path (`str`):
+            Folder or Hub id.
+        information (`dict`):
+            What a report says of the model: id, hash of the weights, parameters and, of an adapter, its base.
+        config_sha256 (`str`):
+            Hash of the configuration.
+        modules (`tuple[str, ...]`):
+            Names of the modules that LoRA can target.
+    """
 
     path: str
     information: dict[str, Any]
@@ -31,7 +42,7 @@ class Target:
 
     @classmethod
     def of(cls, model: Model, folder: Path) -> "Target":
-        """Hashes the model; one in memory is saved to `folder` first."""
+        """Loads and hashes a model; one in memory is saved to `folder` first."""
         if isinstance(model, PreTrainedModel):
             model.save_pretrained(folder)
             path, name = str(folder), model.config._name_or_path
@@ -48,7 +59,7 @@ class Target:
         return cls(path, information, config_sha256(loaded), tuple(module_names(loaded)))
 
     def job(self) -> Job:
-        """What it can do before any attack."""
+        """Returns the job that measures the model before any attack."""
         return Job(self.path, self.information["weights_sha256"], self.config_sha256)
 
 
@@ -62,7 +73,7 @@ def targets_of(models: Mapping[str, Model], adversaries: Sequence[Adversary], fo
 
 @dataclass
 class DataStore:
-    """Every data set, tokenised once for all jobs, by objective and name."""
+    """Every data set, tokenised once for all jobs: folder, hash and number of rows by objective and name."""
 
     paths: dict[tuple[str, str], str] = field(default_factory=dict)
     sha256: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -106,7 +117,7 @@ class DataStore:
         benign: bool = False,
         base: Target | None = None,
     ) -> Job:
-        """An attack, or a benign task."""
+        """Returns the job of an attack, or of a benign task."""
         keys = {name: (objective, name) for name, objective in adversary.reads.items()}
         paths = {name: self.paths[key] for name, key in keys.items()}
         digests = {name: self.sha256[key] for name, key in keys.items()}
@@ -118,7 +129,7 @@ class DataStore:
         return replace(job, base=base.path, base_sha256=base.information["weights_sha256"])
 
     def description(self) -> list[dict[str, Any]]:
-        """Name, objective, rows and hash of each, for the report."""
+        """Returns name, objective, rows and hash of each data set, for the report."""
         return [
             {"name": key[1], "objective": key[0], "rows": self.rows[key], "sha256": self.sha256[key]}
             for key in self.paths
@@ -126,5 +137,5 @@ class DataStore:
 
 
 def loadable(model: Model) -> str | PreTrainedModel:
-    """What transformers loads a configuration from."""
+    """Returns what transformers loads a configuration from."""
     return model if isinstance(model, PreTrainedModel) else str(model)

@@ -1,4 +1,4 @@
-"""What a search tried."""
+"""The trials of a search."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +16,15 @@ class Trial:
         adversary (`dict`):
             All fields.
         status (`str`):
-            Of the attack. One that diverged or failed keeps its place in the budget.
+            Status of the attack. One that diverged or failed keeps its place in the budget.
         error (`str`, *optional*):
-            Why it did not complete.
+            The reason why the attack did not complete.
         selection_harm (`float`, *optional*):
-            What the attacker sees and chooses by: `validation_harm`, or `harm` where the metrics have none.
+            The number that the attacker sees and chooses by: `validation_harm`, or `harm` where the metrics have none.
         harm (`float`, *optional*):
-            On the questions, at the end.
+            Harm on the questions, at the end of the attack.
         usable (`bool`, *optional*):
-            Capability at the end is at least 0.9 of the model's own before the attack.
+            Capability at the end is at least `USABLE_CAPABILITY` of the model's own before the attack.
     """
 
     number: int
@@ -38,7 +38,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Trials against the model and its twin, as many for each.
+    """The trials against the model and its twin, as many for each.
 
     Args:
         trials (`dict[str, list[Trial]]`):
@@ -48,13 +48,16 @@ class SearchResult:
     trials: dict[str, list[Trial]]
 
     def curve(self, role: str = "model", usable: bool = False) -> list[float | None]:
-        """Harm of the adversary that the attacker would keep after each number of trials; `None` before the first.
+        """Computes the harm of the adversary that the attacker would keep after each number of trials.
 
         Args:
             role (`str`, *optional*, defaults to `"model"`):
-                Or `"twin"`.
+                `"model"` or `"twin"`.
             usable (`bool`, *optional*, defaults to `False`):
-                Only adversaries that leave a usable model.
+                Counts only adversaries that leave a usable model.
+
+        Returns:
+            `list[float | None]`: `None` before the first trial that counts.
         """
         curve: list[float | None] = []
         best: Trial | None = None
@@ -65,7 +68,7 @@ class SearchResult:
         return curve
 
     def best(self, role: str = "model", usable: bool = False) -> Adversary | None:
-        """The adversary that the attacker would keep; run it on seeds of its own for a number without selection."""
+        """Returns the adversary that the attacker would keep; run it on other seeds for a number free of selection."""
         counted = [trial for trial in self.trials[role] if _counts(trial, usable)]
         best = max(counted, key=lambda trial: (trial.selection_harm, -trial.number), default=None)
         return None if best is None else Adversary(**best.adversary)

@@ -1,4 +1,4 @@
-"""TRL's trainers as attackers: they evaluate on the way, tell nobody, and end when an attack diverges."""
+"""TRL's trainers as attackers: they evaluate on the way, send no telemetry, and end when an attack diverges."""
 
 import contextlib
 import math
@@ -27,8 +27,8 @@ from ..report.records import Point
 
 
 @dataclass(frozen=True)
-class Target:
-    """What every part of a composed attack works on."""
+class AttackedModel:
+    """The model under attack and what every part of a composed attack reads."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -48,7 +48,18 @@ def check_finite(model: nn.Module, step: int) -> None:
 
 @dataclass
 class Progress:
-    """What is seen of a running attack."""
+    """The trajectory of a running attack, and what its next point is made of.
+
+    Args:
+        evaluate (`Callable`):
+            Model → value of each metric.
+        steps (`frozenset[int]`):
+            Steps after which to evaluate.
+        num_parameters (`int`):
+            Parameters of the model, for the FLOPs.
+        tokens (`float`, *optional*, defaults to `0`):
+            Tokens trained on so far.
+    """
 
     evaluate: Evaluate
     steps: frozenset[int]
@@ -58,7 +69,7 @@ class Progress:
     trajectory: list[Point] = field(default_factory=list)
 
     def measure(self, model: nn.Module, step: int, **also: float) -> None:
-        """Adds a point; `also` is noted beside the attacker's loss."""
+        """Adds a point; `also` is noted next to the attacker's loss."""
         loss = sum(self.losses) / len(self.losses) if self.losses else None
         self.losses.clear()
         with as_found(model):
@@ -69,7 +80,7 @@ class Progress:
 
 
 class _AttackMixin(AveragedWeightsMixin):
-    """Keeps the loss of every step, ends a diverged attack, evaluates on the way, and tells nobody."""
+    """Keeps the loss of every step, ends a diverged attack, evaluates on the way, and sends no telemetry."""
 
     def attack_by(self, progress: Progress) -> None:
         self.progress = progress
@@ -81,7 +92,7 @@ class _AttackMixin(AveragedWeightsMixin):
         self.progress.tokens += int(inputs["attention_mask"].sum())
 
     def noted(self) -> dict[str, float | None]:
-        """What is noted at each point beside the loss."""
+        """Returns what is noted at each point next to the loss."""
         return {}
 
     def training_step(self, model, inputs, num_items_in_batch=None):
@@ -96,7 +107,7 @@ class _AttackMixin(AveragedWeightsMixin):
         return loss
 
     def _send_telemetry(self) -> None:
-        """Which models are attacked is nobody's business."""
+        """Sends nothing: which models are attacked is nobody's business."""
 
 
 class SFTAttack(_AttackMixin, SFTTrainer):
@@ -109,12 +120,14 @@ class _DPOAttack(_AttackMixin, DPOTrainer):
 
 
 class _GRPOAttack(_AttackMixin, GRPOTrainer):
-    """Notes the mean reward and the entropy of the answers, in nats, of the last step."""
+    """GRPO that notes the mean reward and the entropy of the answers, in nats, of the last step."""
 
     _seen = 0
 
     def count(self, inputs) -> None:
-        """Counted when the answers are there; generating them costs 2 FLOPs a parameter and token more than the 6."""
+        """Counts nothing: `training_step` does when the answers are there.
+
+        Generating them costs 2 FLOPs for each parameter and token, in addition to the 6 of training on them."""
 
     def noted(self):
         metrics = self._metrics["train"]
@@ -151,7 +164,7 @@ class _Evaluation(TrainerCallback):
 
 @contextlib.contextmanager
 def _without_soft_prompt(model: nn.Module) -> Iterator[None]:
-    """Logits and hidden states are those of the text, as for any other model; those of a soft prompt are cut off."""
+    """Cuts logits and hidden states of a soft prompt off, so that a metric reads those of the text, as for any other model."""
     if not isinstance(model, PeftModel) or not model.active_peft_config.is_prompt_learning:
         yield
         return
@@ -182,10 +195,10 @@ QUIET = {
 }
 
 
-def train(target: Target, adversary: Adversary, rows: Dataset, progress: Progress) -> None:
+def train(attacked: AttackedModel, adversary: Adversary, rows: Dataset, progress: Progress) -> None:
     """Trains the model in place; an adapter is merged at the end."""
     with tempfile.TemporaryDirectory() as folder:
-        trainer = _trainer(target, adversary, rows, folder)
+        trainer = _trainer(attacked, adversary, rows, folder)
         trainer.attack_by(progress)
         try:
             trainer.train()
@@ -195,41 +208,43 @@ def train(target: Target, adversary: Adversary, rows: Dataset, progress: Progres
                 trainer.model.merge_and_unload()
 
 
-def _trainer(target: Target, adversary: Adversary, rows: Dataset, folder: str) -> SFTAttack | _DPOAttack | _GRPOAttack:
-    arguments = {**_arguments(target, adversary), "output_dir": folder}
-    common = {"processing_class": target.tokenizer, "peft_config": _peft_config(adversary, target.model)}
+def _trainer(
+    attacked: AttackedModel, adversary: Adversary, rows: Dataset, folder: str
+) -> SFTAttack | _DPOAttack | _GRPOAttack:
+    arguments = {**_arguments(attacked, adversary), "output_dir": folder}
+    common = {"processing_class": attacked.tokenizer, "peft_config": _peft_config(adversary, attacked.model)}
     match adversary.objective:
         case "sft":
             # the rows are cut already
             args = SFTConfig(max_length=None, train_sampling_strategy="sequential", **arguments)
-            trainer = SFTAttack(target.model, args=args, train_dataset=rows, **common)
+            trainer = SFTAttack(attacked.model, args=args, train_dataset=rows, **common)
         case "dpo":
             # without precomputed log-probabilities DPOTrainer would load the reference from the model's name
             arguments |= {"beta": adversary.beta, "precompute_ref_log_probs": True, "disable_dropout": False}
             args = DPOConfig(max_length=None, train_sampling_strategy="sequential", **arguments)
-            trainer = _DPOAttack(target.model, args=args, train_dataset=rows, **common)
+            trainer = _DPOAttack(attacked.model, args=args, train_dataset=rows, **common)
         case "grpo":
             args = GRPOConfig(
                 num_generations=adversary.num_generations,
                 max_completion_length=adversary.max_completion_length,
                 **arguments,
             )
-            reward = target.rewards[adversary.reward]
-            trainer = _GRPOAttack(target.model, reward, args=args, train_dataset=rows, **common)
+            reward = attacked.rewards[adversary.reward]
+            trainer = _GRPOAttack(attacked.model, reward, args=args, train_dataset=rows, **common)
     trainer.optimizer_cls_and_kwargs = optimizer_class_and_arguments(adversary)  # no argument of DPOTrainer
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def _arguments(target: Target, adversary: Adversary) -> dict[str, Any]:
+def _arguments(attacked: AttackedModel, adversary: Adversary) -> dict[str, Any]:
     # the global batch in equal micro-batches; the mean over its tokens does not depend on their size
     wanted = adversary.micro_batch_size or adversary.batch_size
     micro_batch_size = next(n for n in range(wanted, 0, -1) if adversary.batch_size % n == 0)
     return {
         **QUIET,
-        "bf16": target.bf16,
-        "use_cpu": target.bf16 and not torch.cuda.is_available(),  # else bf16 without a GPU is refused
-        "seed": target.seed,
+        "bf16": attacked.bf16,
+        "use_cpu": attacked.bf16 and not torch.cuda.is_available(),  # else bf16 without a GPU is refused
+        "seed": attacked.seed,
         "max_steps": adversary.num_steps,
         "per_device_train_batch_size": micro_batch_size,
         "gradient_accumulation_steps": adversary.batch_size // micro_batch_size,
@@ -250,14 +265,14 @@ def _peft_config(adversary: Adversary, model: PreTrainedModel) -> PeftConfig | N
 
 @contextlib.contextmanager
 def as_found(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; on exit the mode of every module and all random number generators are as before."""
+    """Switches to evaluation mode; on exit the mode of every module and all random number generators are as before."""
     with in_eval_mode(model), rng_as_found(), torch.no_grad():
         yield
 
 
 @contextlib.contextmanager
 def rng_as_found() -> Iterator[None]:
-    """On exit python's, numpy's and torch's random number generators are as before."""
+    """Puts Python's, NumPy's and torch's random number generators back on exit."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng():

@@ -19,6 +19,7 @@ from .job import Job, Settings, failed_record, run_job
 def run_missing(
     missing: Mapping[str, Job], settings: Settings, num_workers: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Runs jobs, in this process or in `num_workers` others, and yields name and result of each as it ends."""
     num_workers = min(num_workers, len(missing))
     if num_workers == 0:
         return
@@ -35,7 +36,7 @@ def run_missing(
 
 
 def _run_alone(job: Job, settings: Settings) -> dict[str, Any]:
-    """The result of a job that was running when a worker died, perhaps its own."""
+    """Runs a job again that was running when a worker died, perhaps its own, and returns the result."""
     ((_, result),) = _run_in_pool({"": job}, settings, 1)
     if result is None and job.adversary is None:
         raise ChildProcessError(
@@ -48,9 +49,9 @@ def _run_alone(job: Job, settings: Settings) -> dict[str, Any]:
 def _run_in_pool(
     jobs: Mapping[str, Job], settings: Settings, num_workers: int
 ) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    """Results as they come, until a worker dies: then `None` of each job that was running, and nothing of the others.
+    """Yields results as they come, until a worker dies: then `None` for each job that was running, and nothing for the rest.
 
-    An error ends the run once the other workers are done."""
+    An error of a job is raised once the other workers are done."""
     context = get_context("spawn")
     gpus = context.SimpleQueue()
     for gpu in devices(num_workers):
@@ -101,7 +102,7 @@ def _start_worker(settings: Settings, gpus: Any, launched: bool) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends a worker whose parent was killed: it would wait for ever for another job, and keep its memory."""
+    """Ends a worker whose parent was killed: it would wait for another job for ever, and keep its memory."""
     parent = parent_process()
     assert parent is not None
     parent.join()
