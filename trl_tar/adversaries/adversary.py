@@ -232,8 +232,8 @@ class Adversary:
             values["after"] = Adversary(**self.after)
         if values["lora_r"] is not None and values["lora_alpha"] is None:
             values["lora_alpha"] = 2 * values["lora_r"]
-        for name, value in values.items():
-            object.__setattr__(self, name, value)  # the class is frozen for everybody else
+        for name, value in values.items():  # the class is frozen for everybody else
+            object.__setattr__(self, name, value)
         _check(self)
 
     @property

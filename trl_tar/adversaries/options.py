@@ -1,7 +1,7 @@
 """What one field of an adversary may hold, and where it has an effect: one `option` a field, which all checks read."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum, auto
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
@@ -24,7 +24,7 @@ class Concept(Enum):
     OPTIMIZATION = auto()
     STEP = auto()  # details of an optimizer's step
     LORA = auto()
-    ADAPTER = auto()  # of what is trained besides LoRA: a quantised base, a soft prompt
+    ADAPTER = auto()  # a quantised base, a soft prompt
     EXECUTION = auto()  # memory and time alone
     EDIT = auto()
     PROMPT = auto()
@@ -64,6 +64,8 @@ class Option:
     Args:
         concept ([`Concept`]):
             What the field is about.
+        default (`Any`, *optional*):
+            Value where none is given.
         rules (`tuple[Rule, ...]`, *optional*):
             What the value has to satisfy; `None` always does where the type allows it.
         choices (`dict[str, Choice]`, *optional*):
@@ -84,6 +86,7 @@ class Option:
     """
 
     concept: Concept
+    default: Any = None
     rules: tuple[Rule, ...] = ()
     choices: Mapping[str, Choice] = field(default_factory=dict)
     when: Callable[[Any], bool] | None = None
@@ -98,7 +101,7 @@ class Option:
         return self.when is None or self.when(described)
 
     def chosen(self, value: Any) -> Choice | None:
-        """The row of a value among the choices; `None` where the field has none."""
+        """Returns the row of a value among the choices; `None` where the field has no choices."""
         return self.choices.get(value) if self.choices else None
 
     def ignored(self, described: "DataclassInstance") -> bool:
@@ -107,17 +110,17 @@ class Option:
 
 
 def option(default: Any, concept: Concept, *rules: Rule, **details: Any) -> Any:
-    """A field of a dataclass with its default; `details` are further arguments of [`Option`]."""
-    return field(default=default, metadata={"option": Option(concept, rules, **details)})
+    """Makes a field of a dataclass with its default; `details` are further arguments of [`Option`]."""
+    return field(default=default, metadata={"option": Option(concept, default, rules, **details)})
 
 
 def options_of(described: "DataclassInstance | type[DataclassInstance]") -> dict[str, Option]:
-    """The option of each field, by the field's name."""
-    return {each.name: each.metadata["option"] for each in fields(described)}
+    """Returns the option of each field, by the field's name."""
+    return {part.name: part.metadata["option"] for part in fields(described)}
 
 
 def numbers(owner: str, described: "DataclassInstance") -> dict[str, int | float | None]:
-    """Values of the fields that hold one number, as that number, also where YAML or JSON has a string.
+    """Reads the fields that hold one number as that number, also where YAML or JSON has a string.
 
     Args:
         owner (`str`):
@@ -126,20 +129,19 @@ def numbers(owner: str, described: "DataclassInstance") -> dict[str, int | float
             Its annotations say which fields hold a number, and its defaults which may be `None`.
 
     Returns:
-        `dict[str, int | float | None]`
+        `dict[str, int | float | None]`: field → number.
 
     Raises:
         `ValueError`: where a value is no number, or no whole number where one is wanted.
     """
     hints = get_type_hints(type(described))
     found = {}
-    for each in fields(described):
-        hint = hints[each.name]
-        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for name, spec in options_of(described).items():
+        kinds = get_args(hints[name]) if get_origin(hints[name]) in (Union, UnionType) else (hints[name],)
         wanted = next((kind for kind in (int, float) if kind in kinds), None)
         if wanted is not None and str not in kinds:
-            value = getattr(described, each.name)
-            found[each.name] = coerced(owner, each.name, value, wanted, optional=each.default is None)
+            value = getattr(described, name)
+            found[name] = coerced(owner, name, value, wanted, optional=spec.default is None)
     return found
 
 
@@ -168,26 +170,22 @@ def _one_of(choices: list[str]) -> str:
 
 
 def _without_effect(described: "DataclassInstance") -> Iterator[str]:
-    for each in fields(described):
-        spec = each.metadata["option"]
-        if spec.elsewhere is not None and not spec.counts(described) and _is_set(each, described):
+    for name, spec in options_of(described).items():
+        is_set = getattr(described, name) != spec.default
+        if is_set and spec.elsewhere is not None and not spec.counts(described):
             yield spec.elsewhere.format(**vars(described))
 
 
-def _is_set(each: Field, described: "DataclassInstance") -> bool:
-    return getattr(described, each.name) != each.default
-
-
 def in_phrases(described: "DataclassInstance", concept: Concept) -> list[str]:
-    """The fields of a concept in words: of a choice that has words those, else of a value that is not the default."""
+    """Puts the fields of a concept in words: a choice that has words, or else a value that is not the default."""
     phrases = []
-    for each in fields(described):
-        spec = each.metadata["option"]
+    for name, spec in options_of(described).items():
         if spec.concept is not concept:
             continue
-        choice = spec.chosen(getattr(described, each.name))
+        value = getattr(described, name)
+        choice = spec.chosen(value)
         if choice is not None and choice.words is not None:
             phrases.append(choice.words)
-        elif spec.words is not None and _is_set(each, described):
+        elif spec.words is not None and value != spec.default:
             phrases.append(spec.words)
     return [phrase.format(**vars(described)) for phrase in phrases]
