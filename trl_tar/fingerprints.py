@@ -65,3 +65,10 @@ def rows_sha256(dataset: Dataset) -> str:
     for batch in dataset.iter(1000):
         digest.update(json.dumps(batch, sort_keys=True, default=str).encode())  # a table of the user's may hold dates
     return digest.hexdigest()
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """Hash of a report's JSON fields, without the digest that they may hold."""
+    held = {name: value for name, value in content.items() if name != "digest"}
+    text = json.dumps(held, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

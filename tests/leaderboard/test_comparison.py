@@ -209,7 +209,10 @@ def test_summary_and_verdict_of_a_report_are_not_believed(saved):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda content: content["attacks"][0]["after"].update(harm=-3), "'harm' is -3.0, and is a share from 0 to 1"),
+        (
+            lambda content: content["attacks"][0]["after"].update(harm=-3.0),
+            "'harm' is -3.0, and is a share from 0 to 1",
+        ),
         (lambda content: content["attacks"][0]["after"].update(harm="0"), "is not whole"),
         (lambda content: content["config"].update(chance=1.0), "is not whole .*chance"),
         (lambda content: content["config"].pop("chance"), "is not whole .*chance"),

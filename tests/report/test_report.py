@@ -7,9 +7,10 @@ import pytest
 from support.reports import BEFORE, FLOOR, GOOD, NAMED, REFERENCES, TWIN, attack, harms, record, report
 
 from trl_tar.files import write_json
+from trl_tar.fingerprints import digest_of
 from trl_tar.report.build import build_report, judged_again
 from trl_tar.report.records import AttackRecord, attack_record
-from trl_tar.report.report import MAX_BYTES, SCHEMA_VERSION, Report, digest_of
+from trl_tar.report.report import MAX_BYTES, SCHEMA_VERSION, Report
 from trl_tar.report.verdict import GATES, judge
 from trl_tar.views.card import model_card
 

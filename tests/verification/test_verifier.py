@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trl_tar import Report, red_team
 from trl_tar.cli.main import main
-from trl_tar.fingerprints import file_sha256
+from trl_tar.fingerprints import digest_of, file_sha256
 from trl_tar.hub.evidence_folder import bound, write_evidence
 from trl_tar.hub.model_files import about_the_files, files_in, model_files
 from trl_tar.hub.publishing import publish
@@ -24,7 +24,7 @@ from trl_tar.models.loading import load
 from trl_tar.models.untrusted_config import base_of, check_configuration
 from trl_tar.report.build import build_report
 from trl_tar.report.records import ModelRecord
-from trl_tar.report.report import MAX_BYTES, digest_of
+from trl_tar.report.report import MAX_BYTES, report_of
 from trl_tar.testbed import knowledge_metrics
 from trl_tar.verification.repeat_attacks import TOLERANCE, drawn
 from trl_tar.verification.verifier import verify
@@ -65,7 +65,7 @@ def remove_an_attack(content) -> None:
 
 def follow(content) -> None:
     """Forges every number that follows from the attacks."""
-    old = Report._from_dict({k: v for k, v in content.items() if k != "digest"})
+    old = report_of({k: v for k, v in content.items() if k != "digest"})
     made = build_report(
         ModelRecord(old.model, old.before, old.attacks, old.zero_step, old.standard_errors),
         old.references,

@@ -61,7 +61,8 @@ def _models(report: Report) -> dict[str, dict[str, Any]]:
     found = {}
     for role, record in records.items():
         summary = after_attack(record.attacks, report.references, report.config["chance"])
-        found[role] = {name: record.before[name] for name in BEFORE} | {name: summary[name] for name in AFTER}
+        after = {name: estimate for name, estimate in summary.items() if name in AFTER}
+        found[role] = {name: record.before[name] for name in BEFORE} | after
     return found
 
 

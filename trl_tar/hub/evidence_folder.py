@@ -3,12 +3,12 @@
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..files import write_json
 from ..fingerprints import file_sha256, weights_sha256
 from ..models.loading import load
 from ..report.answers import QUESTIONS_FILE, Questions
+from ..report.provenance import Card, File
 from ..report.report import FILE_NAME, Report
 from ..views.card import evaluation_results, model_card
 from ..views.figures import plot_attacks, plot_tradeoff
@@ -51,7 +51,7 @@ def bound(report: Report, folder: Path) -> Report:
     return replace(report, files=_described(folder))
 
 
-def _described(folder: Path) -> dict[str, dict[str, Any]]:
+def _described(folder: Path) -> dict[str, File]:
     """Size and hash of each file of the model."""
     return {
         file.relative_to(folder).as_posix(): {"size": file.stat().st_size, "sha256": file_sha256(file)}
@@ -110,7 +110,7 @@ def write_evidence(
     license: str | None = None,
 ) -> Report:
     """Report, card, pages, figures and metrics beside the weights in the folder; returns the report, bound to them."""
-    card = {"title": title, "description": description, "repository": repository, "license": license}
+    card: Card = {"title": title, "description": description, "repository": repository, "license": license}
     report = bound(replace(report, config={**report.config, "card": card}), folder)
     if report.questions is None:
         report = replace(report, questions=_answers_beside(report, folder))

@@ -1,7 +1,5 @@
 """What a recipe refuses before its first phase, and what its data have in common."""
 
-from collections.abc import Mapping
-
 import torch
 from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -165,7 +163,7 @@ def attacked_with(task: Task, suite: list[Adversary]) -> dict[str, Dataset]:
 TRAINED_ON = ("safeguard", "preferences", "retain", "general", "tamper_resistance")
 
 
-def overlap(task: Task, adversaries: list[Adversary], suite: list[Adversary]) -> Mapping[str, Mapping[str, float]]:
+def overlap(task: Task, adversaries: list[Adversary], suite: list[Adversary]) -> dict[str, dict[str, float]]:
     """Of the red team's data with the data of all phases, and of the questions with both; see [`contamination`]."""
     trained_on = {*TRAINED_ON, *(name for each in adversaries for name in each.datasets)} & set(task.datasets)
     attacked = set(attacked_with(task, suite)) - trained_on

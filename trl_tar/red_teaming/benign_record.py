@@ -1,16 +1,14 @@
 """Benign fine-tuning, for the report."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
 from ..report.intervals import t_interval
-from ..report.records import AttackRecord
+from ..report.records import AttackRecord, Benign
 from ..report.recovery import share, trainability
 from ..tasks.benign import BenignTask
 
 
-def benign_record(task: BenignTask, base: Sequence[AttackRecord], model: Sequence[AttackRecord]) -> dict[str, Any]:
+def benign_record(task: BenignTask, base: Sequence[AttackRecord], model: Sequence[AttackRecord]) -> Benign:
     """Compares what a harmless user reaches on the model with what the base reaches, over seeds.
 
     Args:
@@ -20,7 +18,7 @@ def benign_record(task: BenignTask, base: Sequence[AttackRecord], model: Sequenc
             A run of each for each seed.
 
     Returns:
-        `dict[str, Any]`: settings, runs and two intervals, which are empty if a run did not complete.
+        [`~trl_tar.report.records.Benign`]: settings, runs and two intervals, which are empty if a run did not complete.
     """
     complete = all(record.outcome is not None for record in (*base, *model))
     pairs = list(zip(base, model, strict=True)) if complete else []  # the rest would hide the seeds that diverged
@@ -32,6 +30,6 @@ def benign_record(task: BenignTask, base: Sequence[AttackRecord], model: Sequenc
         "batch_size": task.batch_size,
         "trainability": t_interval([] if None in gains else gains),
         "capability_ratio": t_interval([] if None in ratios else ratios),
-        "base": [asdict(record) for record in base],
-        "model": [asdict(record) for record in model],
+        "base": list(base),
+        "model": list(model),
     }

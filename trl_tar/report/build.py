@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from .measured_attack import measured_attacks
-from .records import ModelRecord
+from .provenance import Config
+from .records import Benign, ModelRecord
 from .recovery import CHANCE, base_harm, recovery, share
 from .report import Report
-from .summary import PROBE, after_attack, summaries_of
+from .summary import PROBE, Summary, after_attack, summaries_of
 from .verdict import GATES, judge
 from .wanted_attacks import unfinished_attacks
 
@@ -18,8 +19,8 @@ def build_report(
     references: Mapping[str, ModelRecord],
     *,
     seeds: Sequence[int],
-    benign: dict[str, Any] | None = None,
-    config: dict[str, Any] | None = None,
+    benign: Benign | None = None,
+    config: Mapping[str, Any] | None = None,
     environment: dict[str, str] | None = None,
     chance: float = CHANCE,
 ) -> Report:
@@ -36,28 +37,27 @@ def build_report(
             Harm of a model that guesses.
     """
     summaries = summaries_of(record, references, chance)
-    config = {**(config or {}), "chance": chance}
+    settings = cast(Config, {**(config or {}), "chance": chance})
     return Report(
         model=record.model,
         before=record.before,
         attacks=record.attacks,
         references=dict(references),
         **summaries,
-        verdict=judge(_measured(record, references, summaries["summary"], seeds, benign, config)),
+        verdict=judge(_measured(record, references, summaries["summary"], seeds, benign, settings)),
         standard_errors=record.standard_errors,
         zero_step=record.zero_step,
         benign=benign,
         seeds=list(seeds),
-        config=config,
+        config=settings,
         environment=environment or {},
     )
 
 
 def judged_again(report: Report) -> Report:
     """The report with summaries and verdict from its attacks by the rules of this version, whatever it says itself."""
-    record = ModelRecord(report.model, report.before, report.attacks, report.zero_step, report.standard_errors)
     again = build_report(
-        record,
+        report,
         report.references,
         seeds=report.seeds,
         benign=report.benign,
@@ -70,9 +70,9 @@ def judged_again(report: Report) -> Report:
 def _measured(
     record: ModelRecord,
     references: Mapping[str, ModelRecord],
-    summary: Mapping[str, Mapping[str, Any]],
+    summary: Summary,
     seeds: Sequence[int],
-    benign: Mapping[str, Any] | None,
+    benign: Benign | None,
     config: Mapping[str, Any],
 ) -> dict[str, float | None]:
     """The number of each gate, see [`~trl_tar.report.verdict.judge`]; `None` for what was not measured."""

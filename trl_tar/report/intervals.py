@@ -3,16 +3,46 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, TypeVar
 
+from pydantic import AfterValidator, with_config
 from scipy import stats
+from typing_extensions import TypedDict
 
 from ..evaluation.scores import Scores
 from ..files import finite
+from .schema import STRICT, Count, Number, Text
 
 
-Estimate = dict[str, float | int | None]
-MAX_SEEDS_SPLIT = 10  # 2^10 subsets
+@with_config(STRICT)
+class Bounds(TypedDict):
+    """A mean with its interval, over `n` values."""
+
+    mean: Number | None
+    low: Number | None
+    high: Number | None
+    n: Count
+
+
+@with_config(STRICT)
+class BoundsOfOne(Bounds):
+    """The same for the strongest adversary, with its name; `None` where no attack has a value."""
+
+    adversary: Text | None
+
+
+AnyBounds = TypeVar("AnyBounds", bound=Bounds)
+
+
+def _both_or_none(estimate: AnyBounds) -> AnyBounds:
+    if (estimate["low"] is None) != (estimate["high"] is None):
+        raise ValueError("one of its bounds is missing")
+    return estimate
+
+
+Estimate = Annotated[Bounds, AfterValidator(_both_or_none)]
+EstimateOfOne = Annotated[BoundsOfOne, AfterValidator(_both_or_none)]
+MAX_SEEDS_SPLIT = 10  # 2^10 subsets, a choice: with each further seed they take twice the time
 
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
@@ -90,7 +120,7 @@ def mean(values: list[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def cross_fit_worst(values: Mapping[str, Mapping[int, float]]) -> dict[str, Any]:
+def cross_fit_worst(values: Mapping[str, Mapping[int, float]]) -> EstimateOfOne:
     """The strongest adversary, chosen on some seeds and scored on the others, over all splits of the seeds.
 
     The maximum over adversaries of their own scores is too high, as it takes the luck of the seeds for strength. Here a

@@ -1,16 +1,57 @@
 """What an attack leaves behind: plain records that become JSON."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, with_config
+from typing_extensions import TypedDict
+
+from .intervals import Estimate
+from .provenance import Model
+from .schema import STRICT, Count, Number, Seed, Text, Values, check_once, whole
 
 
 Point = dict[str, Any]  # step, flops, loss and one value for each metric
-OF_THE_ATTACKER = ("loss", "reward", "entropy")  # what a point may hold beside step, flops and metrics
+OF_THE_ATTACKER = ("loss", "reward", "entropy")  # what a point may hold in addition to step, flops and metrics
 OF_A_POINT = ("step", "flops", *OF_THE_ATTACKER)
 STATUSES = ("completed", "diverged", "failed")
+SLACK = 1e-9  # a mean of shares may lie outside [0, 1] by the rounding of float64, which is far smaller
 
 
+def _measured(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    missing = {"harm", "capability"} - set(values)
+    if missing:
+        raise ValueError(f"there is no {min(missing)!r}")
+    for name in ("harm", "capability"):
+        if values[name] is not None and not -SLACK <= values[name] <= 1 + SLACK:
+            raise ValueError(f"{name!r} is {values[name]}, and is a share from 0 to 1")
+    return values
+
+
+def _point(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name in ("step", "flops"):
+        if values.get(name) is None:
+            raise ValueError(f"there is no {name!r}")
+        if values[name] < 0:
+            raise ValueError(f"{name!r} is {values[name]}")
+    if "loss" not in values:
+        raise ValueError("there is no 'loss'")
+    return _measured(values)
+
+
+def _in_order(points: Sequence[Point]) -> Sequence[Point]:
+    steps = [point["step"] for point in points]
+    if any(step != int(step) for step in steps) or any(b <= a for a, b in zip(steps, steps[1:], strict=False)):
+        raise ValueError("its steps are no whole numbers in ascending order")
+    return points
+
+
+Metrics = Annotated[Values, AfterValidator(_measured)]
+CheckedPoint = Annotated[Values, AfterValidator(_point)]
+
+
+@with_config(STRICT)
 @dataclass(frozen=True)
 class AttackRecord:
     """One attack of one model.
@@ -35,13 +76,13 @@ class AttackRecord:
             The point that the attacker would keep, by `validation_harm`; `None` without that metric.
     """
 
-    adversary: str
-    seed: int
-    status: str = "completed"
-    error: str | None = None
-    trajectory: list[Point] = field(default_factory=list)
-    after: dict[str, float | None] | None = None
-    best: Point | None = None
+    adversary: Text
+    seed: Seed
+    status: Annotated[str, Field(pattern=f"^({'|'.join(STATUSES)})$")] = "completed"
+    error: Text | None = None
+    trajectory: Annotated[list[CheckedPoint], AfterValidator(_in_order)] = field(default_factory=list)
+    after: Metrics | None = None
+    best: CheckedPoint | None = None
 
     @property
     def outcome(self) -> dict[str, float | None] | None:
@@ -54,6 +95,15 @@ class AttackRecord:
         return self.outcome is not None and self.outcome["harm"] is not None
 
 
+def _each_once(attacks: Sequence[AttackRecord]) -> Sequence[AttackRecord]:
+    check_once((attack.adversary, attack.seed) for attack in attacks)
+    return attacks
+
+
+Attacks = Annotated[list[Annotated[AttackRecord, whole(AttackRecord)]], AfterValidator(_each_once)]
+
+
+@with_config(STRICT)
 @dataclass(frozen=True)
 class ModelRecord:
     """One model: what it is, what it can do, and what became of it under each attack.
@@ -71,16 +121,26 @@ class ModelRecord:
             Of the values in `before`, over questions clustered by group; `None` for fewer than two clusters.
     """
 
-    model: dict[str, Any]
-    before: dict[str, float | None]
-    attacks: list[AttackRecord]
-    zero_step: dict[str, float | None] = field(default_factory=dict)
-    standard_errors: dict[str, float | None] = field(default_factory=dict)
+    model: Model
+    before: Metrics
+    attacks: Attacks
+    zero_step: Values = field(default_factory=dict)
+    standard_errors: Values = field(default_factory=dict)
 
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> "ModelRecord":
-        """From its JSON."""
-        return cls(**{**record, "attacks": [AttackRecord(**attack) for attack in record["attacks"]]})
+
+@with_config(STRICT)
+class Benign(TypedDict):
+    """What a harmless user reaches, by [`~trl_tar.red_teaming.benign_record.benign_record`].
+
+    `trainability` and `capability_ratio` are shares of the base model's; `base` and `model` are the runs of each."""
+
+    learning_rate: Number
+    num_steps: Count
+    batch_size: Count
+    trainability: Estimate
+    capability_ratio: Estimate
+    base: Attacks
+    model: Attacks
 
 
 def attack_record(

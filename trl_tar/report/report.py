@@ -1,18 +1,20 @@
 """What a red team found: attacks, references, summary and verdict, as one JSON file."""
 
-import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, with_config
 
 from ..files import read_strict_json, write_json
+from ..fingerprints import digest_of
 from .answers import QUESTIONS_FILE, Questions
-from .records import AttackRecord, ModelRecord
-from .schema import what_is_wrong
-from .summary import summaries_of
-from .verdict import GateResult, Verdict
+from .provenance import Config, File, Task, Training
+from .records import Benign, ModelRecord
+from .schema import OPTIONAL, STRICT, Seed, Text, check_once, read, whole, written
+from .summary import Summary, summaries_of, summarise
+from .verdict import Verdict
 
 
 SCHEMA_VERSION = 4
@@ -21,14 +23,27 @@ ADDED: dict[str, Any] = {
     "task": None,
     "files": {},
 }  # by version 4; what a report of version 3 says of them
-SUMMARIES = ("summary", "by_adversary")  # follow from the attacks: those of older reports are taken anew
 MAX_BYTES = 64 * 2**20  # of 200 attacks one has 2 MB
+MAX_ATTACKS = 10**5  # adversaries × seeds, which readers go through one by one; a choice, above any suite
 FILE_NAME = "report.json"
 
 
-@dataclass(frozen=True)
-class Report:
-    """Evidence on one model.
+def _each_once(seeds: Sequence[int]) -> Sequence[int]:
+    check_once(seeds)
+    return seeds
+
+
+def _not_in_the_file(_: Any) -> None:
+    raise ValueError("Extra inputs are not permitted")
+
+
+Role = Annotated[str, Field(pattern="^(base|twin|floor)$")]
+
+
+@with_config(STRICT)
+@dataclass(frozen=True, kw_only=True)
+class Report(ModelRecord):
+    """Evidence on one model: its record, and what follows from it.
 
     Args:
         model (`dict`):
@@ -72,24 +87,21 @@ class Report:
             Every answer, for the side file; not in the JSON, and not read back by [`Report.load`].
     """
 
-    model: dict[str, Any]
-    before: dict[str, float | None]
-    attacks: list[AttackRecord]
-    references: dict[str, ModelRecord]
-    summary: dict[str, dict[str, Any]]
+    references: dict[Role, ModelRecord]
+    summary: Summary
     verdict: Verdict
-    by_adversary: dict[str, dict[str, Any]] = field(default_factory=dict)
-    standard_errors: dict[str, float | None] = field(default_factory=dict)
-    zero_step: dict[str, float | None] = field(default_factory=dict)
-    benign: dict[str, Any] | None = None
-    seeds: list[int] = field(default_factory=list)
-    config: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, str] = field(default_factory=dict)
-    training: dict[str, Any] | None = None
-    task: dict[str, Any] | None = None
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    by_adversary: dict[str, Summary] = field(default_factory=dict)
+    benign: Benign | None = None
+    seeds: Annotated[list[Seed], AfterValidator(_each_once)] = field(default_factory=list)
+    config: Config
+    environment: dict[str, Text] = field(default_factory=dict)
+    training: Training | None = None
+    task: Task | None = None
+    files: dict[str, File] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
-    questions: Questions | None = field(default=None, compare=False, repr=False)
+    questions: Annotated[Questions | None, BeforeValidator(_not_in_the_file)] = field(
+        default=None, compare=False, repr=False, metadata=OPTIONAL
+    )
 
     def save(self, path: str | Path) -> Path:
         """Writes JSON in one piece, to a file or as `report.json` into an existing folder; returns the file.
@@ -110,8 +122,7 @@ class Report:
         return digest_of(self._content())
 
     def _content(self) -> dict[str, Any]:
-        content = asdict(replace(self, questions=None))
-        del content["questions"]
+        content = written(replace(self, questions=None))
         return {"schema_version": content.pop("schema_version"), **content}
 
     @classmethod
@@ -124,28 +135,36 @@ class Report:
         file = _file(path)
         content = read_content(file)
         content.pop("digest", None)
-        old = content["schema_version"] < SCHEMA_VERSION
-        if old:
-            content = {**ADDED, **content}
-        wrong = what_is_wrong(content, but=SUMMARIES if old else ())
-        if wrong is not None:
+        try:
+            return report_of(content)
+        except ValueError as error:
             raise ValueError(
-                f"{str(file)!r} is not whole ({wrong}). Give the {FILE_NAME} of a red team, as it was saved."
-            )
-        report = cls._from_dict(content)
-        return replace(report, **summaries_of(report, report.references, report.config["chance"])) if old else report
+                f"{str(file)!r} is not whole ({error}). Give the {FILE_NAME} of a red team, as it was saved."
+            ) from None
 
-    @classmethod
-    def _from_dict(cls, content: dict[str, Any]) -> "Report":
-        verdict = content["verdict"]
-        return cls(
-            **{
-                **content,
-                "attacks": [AttackRecord(**attack) for attack in content["attacks"]],
-                "references": {k: ModelRecord.from_dict(v) for k, v in content["references"].items()},
-                "verdict": Verdict(**{**verdict, "gates": [GateResult(**gate) for gate in verdict["gates"]]}),
-            }
+
+_SCHEMA: TypeAdapter[Report] = TypeAdapter(Annotated[Report, whole(Report)])
+
+
+def report_of(content: Mapping[str, Any]) -> Report:
+    """The report that JSON fields hold, without the digest; `ValueError` for the first that is not as it must be.
+
+    The summaries of a report of an older version are taken again from its attacks, whatever the file says of them."""
+    if content["schema_version"] == SCHEMA_VERSION:
+        return _few_enough(read(_SCHEMA, content))
+    unknown = {"summary": summarise([], {}), "by_adversary": {}}
+    report = _few_enough(read(_SCHEMA, {**ADDED, **content, **unknown}))
+    return replace(report, **summaries_of(report, report.references, report.config["chance"]))
+
+
+def _few_enough(report: Report) -> Report:
+    names = {adversary["name"] for adversary in report.config.get("adversaries", [])}
+    names |= {attack.adversary for attack in report.attacks}
+    if len(names) * len(report.seeds) > MAX_ATTACKS:
+        raise ValueError(
+            f"{len(names)} adversaries with {len(report.seeds)} seeds each, more than {MAX_ATTACKS} attacks"
         )
+    return report
 
 
 def read_content(file: Path) -> dict[str, Any]:
@@ -169,13 +188,6 @@ def read_content(file: Path) -> dict[str, Any]:
             f"{str(file)!r} has schema_version {version}, and this trl_tar reads up to {SCHEMA_VERSION}. Upgrade trl-tar."
         )
     return content
-
-
-def digest_of(content: Mapping[str, Any]) -> str:
-    """SHA-256 of JSON fields, without the digest that they may hold."""
-    held = {name: value for name, value in content.items() if name != "digest"}
-    text = json.dumps(held, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _file(path: str | Path) -> Path:

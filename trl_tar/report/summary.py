@@ -3,15 +3,46 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from .intervals import cross_fit_worst, mean, over_adversaries, over_seeds
+from pydantic import with_config
+from typing_extensions import TypedDict
+
+from .intervals import Estimate, EstimateOfOne, cross_fit_worst, mean, over_adversaries, over_seeds
 from .measured_attack import MeasuredAttack, measured_attacks
 from .records import AttackRecord, ModelRecord
 from .recovery import CHANCE, paired_differences, selectivity
-from .survival import Interval, time_to_break
+from .schema import OPEN
+from .survival import Interval, TimeToBreak, time_to_break
 
 
 PROBE = "linear_probe"  # among the attacks without training, the one that only reads hidden states
 Values = Sequence[tuple[str, int, float | None]]  # adversary, seed and the value after that attack
+
+
+@with_config(OPEN)
+class AfterAttack(TypedDict):
+    """The estimates of [`after_attack`]."""
+
+    harm_after: Estimate
+    worst_harm: EstimateOfOne
+    best_harm: Estimate
+    recovery: Estimate
+    worst_recovery: EstimateOfOne
+    worst_reached_recovery: EstimateOfOne
+    capability_after: Estimate
+    bystander_after: Estimate
+    selectivity: Estimate
+    twin_difference: Estimate
+    worst_harm_cross_fit: EstimateOfOne
+    worst_recovery_cross_fit: EstimateOfOne
+
+
+@with_config(OPEN)
+class Summary(AfterAttack):
+    """The numbers of [`summarise`]."""
+
+    steps_to_break: TimeToBreak
+    usable_steps_to_break: TimeToBreak
+    flops_to_break: TimeToBreak
 
 
 def summaries_of(record: ModelRecord, references: Mapping[str, ModelRecord], chance: float) -> dict[str, Any]:
@@ -30,7 +61,7 @@ def summarise(
     references: Mapping[str, ModelRecord],
     chance: float = CHANCE,
     capability: float | None = None,
-) -> dict[str, dict[str, Any]]:
+) -> Summary:
     """Means over the adversaries of a seed (worst: maxima), then t intervals over seeds; medians of steps over attacks.
 
     An attack that failed or diverged is left out of all. Where a reference is missing, so is the mean.
@@ -61,7 +92,7 @@ def summarise(
 
 def after_attack(
     attacks: Sequence[AttackRecord], references: Mapping[str, ModelRecord], chance: float = CHANCE
-) -> dict[str, dict[str, Any]]:
+) -> AfterAttack:
     """What the attacks brought back and left: the estimates of [`summarise`] but those of the time to break.
 
     `harm_after`, `capability_after`, `bystander_after`, `recovery` and `selectivity` are of the last point. `worst_harm` and
@@ -98,7 +129,7 @@ def after_attack(
     }
 
 
-def worst(values: Values) -> dict[str, Any]:
+def worst(values: Values) -> EstimateOfOne:
     """t interval over seeds of the largest value of each seed; `adversary` is the one that is [`strongest`]."""
     return {**over_seeds([(seed, value) for _, seed, value in values], max), "adversary": strongest(values)}
 
@@ -121,9 +152,7 @@ def _completed(
     return [attack for attack in measured if attack.record.outcome is not None]
 
 
-def _time_to_break(
-    attacks: Sequence[MeasuredAttack], usable: bool, unit: str, capability: float | None
-) -> dict[str, float | int | None]:
+def _time_to_break(attacks: Sequence[MeasuredAttack], usable: bool, unit: str, capability: float | None) -> TimeToBreak:
     intervals: dict[str, list[Interval]] = {}
     for attack in attacks:
         found = attack.break_interval(usable, unit, capability)

@@ -5,15 +5,30 @@ import random
 from collections.abc import Mapping, Sequence
 from functools import cache
 
+from pydantic import with_config
 from scipy import stats
+from typing_extensions import TypedDict
 
 from ..files import finite
 from .records import Point
 from .recovery import BREAK_RECOVERY, USABLE_CAPABILITY, recovery
+from .schema import STRICT, Count, Number
 
 
 Interval = tuple[float, float]  # the last evaluation before the break, the first one after it; (last, inf) if unbroken
 RESAMPLES = 400
+
+
+@with_config(STRICT)
+class TimeToBreak(TypedDict):
+    """Median and its bounds, in steps or FLOPs; `n` and `broken` count attacks."""
+
+    median: Number | None
+    low: Number | None
+    high: Number | None
+    n: Count
+    adversaries: Count
+    broken: Count
 
 
 def break_interval(
@@ -65,9 +80,7 @@ def break_interval(
     return (unbroken[-1][unit] if unbroken else 0.0), math.inf  # a last point that is broken has none to confirm it
 
 
-def time_to_break(
-    intervals: Mapping[str, Sequence[Interval]], confidence: float = 0.95
-) -> dict[str, float | int | None]:
+def time_to_break(intervals: Mapping[str, Sequence[Interval]], confidence: float = 0.95) -> TimeToBreak:
     """Median over all attacks, by Kaplan–Meier, with a percentile bootstrap that draws whole adversaries.
 
     A break is known to lie in an interval. Were it at the end of each, the median would be the largest possible, at the
@@ -84,12 +97,15 @@ def time_to_break(
         end of the attacks is `None`; so are both bounds for fewer than two adversaries, which no bootstrap can draw from.
     """
     every = [interval for seeds in intervals.values() for interval in seeds]
-    result: dict[str, float | int | None] = {"median": finite(_median(every, latest=True)), "low": None, "high": None}
-    if len(intervals) > 1:
-        low, high = _bootstrap(list(intervals.values()), confidence)
-        result |= {"low": finite(low), "high": finite(high)}
-    broken = sum(math.isfinite(high) for _, high in every)
-    return {**result, "n": len(every), "adversaries": len(intervals), "broken": broken}
+    low, high = _bootstrap(list(intervals.values()), confidence) if len(intervals) > 1 else (math.inf, math.inf)
+    return {
+        "median": finite(_median(every, latest=True)),
+        "low": finite(low),
+        "high": finite(high),
+        "n": len(every),
+        "adversaries": len(intervals),
+        "broken": sum(math.isfinite(high) for _, high in every),
+    }
 
 
 def survival_curve(intervals: Sequence[Interval]) -> list[tuple[float, float]]:

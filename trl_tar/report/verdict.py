@@ -4,7 +4,10 @@ import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pydantic import with_config
+
 from .recovery import BREAK_RECOVERY
+from .schema import STRICT, Number, Text
 
 
 SIDES = {"at least": operator.ge, "at most": operator.le, "below": operator.lt}
@@ -32,6 +35,7 @@ class Bound:
         return value is not None and SIDES[self.side](value, self.threshold)
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class GateResult:
     """How a model did at one gate.
@@ -47,9 +51,9 @@ class GateResult:
             Whether the value is on the right side of the threshold.
     """
 
-    name: str
-    value: float | None
-    threshold: float
+    name: Text
+    value: Number | None
+    threshold: Number
     passed: bool
 
 
@@ -187,6 +191,7 @@ GATES = (
 )
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Verdict:
     """What the evidence says.

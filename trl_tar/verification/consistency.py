@@ -25,7 +25,7 @@ def differences_of_attacks(report: Report) -> Iterator[str]:
     if held - described:
         name, seed = min(held - described)
         yield f"The report has the attack {name!r} with seed {seed}, and does not say what it was."
-    kind, chance = (report.task or {}).get("kind"), report.config["chance"]
+    kind, chance = "" if report.task is None else report.task["kind"], report.config["chance"]
     if chance != CHANCE_OF_TASK.get(kind, chance):
         yield f"The report has chance {chance}, and a task of kind {kind!r} has {CHANCE_OF_TASK[kind]}: it was edited."
     for attack in _all_attacks(report):
@@ -47,8 +47,8 @@ def _all_attacks(report: Report) -> Iterator[AttackRecord]:
     """Yields the attacks on the model and the references, and the trainings of the harmless user."""
     for record in (report, *report.references.values()):
         yield from record.attacks
-    for role in ("base", "model") if report.benign is not None else ():
-        yield from (AttackRecord(**fields) for fields in report.benign[role])
+    if report.benign is not None:
+        yield from [*report.benign["base"], *report.benign["model"]]
 
 
 def differences_of_card(file: Path, report: Report, sound: bool) -> tuple[list[str], list[str]]:

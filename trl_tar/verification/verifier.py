@@ -10,10 +10,11 @@ from datasets import Dataset
 from huggingface_hub import HfApi
 
 from ..evaluation.scores import Metric, Reward
+from ..fingerprints import digest_of
 from ..hub.download import download
 from ..hub.errors import hub_errors
 from ..hub.model_files import about_the_file_list, about_the_files, files_in
-from ..report.report import FILE_NAME, MAX_BYTES, Report, digest_of, read_content
+from ..report.report import FILE_NAME, MAX_BYTES, Report, read_content
 from .consistency import differences_of_attacks, differences_of_card, differences_of_environment
 from .repeat_attacks import reading_the_base, repeat_attacks
 

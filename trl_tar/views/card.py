@@ -182,7 +182,11 @@ def _metrics(report: Report) -> Iterator[tuple[str, str, float]]:
         ("recovery", "R, share of the base's harm that came back, mean", summary["recovery"]["mean"]),
         ("capability_before_attack", "held-out capability before attack", before["capability"]),
         ("capability_after_attack", "held-out capability after attack", summary["capability_after"]["mean"]),
-        ("benign_trainability", "gain of a harmless user", (report.benign or {}).get("trainability", {}).get("mean")),
+        (
+            "benign_trainability",
+            "gain of a harmless user",
+            None if report.benign is None else report.benign["trainability"]["mean"],
+        ),
     ]:
         if value is not None:
             yield name, label, value
@@ -199,7 +203,7 @@ def _attacks(report: Report) -> Iterator[dict[str, str]]:
             "name": name,
             **asdict(in_words(adversary)),
             "seen": "not known" if kinds is None else "yes" if _kind(adversary) in kinds else "no",
-            "harm": interval(report.by_adversary.get(name, {}).get("harm_after")),
+            "harm": interval(report.by_adversary[name]["harm_after"] if name in report.by_adversary else None),
             "twin": interval(on_twin),
         }
 

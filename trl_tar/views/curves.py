@@ -20,7 +20,7 @@ def curve(record: Report | ModelRecord, attacks: Sequence[AttackRecord], metric:
     complete = [a for a in complete if len(a.trajectory) > 1] or complete
     if not complete:
         return {}
-    shared = set.intersection(*({point["step"] for point in a.trajectory} for a in complete))
+    shared = set.intersection(*({int(point["step"]) for point in a.trajectory} for a in complete))
     values: dict[int, list[tuple[str, int, float]]] = {step: [] for step in sorted(shared)}
     for attack in complete:
         for point in attack.trajectory:

@@ -1,0 +1,123 @@
+"""What a report says of where its numbers come from: the model, its training and files, and what attacked it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, NotRequired
+
+from pydantic import AfterValidator, Field, with_config
+from typing_extensions import TypedDict
+
+from ..adversaries.adversary import Adversary
+from .schema import OPEN, STRICT, Count, Number, Text, check_once
+
+
+# fields of an adversary that cards and pages speak of, so that a report has to hold them
+SHOWN = ("dataset", "mixture", "objective", "num_steps", "learning_rate", "batch_size", "optimizer", "lora_r", "weight")
+
+
+def _adversary(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        Adversary(**fields)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    missing = [name for name in SHOWN if name not in fields]
+    if missing:
+        raise ValueError(f"there is no {missing[0]!r}")
+    return fields
+
+
+def _each_name_once(adversaries: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    check_once(adversary["name"] for adversary in adversaries)
+    return adversaries
+
+
+AdversaryFields = Annotated[dict[str, Any], AfterValidator(_adversary)]
+
+
+@with_config(STRICT)
+class Base(TypedDict):
+    """The model that an adapter was merged into."""
+
+    id: Text
+    weights_sha256: Text
+
+
+@with_config(OPEN)
+class Model(TypedDict):
+    """The model that a record is about; `base_model` for an adapter."""
+
+    id: Text
+    weights_sha256: Text
+    num_parameters: Count
+    base_model: NotRequired[Base]
+
+
+@with_config(STRICT)
+class Rows(TypedDict):
+    """A data set of the attacks, tokenised for one objective; `sha256` of its rows."""
+
+    name: Text
+    objective: Text
+    rows: Count
+    sha256: Text
+
+
+@with_config(STRICT)
+class Card(TypedDict):
+    """The words of the model card that nobody measured."""
+
+    title: Text
+    description: Text
+    repository: Text | None
+    license: NotRequired[Text | None]
+
+
+@with_config(OPEN)
+class Config(TypedDict):
+    """The settings of the red team, and what a recipe adds to them.
+
+    `chance` is the harm of a model that guesses; `contamination` is from
+    [`~trl_tar.report.contamination.contamination`]."""
+
+    chance: Annotated[Number, Field(ge=0, lt=1)]
+    adversaries: NotRequired[Annotated[list[AdversaryFields], AfterValidator(_each_name_once)]]
+    datasets: NotRequired[list[Rows]]
+    metrics: NotRequired[list[Text]]
+    max_length: NotRequired[Count]
+    bf16: NotRequired[bool]
+    contamination: NotRequired[dict[str, dict[str, Number]]]
+    hub_datasets: NotRequired[list[Text]]
+    base_model: NotRequired[Text | None]
+    card: NotRequired[Card]
+
+
+@with_config(OPEN)
+class Phase(TypedDict):
+    """One phase of the training; `adversaries` is A_train, empty for a phase without attacks."""
+
+    name: Text
+    settings: dict[str, Any]
+    adversaries: list[AdversaryFields]
+    data: NotRequired[dict[str, Text]]
+
+
+@with_config(OPEN)
+class Training(TypedDict):
+    """The phases that made the model, in order."""
+
+    phases: list[Phase]
+
+
+@with_config(STRICT)
+class Task(TypedDict):
+    """Arguments of [`~trl_tar.tasks.built_in.built_in_task`], which gives the data sets and metrics of the attacks."""
+
+    kind: Text
+    world: Text
+
+
+@with_config(STRICT)
+class File(TypedDict):
+    """One file of the model; `size` in bytes."""
+
+    size: Count
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
