@@ -65,6 +65,9 @@ def _keys(content: Any) -> Iterator[Any]:
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can say it, and UTF-8 cannot
 MAX_DEPTH = 64  # a report has 7 levels
 MAX_DIGITS = 1000  # of a whole number; Python reads 4300
+MAX_NAMES = (
+    10**5
+)  # in one dictionary; a report has a summary by the name of each adversary, and at most so many of those
 
 
 def read_strict_json(file: Path, remedy: str) -> Any:
@@ -92,6 +95,8 @@ def read_strict_json(file: Path, remedy: str) -> Any:
         return int(text)
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(pairs) > MAX_NAMES:
+            refuse(f"a dictionary of {len(pairs)} names, more than the {MAX_NAMES} of any")
         fields = dict(pairs)
         if len(fields) < len(pairs):
             refuse(f"the field {Counter(name for name, _ in pairs).most_common(1)[0][0]!r} twice")

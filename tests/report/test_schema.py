@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import process_time
 from typing import Annotated
 
 import pytest
@@ -128,3 +129,33 @@ def test_a_field_that_was_added_is_left_out_where_it_is_not_known(tmp_path):
     assert written(read(schema, new)) == new
     with pytest.raises(ValueError, match="^wall_seconds: Input should be a valid number$"):
         read(schema, old | {"wall_seconds": True})
+
+
+def many_attacks(content):
+    content["attacks"] = [{}] * 500_000
+
+
+def many_seeds(content):
+    content["seeds"] = ["a"] * 1_000_000
+
+
+def many_names(content):
+    content["environment"] = {str(i): 1 for i in range(400_000)}
+
+
+HOSTILE = {
+    many_attacks: "is not whole .attacks.0.adversary: Field required",
+    many_seeds: "is not whole .seeds.0: Input should be a valid integer",
+    many_names: "has a dictionary of 400000 names, more than the 100000 of any",
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE)
+def test_a_file_with_a_million_errors_is_refused_at_the_first(change, tmp_path):
+    content = json.loads(SMALLEST.read_text())
+    change(content)
+    (tmp_path / "report.json").write_text(json.dumps(content))
+    start = process_time()
+    with pytest.raises(ValueError, match=HOSTILE[change]):
+        Report.load(tmp_path)
+    assert process_time() - start < 10  # seconds; all errors in words took up to 16, and 3.6 GB

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from trl_tar import Adversary, Report, red_team
-from trl_tar.hub.evidence_folder import card_of, write_evidence
 from trl_tar.fingerprints import digest_of
+from trl_tar.hub.evidence_folder import card_of, write_evidence
 from trl_tar.testbed import KnowledgeWorld, knowledge_metrics, knowledge_model_path
 
 

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, with_config
 from typing_extensions import TypedDict
 
 from ..adversaries.adversary import Adversary
-from .schema import OPEN, STRICT, Count, Number, Text, check_once
+from .schema import OPEN, STRICT, Count, Number, Several, Text, check_once
 
 
 # fields of an adversary that cards and pages speak of, so that a report has to hold them
@@ -79,13 +79,13 @@ class Config(TypedDict):
     [`~trl_tar.report.contamination.contamination`]."""
 
     chance: Annotated[Number, Field(ge=0, lt=1)]
-    adversaries: NotRequired[Annotated[list[AdversaryFields], AfterValidator(_each_name_once)]]
-    datasets: NotRequired[list[Rows]]
-    metrics: NotRequired[list[Text]]
+    adversaries: NotRequired[Annotated[Several[AdversaryFields], AfterValidator(_each_name_once)]]
+    datasets: NotRequired[Several[Rows]]
+    metrics: NotRequired[Several[Text]]
     max_length: NotRequired[Count]
     bf16: NotRequired[bool]
     contamination: NotRequired[dict[str, dict[str, Number]]]
-    hub_datasets: NotRequired[list[Text]]
+    hub_datasets: NotRequired[Several[Text]]
     base_model: NotRequired[Text | None]
     card: NotRequired[Card]
 
@@ -96,7 +96,7 @@ class Phase(TypedDict):
 
     name: Text
     settings: dict[str, Any]
-    adversaries: list[AdversaryFields]
+    adversaries: Several[AdversaryFields]
     data: NotRequired[dict[str, Text]]
 
 
@@ -104,7 +104,7 @@ class Phase(TypedDict):
 class Training(TypedDict):
     """The phases that made the model, in order."""
 
-    phases: list[Phase]
+    phases: Several[Phase]
 
 
 @with_config(STRICT)

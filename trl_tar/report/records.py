@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 
 from .intervals import Estimate
 from .provenance import Model
-from .schema import STRICT, Count, Number, Seed, Text, Values, check_once, whole
+from .schema import STRICT, Count, Number, Seed, Several, Text, Values, check_once, whole
 
 
 Point = dict[str, Any]  # step, flops, loss and one value for each metric
@@ -80,7 +80,7 @@ class AttackRecord:
     seed: Seed
     status: Annotated[str, Field(pattern=f"^({'|'.join(STATUSES)})$")] = "completed"
     error: Text | None = None
-    trajectory: Annotated[list[CheckedPoint], AfterValidator(_in_order)] = field(default_factory=list)
+    trajectory: Annotated[Several[CheckedPoint], AfterValidator(_in_order)] = field(default_factory=list)
     after: Metrics | None = None
     best: CheckedPoint | None = None
 
@@ -100,7 +100,7 @@ def _each_once(attacks: Sequence[AttackRecord]) -> Sequence[AttackRecord]:
     return attacks
 
 
-Attacks = Annotated[list[Annotated[AttackRecord, whole(AttackRecord)]], AfterValidator(_each_once)]
+Attacks = Annotated[Several[Annotated[AttackRecord, whole(AttackRecord)]], AfterValidator(_each_once)]
 
 
 @with_config(STRICT)

@@ -11,10 +11,11 @@ from dataclasses import Field as DataclassField
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, WrapValidator
+from pydantic import BeforeValidator, ConfigDict, FailFast, Field, TypeAdapter, ValidationError, WrapValidator
 
 
 Described = TypeVar("Described")
+Item = TypeVar("Item")
 
 STRICT = ConfigDict(strict=True, extra="forbid")
 OPEN = ConfigDict(strict=True, extra="allow")  # what recipes and later versions add to is read, and not looked at
@@ -31,6 +32,7 @@ Values = dict[str, Number | None]  # metric → value; None where it is not a fi
 Count = Annotated[int, Field(ge=0, le=2**53)]  # up to 2^53 every whole number is exact in other readers of JSON too
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy takes as a seed
 Text = Annotated[str, Field(max_length=2**16)]  # a choice, far above any name, error or description
+Several = Annotated[list[Item], FailFast()]  # nothing is looked at after the first wrong one, of perhaps millions
 
 # metadata of a dataclass's field, whose default is None: while it is None the file leaves it out. A field that is added
 # to the records is declared so, as older reports lack it, and keep their digest

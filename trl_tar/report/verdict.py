@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pydantic import with_config
 
 from .recovery import BREAK_RECOVERY
-from .schema import STRICT, Number, Text
+from .schema import STRICT, Number, Several, Text
 
 
 SIDES = {"at least": operator.ge, "at most": operator.le, "below": operator.lt}
@@ -207,7 +207,7 @@ class Verdict:
 
     resistant: bool
     empty_shell: bool
-    gates: list[GateResult]
+    gates: Several[GateResult]
 
     @property
     def word(self) -> str:
