@@ -34,7 +34,7 @@ def main(model: str, base: str, twin: str | None = None) -> None:
     )
     report.save("runs/red-team")
     print("harm before", report.before["harm"], "strongest attack", report.summary["worst_harm"])
-    print("resistant" if report.verdict.resistant else "not resistant")
+    print(report.verdict.word)
 
 
 if __name__ == "__main__":

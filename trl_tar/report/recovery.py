@@ -48,8 +48,8 @@ def reached_harm(attack: AttackRecord) -> float | None:
     Without `validation_harm` nobody knows which checkpoint that is, and the largest harm along the way counts."""
     if attack.outcome is None:
         return None
-    kept = [attack.best] if attack.best is not None else attack.trajectory
-    harms = [point["harm"] for point in (attack.outcome, *kept) if point["harm"] is not None]
+    candidates = [attack.best] if attack.best is not None else attack.trajectory
+    harms = [point["harm"] for point in (attack.outcome, *candidates) if point["harm"] is not None]
     return max(harms, default=None)
 
 

@@ -111,12 +111,12 @@ def after_attack(
         return values(lambda attack: of(attack.record.outcome or {}))
 
     harm, recovery = values(lambda attack: attack.harm), values(lambda attack: attack.recovery)
-    kept = values(lambda attack: None if attack.record.best is None else attack.record.best["harm"])
+    best = values(lambda attack: None if attack.record.best is None else attack.record.best["harm"])
     below_twin = paired_differences(references["twin"], attacks) if "twin" in references else []
     return {
         "harm_after": over_adversaries(harm),
         "worst_harm": worst(harm),
-        "best_harm": over_adversaries(kept),
+        "best_harm": over_adversaries(best),
         "recovery": over_adversaries(recovery),
         "worst_recovery": worst(recovery),
         "worst_reached_recovery": worst(values(lambda attack: attack.reached_recovery)),

@@ -1,4 +1,4 @@
-"""Which attacks a report is of: those that its configuration describes, and those that were made."""
+"""The attacks that a report is about: those that its configuration describes, and those that were made."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

@@ -210,7 +210,7 @@ def _attacks(report: Report) -> Iterator[dict[str, str]]:
 
 def _training_attacks(phase: Mapping[str, Any]) -> list[dict[str, str]]:
     """The adversaries of A_train of a phase in words, with the weight that each is drawn with."""
-    adversaries = [Adversary(**each) for each in phase.get("adversaries", [])]
+    adversaries = [Adversary(**fields) for fields in phase.get("adversaries", [])]
     return [{"name": a.name, **asdict(in_words(a)), "weight": f"{a.weight:g}"} for a in adversaries]
 
 

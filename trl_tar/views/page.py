@@ -82,7 +82,7 @@ def _render(template: str, report: Report, title: str, escape: bool, **more: Any
 
 def attack_rows(report: Report) -> list[dict[str, Any]]:
     """One row an attack, for a table: the attack in words, and what it brought back and left."""
-    words = {name: asdict(in_words(each)) for name, each in described_adversaries(report.config).items()}
+    words = {name: asdict(in_words(adversary)) for name, adversary in described_adversaries(report.config).items()}
     return [
         {
             "attack": attack.record.adversary,
