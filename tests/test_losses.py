@@ -109,7 +109,7 @@ def test_losses_in_chunks_are_those_of_all_logits_at_once(monkeypatch, loss):
     logits, labels = many_logits(torch.float64)
     expected, expected_count = loss(logits, labels)
     (expected_gradient,) = torch.autograd.grad(expected, logits)
-    monkeypatch.setattr(losses, "CHUNK", 2**15)  # four positions at a time, and a rest
+    monkeypatch.setattr(losses, "MOST_LOGITS", 2**15)  # four positions at a time, and a rest
     with torch.no_grad():
         logits[:, -1] = logits[2, 25] = torch.nan  # they predict nothing, and must not matter
     found, count = loss(logits, labels)
@@ -121,7 +121,7 @@ def test_losses_in_chunks_are_those_of_all_logits_at_once(monkeypatch, loss):
 
 @pytest.mark.parametrize("loss", OF_LOGITS)
 def test_losses_in_chunks_make_no_second_tensor_of_the_logits_size(monkeypatch, loss):
-    monkeypatch.setattr(losses, "CHUNK", 2**14)
+    monkeypatch.setattr(losses, "MOST_LOGITS", 2**14)
     logits, labels = many_logits(torch.float32)
     with Ledger([logits, labels]) as ledger:
         total, _ = loss(logits, labels)

@@ -13,7 +13,9 @@ from torch.autograd.function import once_differentiable
 
 
 IGNORED = -100
-CHUNK = 2**24  # logits; more of them are never turned into losses all at once
+# Most logits of a batch that become losses all at once; those of a larger batch do so in parts. The size is a choice: 64 MiB
+# in float32.
+MOST_LOGITS = 2**24
 
 
 def language_modeling_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -29,7 +31,7 @@ def language_modeling_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[
         `tuple[torch.Tensor, torch.Tensor]`: sum over next-token positions with a label, and their number.
     """
     targets = labels[:, 1:]
-    if logits.numel() > CHUNK:
+    if logits.numel() > MOST_LOGITS:
         total = _in_chunks(_cross_entropy, logits, labels).sum()
     else:
         total = F.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
@@ -43,7 +45,7 @@ def max_entropy_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.
     only positions that predict a label count, so neither padding nor a masked prompt does.
     """
     wanted = labels[:, 1:] != IGNORED
-    if logits.numel() > CHUNK:
+    if logits.numel() > MOST_LOGITS:
         return _in_chunks(_negative_entropy, logits, labels).sum(), wanted.sum()
     log_p = F.log_softmax(logits[:, :-1][wanted], dim=-1)  # (N, V)
     return (log_p.exp() * log_p).sum(), wanted.sum()
@@ -66,7 +68,7 @@ def inverse_cross_entropy_loss(logits: torch.Tensor, labels: torch.Tensor) -> tu
     as p_y → 1.
     """
     wanted = labels[:, 1:] != IGNORED
-    if logits.numel() > CHUNK:
+    if logits.numel() > MOST_LOGITS:
         return _in_chunks(_inverse_cross_entropy, logits, labels).sum(), wanted.sum()
     return _inverse_cross_entropy(logits[:, :-1][wanted], labels[:, 1:][wanted]).sum(), wanted.sum()
 
@@ -83,7 +85,7 @@ def sequence_log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tens
     Returns:
         `torch.Tensor` of shape `(B,)`: in nats.
     """
-    if logits.numel() > CHUNK:
+    if logits.numel() > MOST_LOGITS:
         return -_in_chunks(_cross_entropy, logits, labels).sum(-1)
     targets = labels[:, 1:]
     token = -F.cross_entropy(logits[:, :-1].transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
@@ -141,8 +143,8 @@ class _InChunks(torch.autograd.Function):
 
 
 def _chunks(logits: torch.Tensor, *others: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Positions of one row that have at most `CHUNK` / 8 logits together, and what the others have there."""
-    positions = max(1, CHUNK // 8 // logits.shape[-1])
+    """Positions of one row that have at most `MOST_LOGITS` / 8 logits together, and what the others have there."""
+    positions = max(1, MOST_LOGITS // 8 // logits.shape[-1])
     for rows in zip(logits, *others, strict=True):
         yield from zip(*(row.split(positions) for row in rows), strict=True)
 

@@ -24,9 +24,9 @@ from trl_tar.costs import timing as bench
 from trl_tar.costs.bare_loop import BareLoop
 from trl_tar.costs.bench import measure
 from trl_tar.costs.cost import Cost
-from trl_tar.costs.fake_model import Mode
 from trl_tar.costs.growth import AXES
 from trl_tar.costs.memory_ledger import Ledger
+from trl_tar.costs.mode import Mode
 from trl_tar.costs.plan import plan
 from trl_tar.costs.timing import is_configuration, load_model, median_interval, trainer_for
 from trl_tar.costs.trace_figure import PHASES, plot_trace

@@ -36,7 +36,7 @@ def test_outer_steps_equal_the_reference_in_every_mode(make_trainer, loss, adver
 @pytest.mark.parametrize("adversary", [FULL, LORA], ids=lambda a: a.name)
 @pytest.mark.parametrize("loss", ["entropy", "dpo", "negative_cross_entropy", "inverse_cross_entropy"])
 def test_outer_steps_with_losses_in_chunks_equal_the_reference(make_trainer, monkeypatch, loss, adversary):
-    monkeypatch.setattr(losses, "CHUNK", 64)
+    monkeypatch.setattr(losses, "MOST_LOGITS", 64)
     assert max(errors_of_outer_steps(make_trainer, [adversary], tamper_resistance_loss=loss)) < EXACT
 
 

@@ -21,10 +21,10 @@ from transformers import (
 )
 
 from trl_tar.cli.main import main
-from trl_tar.costs import plan as plan_module
+from trl_tar.costs import bytes_and_flops
 from trl_tar.costs.cost import Cost
-from trl_tar.costs.fake_model import Mode
 from trl_tar.costs.memory_ledger import measure_memory
+from trl_tar.costs.mode import Mode
 from trl_tar.costs.plan import plan
 from trl_tar.costs.timing import load_model, trainer_for
 
@@ -137,9 +137,9 @@ DEEP = {
 )
 def test_a_deep_model_is_planned_from_few_of_its_layers(monkeypatch, config, mode, size):
     cost = Cost(**size)
-    monkeypatch.setitem(plan_module.FEW, "memory", 4 if config == "of two kinds" else 8)
+    monkeypatch.setitem(bytes_and_flops.FEW_LAYERS, "memory", 4 if config == "of two kinds" else 8)
     found = plan(DEEP[config], cost, mode)
-    monkeypatch.setattr(plan_module, "FEW", {"memory": 1000, "flops": 1000})
+    monkeypatch.setattr(bytes_and_flops, "FEW_LAYERS", {"memory": 1000, "flops": 1000})
     whole = plan(DEEP[config], cost, mode)
     assert found.device_bytes == pytest.approx(whole.device_bytes, rel=1e-3)
     assert (found.host, found.flops, found.moment) == (whole.host, whole.flops, whole.moment)

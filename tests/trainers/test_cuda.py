@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from trl_tar import Adversary
 from trl_tar.costs.cost import Cost
-from trl_tar.costs.fake_model import Mode
+from trl_tar.costs.mode import Mode
 from trl_tar.costs.plan import plan
 from trl_tar.costs.timing import load_model, trainer_for
 from trl_tar.trainers import tar_trainer

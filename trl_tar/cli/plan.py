@@ -14,7 +14,7 @@ from rich.table import Table
 from transformers import AutoConfig, PretrainedConfig
 
 from ..costs.cost import Cost
-from ..costs.fake_model import Mode
+from ..costs.mode import Mode
 from ..costs.plan import Plan, plan
 from ..models.untrusted_config import NONSENSE
 from .console import quiet

@@ -1,1 +1,1 @@
-"""What a run costs: memory and time planned before it, and measured beside the bare loop."""
+"""Memory and time of an outer step, planned from a configuration and measured next to a bare training loop."""

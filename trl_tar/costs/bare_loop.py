@@ -1,4 +1,4 @@
-"""The paper's loop without a trainer, to measure against."""
+"""The paper's outer step without a trainer: the loop that a trainer's time and memory are compared with."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -14,16 +14,20 @@ from ..optim.attack_optimizers import optimizer_class_and_arguments
 from .cost import Cost
 
 
-class BareLoop:
-    """An outer step with nothing around it: no trainer, no snapshot, no checks; the weights are not put back.
+FIRST_TOKEN = 5  # random rows leave out lower ids: in the tokenizers of the embedded worlds those are special tokens
 
-    Its losses are written out, so that what ours cost more is counted too. What is needed no more is freed at once.
+
+class BareLoop:
+    """An outer step with nothing around it: it has no trainer, no snapshot and no checks, and does not put the weights back.
+
+    It makes the passes of [`Cost.outer_step`]. Its losses are written out instead of imported, so that the comparison also
+    counts what the package's losses cost more. It frees a tensor as soon as nothing reads it any more.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
-            The model; a LoRA attack keeps its adapter from one outer step to the next.
+            Model to train in place. A LoRA attack keeps its adapter from one outer step to the next.
         cost ([`Cost`]):
-            Size of a step.
+            Size of the outer step.
         bf16 (`bool`, *optional*, defaults to `False`), activation_checkpointing (`bool`, *optional*, defaults to `False`):
             As in [`TARConfig`].
     """
@@ -31,7 +35,7 @@ class BareLoop:
     def __init__(self, model: PreTrainedModel, cost: Cost, bf16: bool = False, activation_checkpointing: bool = False):
         self.cost, self.autocast = cost, torch.autocast(model.device.type, torch.bfloat16, enabled=bf16)
         self.whole = self.attacked = list(model.parameters())
-        self.model: Any = model.train()  # of peft, with an adapter
+        self.model: Any = model.train()  # a PeftModel for a LoRA attack
         self.vocab_size = vocab_size(model)
         if activation_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -39,11 +43,11 @@ class BareLoop:
             self.model = get_peft_model(model, lora_config(cost.adversary, model))
             self.attacked = [p for p in self.model.parameters() if p.requires_grad]
         self._freeze(False)
-        self.outer = torch.optim.AdamW(self.whole, lr=1e-5, fused=True)
+        self.outer = torch.optim.AdamW(self.whole, lr=1e-5, fused=True)  # as in `trainer_for`
         self.generator = torch.Generator().manual_seed(0)
 
     def step(self) -> None:
-        """One forward pass of the reference, then the retain gradient, the attacks, and the step."""
+        """Makes one outer step: the pass of the reference, the retain gradient, the attacks, and the optimizer's step."""
         outer = self._retain()
         for _ in range(self.cost.adversaries):
             self._attack(outer)
@@ -53,6 +57,7 @@ class BareLoop:
         self.outer.zero_grad()
 
     def _retain(self) -> dict[nn.Parameter, torch.Tensor]:
+        """Makes the passes of the reference and of the retain loss, and returns the gradient of each parameter."""
         ids = self._rows()
         with self.model.disable_adapter() if self.cost.lora_r is not None else nullcontext():
             with torch.no_grad(), self.autocast:
@@ -68,22 +73,28 @@ class BareLoop:
         return outer
 
     def _attack(self, outer: dict[nn.Parameter, torch.Tensor]) -> None:
+        """Makes the passes of one attack, and adds the tamper-resistance gradients to `outer`."""
         x_tr = self._rows()
-        optimizer, arguments = optimizer_class_and_arguments(self.cost.adversary)
-        inner = optimizer(self.attacked, **arguments)
-        for step in range(self.cost.num_steps):
-            ids = self._rows()
-            self._freeze(True)
-            with self.autocast:
-                loss = next_token_loss(self.model(input_ids=ids, use_cache=False).logits, ids)
-            loss.backward()
-            self._freeze(False)
-            inner.step()
-            inner.zero_grad()
-            if (step + 1) % self.cost.interval == 0:
+        optimizer_class, arguments = optimizer_class_and_arguments(self.cost.adversary)
+        inner = optimizer_class(self.attacked, **arguments)
+        for name in self.cost.attack:
+            if name == "attack":
+                self._step_attack(inner)
+            else:
                 self._judge(x_tr, outer)
 
+    def _step_attack(self, inner: torch.optim.Optimizer) -> None:
+        ids = self._rows()
+        self._freeze(True)
+        with self.autocast:
+            loss = next_token_loss(self.model(input_ids=ids, use_cache=False).logits, ids)
+        loss.backward()
+        self._freeze(False)
+        inner.step()
+        inner.zero_grad()
+
     def _judge(self, x_tr: torch.Tensor, outer: dict[nn.Parameter, torch.Tensor]) -> None:
+        """Adds the gradient of L_TR, the negative entropy of the next token, at the attacked weights to `outer`."""
         with self.autocast:
             log_p = self.model(input_ids=x_tr, use_cache=False).logits[:, :-1].log_softmax(-1)
             loss = (log_p.exp() * log_p).sum(-1).mean()
@@ -92,21 +103,22 @@ class BareLoop:
             total.add_(gradient)
 
     def _freeze(self, frozen: bool) -> None:
-        """What a LoRA attack does not train takes no gradient in its passes."""
+        """Freezes or unfreezes the weights below a LoRA adapter, which take no gradient in the attack's own passes."""
         if self.cost.lora_r is not None:
             for p in self.whole:
                 p.requires_grad_(not frozen)
 
     def _rows(self) -> torch.Tensor:
+        """Random token ids of shape `(batch_size, length)`, on the model's device."""
         size = (self.cost.batch_size, self.cost.length)
-        return torch.randint(5, self.vocab_size, size, generator=self.generator).to(self.model.device)
+        return torch.randint(FIRST_TOKEN, self.vocab_size, size, generator=self.generator).to(self.model.device)
 
 
 def vocab_size(model: PreTrainedModel) -> int:
-    """Tokens that it embeds, wherever its configuration has the number."""
+    """The number of tokens that the model embeds, read from its weights as configurations name it differently."""
     return len(model.get_input_embeddings().weight)
 
 
 def next_token_loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Mean over all positions but the last."""
+    """Mean cross-entropy of the next token, in nats, at all positions but the last; logits `(B, T, V)`, ids `(B, T)`."""
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())

@@ -1,4 +1,4 @@
-"""What an outer step costs beside its arithmetic: time, memory and FLOP/s of [`TARTrainer`] and the bare loop, on record."""
+"""A record of what an outer step costs: time, memory and FLOP/s of [`TARTrainer`] next to those of the bare loop."""
 
 import gc
 import os
@@ -22,8 +22,8 @@ from transformers.utils import logging
 
 from .bare_loop import BareLoop
 from .cost import Cost
-from .fake_model import Mode
 from .memory_ledger import measure_memory
+from .mode import Mode
 from .plan import plan
 from .timing import (
     MODELS,
@@ -44,7 +44,8 @@ MODES: dict[str, dict[str, Any]] = {
     "offload": {"offload": True},
     "offload, optimizer in backward": {"offload": True, "optimizer_in_backward": True},
 }
-# FLOP/s of dense matrices in bfloat16, and in float32 without TF32, by a part of the device's name, from NVIDIA's data sheets
+# part of a device's name → its FLOP/s for dense matrices in bfloat16, and in float32 without TF32, from NVIDIA's data sheets;
+# of two parts that match, the first counts
 DEVICE_FLOPS = {
     "H200 NVL": (835e12, 60e12),
     "H200": (989e12, 67e12),
@@ -53,7 +54,9 @@ DEVICE_FLOPS = {
     "H100": (989e12, 67e12),
     "A100": (312e12, 19.5e12),
 }
-RETURNED_AT_ONCE = {f"MALLOC_{name}_THRESHOLD_": "65536" for name in ("MMAP", "TRIM")}  # freed memory, to the system
+# Environment under which glibc returns freed memory to the system at once, so that resident memory is memory in use. 64 KiB is
+# small next to the tensors of any model that is measured.
+RETURNED_AT_ONCE = {f"MALLOC_{name}_THRESHOLD_": "65536" for name in ("MMAP", "TRIM")}
 
 
 def measure(
@@ -66,32 +69,35 @@ def measure(
     on_part: Callable[[dict[str, Any]], None] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Time of an outer step of the trainer as a multiple of the bare loop's, its share of the device's FLOP/s, and memory.
+    """Measures the time of the trainer's outer step as a multiple of the bare loop's, its share of the device's FLOP/s, and memory.
 
     Args:
         model (`str`):
-            `"world"` (0.2 M parameters), `"smollm2"`, a folder or a Hub id; a `config.json`, or a folder without weights, is a
-            model of random weights.
+            `"world"` (0.2 M parameters), `"smollm2"`, a folder or a Hub id. A `config.json`, or a folder without weights, gives
+            a model with random weights.
         cost ([`Cost`]):
-            Size of a step.
+            Size of the outer step.
         steps (`int`, *optional*, defaults to `20`):
-            Pairs of steps that are counted.
+            Pairs of steps that are counted, one of the trainer and one of the bare loop in each.
         dtype (`str`, *optional*, defaults to `"float32"`):
-            Of the weights, or `"bfloat16"`, which wants `bf16=True`.
+            Precision of the weights; `"bfloat16"` needs `bf16=True`.
         device_flops (`float`, *optional*):
             Floating-point operations per second of the device. By default those of `DEVICE_FLOPS`, if the device is there.
         on_part (`Callable`, *optional*):
-            Takes the record with what is measured so far, as each part takes minutes on a large model.
+            Called with the record so far after each part, as a part takes minutes on a large model.
         settings:
-            Further ones of [`TARConfig`], such as `bf16`, `offload`, `optimizer_in_backward` or `activation_checkpointing`.
+            Further settings of [`TARConfig`], such as `bf16`, `offload`, `optimizer_in_backward` or `activation_checkpointing`.
 
     Returns:
-        `dict`: `ratio` (median with its 95 % interval over pairs), `seconds` of both, `tokens_per_second` of the trainer
-        (those of [`Cost`]), `utilisation` (`flops` of an outer step without what checkpointing repeats, `device_flops` and
-        `mfu`; `None` where the device's are not known), `peak_memory` of both in bytes, each in a process of its own (on a
-        CPU without what its imports take), and their ratio, `state` (memory mode → kind → bytes per parameter on `device` and
-        `host`, at the last step of an attack), `weights` (`"random"` or `"loaded"`), `num_parameters`, `passes`, `cost`,
-        `dtype`, `settings` and `environment`.
+        `dict`: `ratio` (median over the pairs with its 95 % interval), `seconds` of both (medians), `tokens_per_second` of
+        the trainer ([`Cost.tokens`] by its seconds), `utilisation` (`flops` of an outer step without what checkpointing
+        repeats, `device_flops`, and `mfu`, their quotient by the seconds; `None` where the device's FLOP/s are unknown),
+        `peak_memory` in bytes of both, each in its own process (on a CPU without what its imports take), and their ratio,
+        `state` (memory mode → kind → bytes per parameter on `device` and `host`, at the last step of an attack), `weights`
+        (`"random"` or `"loaded"`), `num_parameters`, `passes`, `cost`, `dtype`, `settings` and `environment`.
+
+    Raises:
+        `ValueError`: for a model that cannot be loaded, and for a step that the device's memory does not hold.
     """
     torch.set_num_threads(1)
     run = (model, cost, dtype, settings)
@@ -129,18 +135,20 @@ def measure(
 
 
 def known_flops(bf16: bool) -> float | None:
-    """Of the GPU, if it is one of `DEVICE_FLOPS`; of no CPU."""
+    """FLOP/s of the GPU, if it is one of `DEVICE_FLOPS`; `None` for another GPU, a part of one (MIG), and a CPU."""
     if not torch.cuda.is_available():
         return None
     name = torch.cuda.get_device_name(0)
-    known = [both for part, both in DEVICE_FLOPS.items() if part in name and "MIG" not in name]
-    return known[0][0 if bf16 else 1] if known else None
+    matching = [flops for part, flops in DEVICE_FLOPS.items() if part in name and "MIG" not in name]
+    return matching[0][0 if bf16 else 1] if matching else None
 
 
 def peak_memory(
     model: str, cost: Cost, dtype: str = "float32", settings: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """`trainer` and `bare_loop`, bytes at most of each in a process of its own, and their `ratio`; of what [`measure`] takes."""
+    """Peak memory of `trainer` and `bare_loop`, in bytes, each in its own process, and their `ratio`.
+
+    The arguments are those of [`measure`]."""
     run = (model, cost, dtype, dict(settings or {}))
     with _set(RETURNED_AT_ONCE):
         peaks = {name: _in_own_process(_peak, name, *run) for name in ("trainer", "bare_loop")}
@@ -149,7 +157,7 @@ def peak_memory(
 
 @contextmanager
 def _set(variables: Mapping[str, str]) -> Iterator[None]:
-    """Of the environment, for the processes that are started meanwhile."""
+    """Sets variables of the environment for the processes that are started inside."""
     before = dict(os.environ)
     os.environ.update(variables)
     try:
@@ -174,9 +182,9 @@ def _in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
 def _times(
     model: str, cost: Cost, dtype: str, settings: dict[str, Any], steps: int, counted: bool
 ) -> tuple[int, float | None, list[tuple[float, float]]]:
-    """Number of parameters, FLOPs of an outer step if they are to be counted, and seconds of trainer and bare loop."""
+    """Returns the number of parameters, the FLOPs of an outer step if `counted`, and the seconds of each pair of steps."""
     loaded, tokenizer = _quietly_loaded(model, dtype)
-    # what is computed anew under checkpointing is not counted: nobody wants it for itself
+    # utilisation counts only the operations that the method needs, not those that checkpointing repeats to save memory
     flops = _flops(loaded.config, cost) if counted else None
     with tempfile.TemporaryDirectory() as folder:
         times = time_in_turn(loaded, deepcopy(loaded), tokenizer, cost, steps + WARM_UP, Path(folder), **settings)
@@ -184,7 +192,7 @@ def _times(
 
 
 def _flops(config: PretrainedConfig, cost: Cost) -> float | None:
-    """Of an outer step; `None` for a model that cannot be planned, of which time and memory are measured all the same."""
+    """FLOPs of an outer step; `None` for a model that cannot be planned, whose time and memory are measured all the same."""
     try:
         return plan(config, cost, Mode(cost.lora_r, bf16=False)).flops
     except ValueError as error:
@@ -193,11 +201,12 @@ def _flops(config: PretrainedConfig, cost: Cost) -> float | None:
 
 
 def _peak(name: str, model: str, cost: Cost, dtype: str, settings: dict[str, Any]) -> int:
-    """Bytes: resident in this process at most, without what it imports, or allocated on the GPU at most."""
+    """Peak memory of this process, in bytes: allocated on the GPU, or without one resident, less what imports take."""
     if torch.cuda.is_available():
         _train(name, model, cost, dtype, settings)
         return torch.cuda.max_memory_allocated()
-    _train(name, "world", Cost(2, 8, num_steps=1, interval=1, lora_r=cost.lora_r and 1), "float32", {})  # imports all
+    # a tiny run first, so that everything is imported before memory is read
+    _train(name, "world", Cost(2, 8, num_steps=1, interval=1, lora_r=cost.lora_r and 1), "float32", {})
     gc.collect()
     before = _resident("VmRSS")
     _train(name, model, cost, dtype, settings)
@@ -205,7 +214,7 @@ def _peak(name: str, model: str, cost: Cost, dtype: str, settings: dict[str, Any
 
 
 def _train(name: str, model: str, cost: Cost, dtype: str, settings: dict[str, Any], steps: int = 2) -> None:
-    """Outer steps of `"trainer"` or `"bare_loop"`, and nothing beside them."""
+    """Runs outer steps of the `"trainer"` or of the `"bare_loop"`, and nothing else."""
     loaded, tokenizer = _quietly_loaded(model, dtype)
     if name == "bare_loop":
         bare = BareLoop(loaded, cost, **for_bare_loop(settings))
@@ -217,14 +226,14 @@ def _train(name: str, model: str, cost: Cost, dtype: str, settings: dict[str, An
 
 
 def _resident(field: str) -> int:
-    """Bytes of this process: `"VmRSS"` now, `"VmHWM"` at most."""
-    # not resource.getrusage: its peak of a new process begins with that of the process which started it
+    """Resident memory of this process, in bytes: `"VmRSS"` is the present value, `"VmHWM"` the peak."""
+    # not resource.getrusage, whose peak a new process inherits from the one that started it
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{field}:"))
 
 
 def _state(model: str, cost: Cost, dtype: str, settings: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Kind → place → bytes per parameter."""
+    """Kind of state → `"device"` or `"host"` → bytes per parameter, at the last step of an attack."""
     loaded, tokenizer = _quietly_loaded(model, dtype)
     count = loaded.num_parameters()
     with tempfile.TemporaryDirectory() as folder:
@@ -233,7 +242,7 @@ def _state(model: str, cost: Cost, dtype: str, settings: dict[str, Any]) -> dict
 
 
 def _quietly_loaded(model: str, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """In a process of its own."""
+    """Loads model and tokenizer in a worker process, which is left to one thread and without progress bars."""
     torch.set_num_threads(1)
     logging.disable_progress_bar()
     disable_progress_bars()
@@ -241,10 +250,10 @@ def _quietly_loaded(model: str, dtype: str) -> tuple[PreTrainedModel, PreTrained
 
 
 class _Traced(TrainerCallback):
-    """Profiles the outer step after those that warm up."""
+    """Profiles one outer step, the first after the warm-up."""
 
     def __init__(self) -> None:
-        self.profile = profile()  # CPU, and GPU where there is one
+        self.profile = profile()  # of the CPU, and of the GPU where there is one
         self.step = record_function(STEP)
 
     def on_step_begin(self, args, state, control, **kwargs):
@@ -255,19 +264,20 @@ class _Traced(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == WARM_UP + 1:
             if torch.cuda.is_available():
-                torch.cuda.synchronize()  # what was asked of it is part of the step
+                torch.cuda.synchronize()  # the step ends when the GPU has finished it
             self.step.__exit__(None, None, None)
             self.profile.stop()
 
 
 def write_trace(model: str, cost: Cost, file: Path, *, dtype: str = "float32", **settings: Any) -> None:
-    """Writes one outer step of the trainer as a Chrome trace, which chrome://tracing and Perfetto show, or as a picture.
+    """Writes one outer step of the trainer as a Chrome trace (for chrome://tracing or Perfetto) or as a picture.
 
     Args:
         model (`str`), cost ([`Cost`]), dtype (`str`, *optional*, defaults to `"float32"`), settings:
-            As for [`measure`].
+            As in [`measure`].
         file (`Path`):
-            The file: a picture if its name ends with `.png`, `.svg` or `.pdf`, otherwise a trace, packed if with `.gz`.
+            File to write: a picture if its name ends with `.png`, `.svg` or `.pdf`, otherwise a trace, compressed if its name
+            ends with `.gz`.
     """
     _in_own_process(_trace, model, cost, dtype, settings, file)
 

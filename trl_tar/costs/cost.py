@@ -1,8 +1,12 @@
-"""What a run costs."""
+"""The size of an outer step, and the passes that it consists of."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ..adversaries.adversary import Adversary
+
+
+PassName = Literal["reference", "retain", "attack", "judgement"]
 
 
 @dataclass(frozen=True)
@@ -11,19 +15,19 @@ class Cost:
 
     Args:
         batch_size (`int`, *optional*, defaults to `4`):
-            Rows of D_retain, of the adversary and of D_TR alike.
+            Rows in a batch. Batches of D_retain, of the adversary and of D_TR have the same size.
         length (`int`, *optional*, defaults to `64`):
-            Tokens of each row.
+            Tokens in each row.
         num_steps (`int`, *optional*, defaults to `8`):
-            K.
+            Steps of each attack: K in the paper.
         interval (`int`, *optional*, defaults to `4`):
             Attack steps from one tamper-resistance gradient to the next.
         adversaries (`int`, *optional*, defaults to `1`):
-            Attacks in each outer step.
+            Attacks in each outer step: S in the paper.
         lora_r (`int`, *optional*):
-            Rank of a LoRA adversary; all parameters by default.
+            Rank of a LoRA attack. By default an attack trains all parameters.
         optimizer (`str`, *optional*, defaults to `"adamw"`):
-            Of the attack, as in [`Adversary`].
+            Optimizer of the attack, as in [`Adversary`].
     """
 
     batch_size: int = 4
@@ -35,22 +39,37 @@ class Cost:
     optimizer: str = "adamw"
 
     @property
+    def attack(self) -> list[PassName]:
+        """Passes of one attack in order: `"attack"` for each step, and a `"judgement"` (∇L_TR) after every `interval` steps."""
+        passes: list[PassName] = []
+        for step in range(self.num_steps):
+            passes.append("attack")
+            if (step + 1) % self.interval == 0:
+                passes.append("judgement")
+        return passes
+
+    @property
+    def outer_step(self) -> list[PassName]:
+        """All passes of an outer step in order. The first gives the reference's hidden states and has no backward pass."""
+        return ["reference", "retain", *self.adversaries * self.attack]
+
+    @property
     def passes(self) -> int:
-        """Forward and backward passes of an outer step."""
-        return self.adversaries * (self.num_steps + self.num_steps // self.interval) + 1
+        """The number of passes of an outer step that go forward and backward."""
+        return len(self.outer_step) - 1
 
     @property
     def tokens(self) -> int:
-        """Of all forward and backward passes of an outer step."""
+        """The number of tokens that all forward and backward passes of an outer step read together."""
         return self.passes * self.batch_size * self.length
 
     @property
     def adversary(self) -> Adversary:
-        """Each attack."""
+        """The attack of this size, as the trainer takes it."""
         return Adversary(
             "bench",
             "bench",
-            learning_rate=1e-6,
+            learning_rate=1e-6,  # a choice: what a step costs does not depend on it
             num_steps=self.num_steps,
             batch_size=self.batch_size,
             optimizer=self.optimizer,

@@ -1,4 +1,4 @@
-"""A model whose tensors have shapes and no content, and the passes of an outer step that are made with it."""
+"""A model whose tensors have shapes but no content, and the passes of an outer step on it."""
 
 import json
 import math
@@ -19,14 +19,16 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from ..adversaries.adversary import Adversary
 from ..distributed.gradients import Batch, consumed_gradient, mean_gradient
-from ..losses import CHUNK, language_modeling_loss, max_entropy_loss
+from ..losses import MOST_LOGITS, language_modeling_loss, max_entropy_loss
 from ..models.forward_passes import next_token_logits
 from ..models.lora import lora_config
 from ..optim.stochastic_rounding import at_least_float32, in_bfloat16, step_in_float32
+from .cost import PassName
+from .mode import Mode
 
 
-# floating-point operations of kernels that torch does not count
-KERNELS = {
+# kernel → its floating-point operations, for kernels that torch's counter does not know
+FLOPS_OF_KERNELS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
         lambda out, q, k, v, *_, **__: sdpa_backward_flop_count(out, q, k, v)
@@ -35,96 +37,82 @@ KERNELS = {
 }
 
 
-@dataclass(frozen=True)
-class Mode:
-    """How memory is saved.
-
-    Args:
-        lora_r (`int`, *optional*):
-            Rank of a LoRA attack; all parameters by default.
-        offload, optimizer_in_backward, activation_checkpointing, bf16 (`bool`, *optional*):
-            As in [`TARConfig`].
-        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
-            Of the weights, or `torch.bfloat16`.
-        optimizer (`str`, *optional*, defaults to `"adamw"`):
-            Of the attack, or `"adamw_8bit"`.
-        devices (`int`, *optional*, defaults to `1`):
-            Devices that FSDP2 shards parameters, gradients and optimizers over.
-    """
-
-    lora_r: int | None = None
-    offload: bool = False
-    optimizer_in_backward: bool = False
-    activation_checkpointing: bool = False
-    bf16: bool = True
-    dtype: torch.dtype = torch.float32
-    optimizer: str = "adamw"
-    devices: int = 1
-
-    def __str__(self) -> str:
-        words = [
-            "all parameters" if self.lora_r is None else f"LoRA, rank {self.lora_r}",
-            "offload" * self.offload,
-            "optimizer in backward" * self.optimizer_in_backward,
-            "activation checkpointing" * self.activation_checkpointing,
-            "weights in bfloat16" * (self.dtype == torch.bfloat16),
-            "8-bit optimizer" * (self.optimizer == "adamw_8bit"),
-            f"FSDP2 on {self.devices}" * (self.devices > 1),
-        ]
-        return ", ".join(word for word in words if word)
-
-
 class _GroupedProducts(TorchDispatchMode):
-    """Gives the products of experts in one tensor their shapes, which torch knows in bfloat16 alone."""
+    """Gives the grouped products of experts their shape in float32 too: torch's own rule covers bfloat16 alone."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func is not torch.ops.aten._grouped_mm.default:
             return func(*args, **(kwargs or {}))
-        left, right, offsets = args[:3]  # rows by expert; a matrix for each expert, or rows by expert too
+        left, right, offsets = args[:3]  # `right` holds a matrix for each expert, or rows sorted by expert like `left`
         experts = () if right.ndim == 3 else offsets.shape
         return left.new_empty(*experts, left.shape[-2], right.shape[-1])
 
 
 @contextmanager
 def without_content() -> Iterator[None]:
-    """Tensors that are made here have a shape, and no memory."""
+    """Makes every tensor that is created inside have a shape but no memory."""
     with FakeTensorMode(), _GroupedProducts():
         yield
 
 
 @dataclass(frozen=True)
 class Pass:
-    """A pass of the outer step, forward and backward to some parameters; forward alone for none."""
+    """A pass of the outer step: forward, and backward to its parameters.
 
-    name: str
+    Args:
+        name (`str`):
+            Name of the pass in [`Cost.outer_step`].
+        model (`torch.nn.Module`):
+            Model that runs.
+        batch (`dict[str, torch.Tensor]`):
+            Batch that it reads.
+        parameters (`list[torch.nn.Parameter]`):
+            Parameters whose gradient is taken. Without any the pass goes forward alone.
+        loss (`Callable`):
+            Takes model and batch, and returns the sum of the loss and its count. A forward pass alone returns nothing.
+        consume (`Callable`, *optional*):
+            Takes a parameter and its gradient in the backward pass, under `optimizer_in_backward`.
+    """
+
+    name: PassName
     model: nn.Module
     batch: Batch
     parameters: list[nn.Parameter]
     loss: Callable[[nn.Module, Batch], Any]
-    # what `optimizer_in_backward` does with a gradient, if anything
     consume: Callable[[nn.Parameter, torch.Tensor], None] | None = None
 
-    def run(self, mode: Mode, share: int = 1) -> list[torch.Tensor]:
-        """Makes the pass; returns its gradient, or what one of so many devices keeps of it."""
+    def run(self, mode: Mode, devices: int = 1) -> list[torch.Tensor]:
+        """Makes the pass and returns the gradient that is left after it: with several devices, one device's shard of it."""
         if not self.parameters:
             with torch.no_grad():
                 self.loss(self.model, self.batch)
             return []
-        kept: list[torch.Tensor] = []
+        shards: list[torch.Tensor] = []
 
         def shard(p: nn.Parameter, gradient: torch.Tensor) -> None:
-            kept.append(torch.empty(math.ceil(p.numel() / share), dtype=at_least_float32(p)))
+            shards.append(torch.empty(math.ceil(p.numel() / devices), dtype=at_least_float32(p)))
 
-        consume = shard if share > 1 else self.consume if mode.optimizer_in_backward else None
+        consume = shard if devices > 1 else self.consume if mode.optimizer_in_backward else None
         if consume is None:
             return mean_gradient(self.model, self.parameters, [self.batch], self.loss)[1]
         consumed_gradient(self.model, self.parameters, [self.batch], self.loss, consume)
-        return kept
+        return shards
 
 
 @dataclass(frozen=True)
 class Models:
-    """The model, the one under attack, what the attack trains, and the reference's hidden states once they are made."""
+    """The models of an outer step.
+
+    Args:
+        whole (`torch.nn.Module`):
+            Model of the retain pass.
+        attacked (`torch.nn.Module`):
+            Model under attack, with its adapter for a LoRA attack.
+        attacking (`list[torch.nn.Parameter]`):
+            Parameters that the attack trains.
+        reference (`list[torch.Tensor]`):
+            Hidden states of the reference, between its pass and the retain pass; empty at other times.
+    """
 
     whole: nn.Module
     attacked: nn.Module
@@ -133,13 +121,14 @@ class Models:
 
     @classmethod
     def of(cls, config: str, config_class: type, mode: Mode) -> "Models":
+        """Builds the models from the JSON text of a configuration."""
         fields = json.loads(config)
         whole, _ = _empty(config_class.from_dict(fields), None, mode)
         attacked, adapter = _empty(config_class.from_dict(fields), mode.lora_r, mode)
         return cls(whole, attacked, adapter or list(attacked.parameters()), [])
 
     def passes(self, rows: int, length: int) -> list[Pass]:
-        """In the order of an outer step."""
+        """One pass of each name in [`Cost.outer_step`], in the order of their first use, on `rows` of `length` tokens."""
         ids = torch.zeros(rows, length, dtype=torch.long)
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
         attacking = set(self.attacking)
@@ -163,23 +152,23 @@ class Models:
 
 
 def _empty(config: PretrainedConfig, lora_r: int | None, mode: Mode) -> tuple[nn.Module, list[nn.Parameter]]:
-    """A model whose tensors have no content, and the parameters of its LoRA adapter."""
-    with unset_fake_temporarily(), torch.device("meta"):  # which has numbers of its own
+    """A model whose tensors have no content, and the parameters of its LoRA adapter; none without `lora_r`."""
+    with unset_fake_temporarily(), torch.device("meta"):  # takes no memory either; fake tensors replace these below
         model: Any = AutoModelForCausalLM.from_config(config, dtype=mode.dtype)
         if lora_r is not None:
             adapter = lora_config(Adversary("plan", "plan", lora_r=lora_r), model)
             model = get_peft_model(model, adapter, low_cpu_mem_usage=True)
-    made: dict[nn.Parameter, nn.Parameter] = {}  # tied ones stay tied
+    emptied: dict[nn.Parameter, nn.Parameter] = {}  # one for each parameter, so that tied ones stay tied
     for module in model.modules():
         for name, p in module._parameters.items():
             if p is not None:
-                module._parameters[name] = made.setdefault(p, nn.Parameter(torch.empty(p.shape, dtype=p.dtype)))
+                module._parameters[name] = emptied.setdefault(p, nn.Parameter(torch.empty(p.shape, dtype=p.dtype)))
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
     if mode.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    if mode.bf16:  # as accelerate does it
+    if mode.bf16:  # as accelerate wraps the forward method
         autocast = torch.autocast("cpu", torch.bfloat16, cache_enabled=not mode.offload)
         model.forward = convert_outputs_to_fp32(autocast(model.forward))
     return model.train(), [p for name, p in model.named_parameters() if "lora_" in name]
@@ -191,7 +180,7 @@ def _outputs(model: nn.Module, batch: Batch) -> Any:
 
 
 def _retain(model: nn.Module, batch: Batch, reference: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The retain loss (Eq. 2, https://huggingface.co/papers/2408.00761), where no position is masked."""
+    """The retain loss (Eq. 2, https://huggingface.co/papers/2408.00761) of a batch without padding, with a count of 1."""
     outputs = _outputs(model, batch)
     total, count = language_modeling_loss(outputs.logits, batch["labels"])
     distances = [(h - r).norm(dim=-1).mean() for h, r in zip(outputs.hidden_states, reference, strict=True)]
@@ -200,16 +189,18 @@ def _retain(model: nn.Module, batch: Batch, reference: list[torch.Tensor]) -> tu
 
 
 def _entropy(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """[`max_entropy_loss`] where no position is masked: how many are cannot be known without content."""
+    """Sum and count of [`max_entropy_loss`] for a batch without padding.
+
+    That loss selects the labelled positions, and without content their number cannot be known: here all of them count."""
     logits = next_token_logits(model, batch)
-    if logits.numel() > CHUNK:
+    if logits.numel() > MOST_LOGITS:
         return max_entropy_loss(logits, batch["labels"])
     log_p = F.log_softmax(logits[:, :-1].flatten(0, 1).clone(), dim=-1)
     return (log_p.exp() * log_p).sum(), torch.full((), len(log_p))
 
 
 def _step_without_state(p: nn.Parameter, gradient: torch.Tensor) -> None:
-    """What a step makes beside its state, which is there already."""
+    """Allocates what an optimizer step takes in addition to its state, as SGD has none: the state is counted elsewhere."""
     p.grad = gradient
     optimizer = torch.optim.SGD([p], lr=1.0)
     if in_bfloat16([p]):

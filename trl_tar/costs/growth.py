@@ -1,4 +1,4 @@
-"""How the cost of an outer step grows with K, interval, adversaries, sequence length and parameters."""
+"""The growth of an outer step's time with K, interval, adversaries, sequence length and width of the model."""
 
 import tempfile
 from collections.abc import Iterator
@@ -15,29 +15,30 @@ from .cost import Cost
 from .timing import WARM_UP, load_model, machine, time_in_turn
 
 
+# quantity → its values: a choice of doublings, with the paper's K = 64 and the world's own width (80) among them
 AXES: dict[str, tuple[int, ...]] = {
     "num_steps": (4, 8, 16, 32, 64),
     "interval": (1, 2, 4, 8),
     "adversaries": (1, 2, 4),
     "length": (16, 32, 64),
-    "hidden_size": (80, 160, 320, 640),  # of the world's model, whose other widths grow with it
+    "hidden_size": (80, 160, 320, 640),  # of the world's model; its other widths grow in proportion
 }
 
 
 def measure_growth(cost: Cost, steps: int, **settings: Any) -> dict[str, Any]:
-    """Seconds of an outer step on the world's model along each axis, all else as in `cost`.
+    """Measures the seconds of an outer step on the world's model along each of `AXES`, with all else as in `cost`.
 
     Args:
         cost ([`Cost`]):
-            Size of a step where nothing else is said.
+            Size of the step, but for the quantity of the axis.
         steps (`int`):
-            Steps that are counted at each point, in turn with those of the bare loop.
+            Steps that are counted at each point, each followed by one of the bare loop.
         settings:
-            Further ones of [`TARConfig`].
+            Further settings of [`TARConfig`].
 
     Returns:
-        `dict`: `points` (each with `axis`, `value`, `num_parameters`, `passes`, and medians of `trainer` and `bare_loop` in
-        seconds), `cost`, `settings` and `environment`.
+        `dict`: `points` (each with `axis`, `value`, `num_parameters`, `passes`, and the median seconds of `trainer` and
+        `bare_loop`), `cost`, `settings` and `environment`.
     """
     torch.set_num_threads(1)
     points = []
@@ -61,6 +62,7 @@ def measure_growth(cost: Cost, steps: int, **settings: Any) -> dict[str, Any]:
 
 
 def _model(hidden_size: int | None) -> tuple[Any, Any]:
+    """The world's model and tokenizer; with `hidden_size` a model of that width with random weights."""
     model, tokenizer = load_model("world")
     if hidden_size is None:
         return model, tokenizer
@@ -72,12 +74,12 @@ def _model(hidden_size: int | None) -> tuple[Any, Any]:
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(model.device), tokenizer
 
 
-def growth_lines(found: dict[str, Any]) -> Iterator[str]:
-    """One line for each axis: seconds at each value, and how many times the bare loop's."""
+def growth_lines(record: dict[str, Any]) -> Iterator[str]:
+    """One line for each axis: the seconds at each value, and their ratio to the bare loop's."""
     for axis in AXES:
-        points = [point for point in found["points"] if point["axis"] == axis]
-        told = ", ".join(
+        points = [point for point in record["points"] if point["axis"] == axis]
+        values = ", ".join(
             f"{point['value']}: {point['trainer']:.3f} s ({point['trainer'] / point['bare_loop']:.2f})"
             for point in points
         )
-        yield f"{axis} {told}"
+        yield f"{axis} {values}"

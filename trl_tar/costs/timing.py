@@ -1,5 +1,6 @@
-"""An outer step of [`TARTrainer`] and the bare loop, step by step in turn: what is measured in `bench_record.py`."""
+"""The time of an outer step of [`TARTrainer`] and of the bare loop, whose steps are taken in turn."""
 
+import math
 import os
 import platform
 import statistics
@@ -31,30 +32,45 @@ from ..testbed.knowledge.world import KnowledgeWorld
 from ..testbed.smollm2.weights import smollm2_path
 from ..trainers.tar_config import TARConfig
 from ..trainers.tar_trainer import TARTrainer
-from .bare_loop import BareLoop, vocab_size
+from .bare_loop import FIRST_TOKEN, BareLoop, vocab_size
 from .cost import Cost
 
 
 MODELS = {"world": lambda: knowledge_model_path(KnowledgeWorld(0)), "smollm2": smollm2_path}
-WARM_UP = 2  # steps that are not counted: memory, and the state of optimizers, is made there
+# Steps that are not counted: the first makes the state of the optimizers and takes memory from the system, the second is a margin.
+WARM_UP = 2
 
 
 def trainer_for(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cost: Cost, steps: int, folder: Path, **settings: Any
 ) -> TARTrainer:
-    """A trainer whose outer step has the same arithmetic: rows of random tokens, all of one length.
+    """Builds a trainer whose outer step has the arithmetic of the bare loop's, on random tokens in rows of one length.
 
-    `settings` are further ones of its [`TARConfig`]. `ValueError` for a LoRA attack of a rank that no matrix has."""
+    Args:
+        model ([`~transformers.PreTrainedModel`]), tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Model to train, and its tokenizer.
+        cost ([`Cost`]):
+            Size of the outer step.
+        steps (`int`):
+            Outer steps to train for.
+        folder (`Path`):
+            Output folder.
+        settings:
+            Further settings of [`TARConfig`].
+
+    Raises:
+        `ValueError`: for a LoRA attack whose rank is above that of every matrix.
+    """
     generator = torch.Generator().manual_seed(1)
     largest = max(min(p.shape) for p in model.parameters() if p.ndim == 2)
     if cost.lora_r is not None and cost.lora_r > largest:
         raise ValueError(f"lora_r is {cost.lora_r}, and no matrix of the model has a rank above {largest}. Lower it.")
 
     def rows(count: int) -> Dataset:
-        ids = torch.randint(5, vocab_size(model), (count, cost.length), generator=generator)
+        ids = torch.randint(FIRST_TOKEN, vocab_size(model), (count, cost.length), generator=generator)
         return Dataset.from_dict({"input_ids": ids.tolist(), "labels": ids.tolist()})
 
-    count = max(64, cost.batch_size * 4)
+    count = max(64, cost.batch_size * 4)  # a choice: at least four batches of rows
     defaults: dict[str, Any] = {
         "optim": "adamw_torch_fused",  # as the bare loop's
         "bf16": False,
@@ -90,7 +106,7 @@ def trainer_for(
 
 
 class _Alternating(TrainerCallback):
-    """After each outer step of the trainer one of the bare loop, both timed."""
+    """Times each outer step of the trainer, and after it one of the bare loop."""
 
     def __init__(self, bare: BareLoop):
         self.bare, self.ended = bare, 0.0
@@ -100,7 +116,7 @@ class _Alternating(TrainerCallback):
         self.ended = now()
 
     def on_step_end(self, args, state, control, **kwargs):
-        trainer = now() - self.ended  # with data loading, logging and all else between two steps
+        trainer = now() - self.ended  # includes data loading, logging and all else between two steps
         start = now()
         self.bare.step()
         self.ended = now()
@@ -108,7 +124,7 @@ class _Alternating(TrainerCallback):
 
 
 def now() -> float:
-    """Seconds of this process on a CPU, which other work does not move; on a GPU those of the clock."""
+    """The time in seconds: on a GPU that of the clock, on a CPU that of this process, which other work does not change."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         return time.perf_counter()
@@ -116,14 +132,17 @@ def now() -> float:
 
 
 def load_model(model: str, dtype: str = "float32") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer, on the GPU where there is one; `ValueError` where they cannot be loaded.
+    """Loads model and tokenizer, to the GPU where there is one.
 
     Args:
         model (`str`):
-            A name of `MODELS`, a folder or a Hub id; of what [`is_configuration`] the weights are random, and the tokenizer is
-            that of the world's model.
+            A name of `MODELS`, a folder or a Hub id. If [`is_configuration`] holds for it, the model has random weights and the
+            tokenizer of the world's model.
         dtype (`str`, *optional*, defaults to `"float32"`):
-            Of the weights.
+            Precision of the weights.
+
+    Raises:
+        `ValueError`: for an adapter, and for what cannot be loaded.
     """
     path = str(MODELS[model]()) if model in MODELS else model
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -132,8 +151,8 @@ def load_model(model: str, dtype: str = "float32") -> tuple[PreTrainedModel, Pre
             torch.manual_seed(0)
             with torch.device(device):
                 config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-                made = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), trust_remote_code=False)
-            return made, load_model("world")[1]
+                random = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), trust_remote_code=False)
+            return random, load_model("world")[1]
         if whole_model(path) != path:
             raise ValueError("it is an adapter")
         loaded = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False).to(device)
@@ -144,13 +163,13 @@ def load_model(model: str, dtype: str = "float32") -> tuple[PreTrainedModel, Pre
             f"{model!r} cannot be loaded ({reason.rstrip('.')}). Give a causal language model with its tokenizer, as a folder "
             "or a Hub id, or a config.json."
         ) from error
-    if tokenizer.pad_token is None:  # rows are of one length: nothing is padded
+    if tokenizer.pad_token is None:  # the trainer asks for one; rows of one length are not padded
         tokenizer.pad_token = tokenizer.eos_token
     return loaded, tokenizer
 
 
 def is_configuration(model: str) -> bool:
-    """Whether it is a `config.json`, or a folder that has one and no weights."""
+    """Tells whether a path is a `config.json`, or a folder that has one but no weights."""
     path = Path(model)
     if path.is_dir():
         return (path / CONFIG_NAME).is_file() and not [*path.glob("*.safetensors"), *path.glob("*.bin")]
@@ -158,11 +177,11 @@ def is_configuration(model: str) -> bool:
 
 
 def machine() -> dict[str, Any]:
-    """Versions and device, as in a report, and what times depend on beside them."""
-    processors = Path("/proc/cpuinfo")  # of Linux
+    """Versions and device as in a report, and what times depend on in addition: the processor, its cores and the threads."""
+    processors = Path("/proc/cpuinfo")  # on Linux only
     lines = processors.read_text(encoding="utf-8").splitlines() if processors.is_file() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    cpu = {"cpu": named[0] if named else platform.machine(), "cores": os.cpu_count()}
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    cpu = {"cpu": names[0] if names else platform.machine(), "cores": os.cpu_count()}
     return {**environment(), **cpu, "threads": torch.get_num_threads()}
 
 
@@ -175,9 +194,9 @@ def time_in_turn(
     folder: Path,
     **settings: Any,
 ) -> list[tuple[float, float]]:
-    """Seconds of each outer step: of the trainer on `model`, and of the bare loop on `bare` right after it.
+    """Seconds of each outer step of the trainer on `model`, and of the step of the bare loop on `bare` right after it.
 
-    `settings` are further ones of [`TARConfig`]; those that are no matter of memory are the bare loop's too."""
+    `settings` are further settings of [`TARConfig`]; the bare loop takes those of [`for_bare_loop`] too."""
     trainer = trainer_for(model, tokenizer, cost, steps, folder, **settings)
     alternating = _Alternating(BareLoop(bare, cost, **for_bare_loop(settings)))
     trainer.add_callback(alternating)
@@ -186,12 +205,12 @@ def time_in_turn(
 
 
 def for_bare_loop(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the settings that change the passes themselves."""
+    """The settings that change the passes themselves, and not only where memory is."""
     return {name: value for name, value in settings.items() if name in ("bf16", "activation_checkpointing")}
 
 
 def median_interval(values: Sequence[float]) -> dict[str, Any]:
-    """Median with its exact 95 % interval, from order statistics; `None` for bounds that so few values do not have."""
+    """Median with its exact 95 % interval from order statistics; a bound is `None` where there are too few values for it."""
     low, high = quantile_test(values, p=0.5).confidence_interval(0.95)
-    bounds = {name: None if value != value else float(value) for name, value in (("low", low), ("high", high))}
+    bounds = {name: None if math.isnan(value) else float(value) for name, value in (("low", low), ("high", high))}
     return {"median": statistics.median(values), **bounds, "n": len(values)}

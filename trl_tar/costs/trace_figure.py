@@ -1,4 +1,4 @@
-"""A picture of one outer step: what host and device do when, from the trace of torch's profiler."""
+"""The figure of one outer step over time: what host and device do, from a trace of torch's profiler."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,24 +19,27 @@ if TYPE_CHECKING:
 Span = tuple[float, float]  # begin and end, in µs
 STEP = "outer step"
 PHASES = ("retain pass", "attack", "judgement")  # in the order of the rows
-OPTIMIZER = "Optimizer.step"  # how torch's profiler names it: of the attack, and of the outer step
+OPTIMIZER = "Optimizer.step"  # the profiler's name for steps of the attack and of the outer optimizer
 KERNELS = ("kernel", "gpu_memset")  # categories
-COPIES = {  # row → how the names of its events begin
+COPIES = {  # row → beginning of its events' names
     "copies to the host": "Memcpy DtoH",
     "copies from the host": "Memcpy HtoD",
     "copies within it": "Memcpy DtoD",
 }
 PICTURES = (".png", ".svg", ".pdf")
-RESOLUTION = 4000  # gaps below this part of the step are not seen
+# Bars with a gap below this part of the step are drawn as one: at 11 inches and 150 dpi a step is at most 1,650 pixels wide.
+RESOLUTION = 4000
 
 
 @contextmanager
 def annotated(trainer: "TARTrainer") -> Iterator[None]:
-    """Names the phases of an outer step in traces that are taken meanwhile."""
+    """Names the phases of an outer step in traces that are taken inside."""
     retain, attack, judgement = PHASES
     phases = {
         (trainer, "compute_loss"): record_function(retain),
-        (trainer.accelerator, "backward"): record_function(retain),  # attacks take their gradients without it
+        (trainer.accelerator, "backward"): record_function(
+            retain
+        ),  # only of the retain pass: attacks call `torch.autograd` directly
         (trainer, "attack_steps"): lambda steps: _in_pieces(steps, attack),
         (trainer, "add_tamper_resistance_gradient"): record_function(judgement),
     }
@@ -50,7 +53,7 @@ def annotated(trainer: "TARTrainer") -> Iterator[None]:
 
 
 def _in_pieces(attack_steps: Callable[..., Iterator[int]], phase: str) -> Callable[..., Iterator[int]]:
-    """What happens up to a judgement, and from one to the next, is a piece of the phase each."""
+    """Wraps `attack_steps` so that the time up to each judgement is recorded as one piece of the phase."""
 
     def pieces(*arguments: Any) -> Iterator[int]:
         steps = None
@@ -66,26 +69,26 @@ def _in_pieces(attack_steps: Callable[..., Iterator[int]], phase: str) -> Callab
 
 
 def plot_trace(events: Sequence[Mapping[str, Any]]) -> Figure:
-    """What host and device do in an outer step, a row each, along the time in milliseconds.
+    """Draws what host and device do in an outer step, in rows of bars over the time in milliseconds.
 
     Args:
         events (`list[dict]`):
-            `traceEvents` of a Chrome trace that [`write_trace`] took. Without a GPU there are the rows of the host alone.
+            `traceEvents` of a Chrome trace that [`write_trace`] took. Without a GPU the figure has the rows of the host only.
 
     Returns:
-        `Figure`: to show or `savefig`. Its title says which part of the step the device, or without one the host's operators,
-        are busy; copies are not counted.
+        `Figure`: for `savefig`. Its title states the share of the step in which the device computes, or without a GPU the
+        host's operators run; copies are not counted.
     """
-    timed = [each for each in events if each.get("ph") == "X"]
-    (step,) = [_span(each) for each in timed if each["name"] == STEP and _on_host(each)]
+    timed = [event for event in events if event.get("ph") == "X"]  # complete events, which have a duration
+    (step,) = [_span(event) for event in timed if event["name"] == STEP and _on_host(event)]
     rows = {f"host: {phase}": _spans(timed, phase) for phase in PHASES}
     rows["host: optimizers"] = _spans(timed, OPTIMIZER)
-    busy = rows["host: operators"] = _merged(_span(each) for each in timed if each.get("cat") == "cpu_op")
-    kernels = [_span(each) for each in timed if each.get("cat") in KERNELS]
+    busy = rows["host: operators"] = _merged(_span(event) for event in timed if event.get("cat") == "cpu_op")
+    kernels = [_span(event) for event in timed if event.get("cat") in KERNELS]
     if kernels:
         busy = rows["GPU: kernels"] = _merged(kernels)
         for label, copy in COPIES.items():
-            rows[f"GPU: {label}"] = _merged(_span(each) for each in timed if each["name"].startswith(copy))
+            rows[f"GPU: {label}"] = _merged(_span(event) for event in timed if event["name"].startswith(copy))
 
     begin, end = step
     figure = Figure(figsize=(11, 0.38 * len(rows) + 1.1), layout="constrained")
@@ -106,7 +109,7 @@ def plot_trace(events: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def write_picture(trace: Path, file: Path) -> None:
-    """Draws a Chrome trace into a file of [`PICTURES`]."""
+    """Draws the figure of a Chrome trace, and saves it in a format of `PICTURES`."""
     plot_trace(json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]).savefig(file, dpi=150)
 
 
@@ -115,7 +118,7 @@ def _on_host(event: Mapping[str, Any]) -> bool:
 
 
 def _spans(events: Iterable[Mapping[str, Any]], name: str) -> list[Span]:
-    return _merged(_span(each) for each in events if _on_host(each) and each["name"].startswith(name))
+    return _merged(_span(event) for event in events if _on_host(event) and event["name"].startswith(name))
 
 
 def _span(event: Mapping[str, Any]) -> Span:
@@ -123,7 +126,7 @@ def _span(event: Mapping[str, Any]) -> Span:
 
 
 def _merged(spans: Iterable[Span], gap: float = 0.0) -> list[Span]:
-    """In order, those that overlap or lie within `gap` of each other as one."""
+    """The spans in order; those that overlap, or are within `gap` µs of each other, become one."""
     merged: list[Span] = []
     for begin, end in sorted(spans):
         if merged and begin <= merged[-1][1] + gap:

@@ -15,7 +15,7 @@ from .per_parameter import one_by_one
 from .schedule_free import is_schedule_free
 
 
-CHUNK = 2**24  # numbers that are rounded at a time: 64 MB of noise; memory and time alone depend on it
+ROUNDED_AT_ONCE = 2**24  # numbers that are rounded at a time: 64 MB of noise; memory and time alone depend on it
 DROPPED = 16  # bits of a float32 that bfloat16 does not have
 
 
@@ -48,7 +48,7 @@ def step_in_float32(optimizer: torch.optim.Optimizer, generator: torch.Generator
 def stochastically_rounded(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Rounds float32 to the bfloat16 above or below, so that the mean is the value; numbers that are not finite stay so."""
     rounded = torch.empty_like(value, dtype=torch.bfloat16, memory_format=torch.contiguous_format)
-    for part, into in zip(value.flatten().split(CHUNK), rounded.view(-1).split(CHUNK), strict=True):
+    for part, into in zip(value.flatten().split(ROUNDED_AT_ONCE), rounded.view(-1).split(ROUNDED_AT_ONCE), strict=True):
         bits = part.view(torch.int32)
         noise = torch.randint(2**DROPPED, bits.shape, generator=generator, dtype=torch.int32, device=bits.device)
         up_or_down = ((bits + noise) >> DROPPED << DROPPED).view(torch.float32)
