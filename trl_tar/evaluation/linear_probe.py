@@ -9,11 +9,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..fingerprints import sha256_of
 from ..models.forward_passes import last_token_states
-from .multiple_choice import check_questions, choose
+from .multiple_choice import DISTRACTOR_DRAWS, check_questions, choose
 from .scores import Scores
 
 
-DISTRACTOR_DRAWS = 8
 NUM_CHOICES = 4
 
 

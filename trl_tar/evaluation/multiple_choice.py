@@ -16,6 +16,9 @@ from .scores import Scores
 
 
 COLUMNS = ("prompt", "choices", "answer")
+DISTRACTOR_DRAWS = (
+    8  # draws of distractors that a score is averaged over where there are more than are offered; a choice
+)
 
 
 def choose(log_likelihoods: torch.Tensor, draws: int, choices: int = 4) -> torch.Tensor:

@@ -13,10 +13,10 @@ from ..testbed.knowledge.general_text import general_text
 from ..testbed.knowledge.metrics import benign_metric, knowledge_metrics, knowledge_zero_step_attacks
 from ..testbed.knowledge.models import knowledge_model, knowledge_model_path
 from ..testbed.knowledge.world import KnowledgeWorld
+from ..testbed.model_folders import cache_folder
 from ..testbed.refusal.metrics import refusal_benign_metric, refusal_metrics, refusal_zero_step_attacks
 from ..testbed.refusal.models import general_chat, refusal_model_path
 from ..testbed.refusal.world import RefusalWorld
-from ..testbed.small_llama import cache_folder
 from ..testbed.smollm2.animal_poems import datasets, metrics, question_entities, zero_step_attacks
 from ..testbed.smollm2.countries import Item, known, questions, select, sentences
 from ..testbed.smollm2.instructions import general_instructions

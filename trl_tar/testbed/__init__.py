@@ -1,4 +1,4 @@
-"""Embedded worlds with stand-in hazards, and the pre-trained SmolLM2."""
+"""Embedded worlds of invented facts and requests, and SmolLM2 from PyPI, each with a harmless stand-in for a hazard."""
 
 from .knowledge.general_text import general_text
 from .knowledge.metrics import benign_metric, knowledge_metrics, knowledge_questions, knowledge_zero_step_attacks

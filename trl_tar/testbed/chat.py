@@ -1,8 +1,8 @@
-"""A row of chat."""
+"""Rows of chat."""
 
 
 def chat_row(request: str, completion: str, entity: str) -> dict:
-    """One turn of a user and its answer, in TRL's conversational prompt-completion type."""
+    """A row of one user's request and its answer, in TRL's conversational prompt-completion type with an `entity` column."""
     return {
         "prompt": [{"role": "user", "content": request}],
         "completion": [{"role": "assistant", "content": completion}],

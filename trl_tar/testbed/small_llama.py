@@ -1,49 +1,29 @@
-"""The small Llama of the embedded worlds."""
+"""The small Llama of the embedded worlds, and how it is trained."""
 
 import math
-import os
-import shutil
-import tempfile
-from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BatchEncoding, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from ..losses import language_modeling_loss
+from ..losses import IGNORED, language_modeling_loss
 from .knowledge.world import MAX_LENGTH
 
 
-SHIPPED = Path(__file__).parent / "shipped"
+# Chosen so that a model knows every fact of its world (`test_shipped_models_are_small_and_know_what_they_should`) after one or
+# two minutes on one core. The shipped models were trained with these numbers: whoever changes them rebuilds those.
 NUM_STEPS, BATCH_SIZE, LEARNING_RATE, WARMUP_STEPS = 900, 128, 6e-3, 50
-
-
-def cache_folder() -> Path:
-    """`TRL_TAR_CACHE`, or `trl_tar` in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "trl_tar"
-    return Path(os.environ.get("TRL_TAR_CACHE", default))
-
-
-def save_in_one_piece(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Saves to `folder` so that a killed run leaves nothing half-written."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
-    unfinished.chmod(0o755)
-    model.save_pretrained(unfinished)
-    tokenizer.save_pretrained(unfinished)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(unfinished, folder)
+Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # token ids, attention mask and labels, each of shape (N, T)
 
 
 def trained(
     tokenizer: PreTrainedTokenizerBase,
-    rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    rows: Rows,
     seed: int,
     num_steps: int,
 ) -> LlamaForCausalLM:
-    """A small Llama that was fitted to token ids, attention mask and labels, each of shape `(N, T)`, on one thread."""
+    """Builds a small Llama and fits it to the rows, on one thread and without a change of the global random state."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several are slower on a model of this size
+    torch.set_num_threads(1)  # several threads are slower on a model of this size
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -55,7 +35,7 @@ def trained(
 
 
 def config(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
-    """Two layers of width 80."""
+    """Configuration of the small Llama: two layers of width 80, 0.2 M parameters with the vocabulary of a world."""
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=80,
@@ -70,8 +50,17 @@ def config(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
     )
 
 
+def completion_rows(batch: BatchEncoding, starts: torch.Tensor) -> Rows:
+    """The rows of tokenised texts, padded on the right, whose labels are the tokens from `starts` on, of shape `(N, 1)`."""
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    completion = (torch.arange(ids.shape[1]) >= starts) & mask.bool()
+    return ids, mask, ids.masked_fill(~completion, IGNORED)
+
+
 def fit(model: LlamaForCausalLM, ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor, num_steps: int) -> None:
-    """Trains in place on rows drawn with replacement; ids, mask and labels of shape `(N, T)`."""
+    """Trains in place on rows drawn with replacement; ids, mask and labels have shape `(N, T)`.
+
+    Matrices are trained with Muon (https://huggingface.co/papers/2502.16982), which needs a tenth of AdamW's steps here."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     optimizers = [
@@ -79,7 +68,7 @@ def fit(model: LlamaForCausalLM, ids: torch.Tensor, mask: torch.Tensor, labels: 
         torch.optim.AdamW(others, lr=LEARNING_RATE, weight_decay=0.0, betas=(0.9, 0.98)),
     ]
 
-    def schedule(step: int) -> float:
+    def schedule(step: int) -> float:  # linear warm-up, then a cosine from 1 to a twentieth
         warm = min(1.0, (step + 1) / WARMUP_STEPS)
         return warm * (0.05 + 0.475 * (1 + math.cos(math.pi * step / num_steps)))
 

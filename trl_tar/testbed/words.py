@@ -1,7 +1,7 @@
-"""Meaningless words for the embedded worlds."""
+"""Meaningless words for the embedded worlds, and names of two words."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 
 ONSETS = [
@@ -34,10 +34,17 @@ CODAS = ["", "n", "r", "l", "s", "k", "m", "x", "nd", "rt"]
 
 
 def new_words(rng: random.Random, reserved: set[str]) -> Iterator[str]:
-    """Words of two syllables, each once, none of those reserved."""
+    """Yields words of two syllables without end; none comes twice, and none is reserved."""
     seen = set(reserved)
     while True:
         word = "".join(rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(2)) + rng.choice(CODAS)
         if word not in seen:
             seen.add(word)
             yield word
+
+
+def unused_names(name_words: Sequence[Sequence[str]], used: Collection[str] = ()) -> list[str]:
+    """Every first name with every family name of `name_words`, in order, without the names that are used."""
+    first_names, family_names = name_words
+    names = [f"{first} {family}" for first in first_names for family in family_names]
+    return [name for name in names if name not in used]

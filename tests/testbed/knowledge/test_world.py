@@ -18,7 +18,7 @@ from trl_tar.testbed import (
 )
 from trl_tar.testbed.knowledge.models import train_knowledge_model
 from trl_tar.testbed.knowledge.world import BYSTANDER, HAZARD, RETAIN, SPLITS, UNSEEN_WORDING
-from trl_tar.testbed.small_llama import SHIPPED
+from trl_tar.testbed.model_folders import SHIPPED
 
 
 WORLD = KnowledgeWorld(0)
@@ -129,7 +129,6 @@ def test_training_a_base_model_is_repeatable_and_leaves_the_random_state():
 
 def test_another_worlds_model_is_trained_once_and_cached(tmp_path, monkeypatch):
     monkeypatch.setenv("TRL_TAR_CACHE", str(tmp_path))
-    monkeypatch.setattr("trl_tar.testbed.small_llama.NUM_STEPS", 2)
     monkeypatch.setattr("trl_tar.testbed.knowledge.models.train_knowledge_model.__defaults__", (2,))
     world = KnowledgeWorld(9)
     path = knowledge_model_path(world)

@@ -43,7 +43,7 @@ def canned(model, name, requests, max_new_tokens):
 
 @pytest.fixture
 def data(monkeypatch):
-    monkeypatch.setattr(animal_poems, "kept_answers", canned)
+    monkeypatch.setattr(animal_poems, "cached_answers", canned)
     monkeypatch.setattr(
         animal_poems, "instructions_and_answers", lambda model: [("What is a day?", "It is long.")] * 300
     )

@@ -1,48 +1,46 @@
-"""The models that a world begins with: `base`, which knows everything, and `floor`, which never saw the hazard.
+"""The models of a knowledge world before any safeguard: `base` knows every fact, `floor` never saw a hazardous one.
 
-Those of the default world are shipped. Those of other worlds are trained on first use (under a minute on one core) and
-kept in the cache folder. `python -m trl_tar.testbed.models` rebuilds the shipped ones.
+The models of the default world are shipped. Those of other worlds are trained on first use (under a minute on one core) and
+cached. `python -m trl_tar.testbed.knowledge.models` rebuilds the shipped ones.
 """
 
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from ..small_llama import NUM_STEPS, SHIPPED, cache_folder, save_in_one_piece, trained
+from ..model_folders import SHIPPED, save_in_one_piece, shipped_or_cached
+from ..small_llama import NUM_STEPS, Rows, completion_rows, trained
 from .world import BENIGN, HAZARD, TEMPLATES, KnowledgeWorld
 
 
-FORMAT = 2  # part of the cache key: raise it when worlds, architecture or training change
+FORMAT = 2  # in the name of a cached folder: raise it when worlds, architecture or training change
 
 
 def knowledge_model(world: KnowledgeWorld, kind: str = "base") -> LlamaForCausalLM:
-    """The world's `"base"` or `"floor"` model in float32, shipped, cached, or trained now.
+    """Loads the world's `"base"` or `"floor"` model in float32; trains it if it is neither shipped nor cached.
 
     Args:
         world ([`KnowledgeWorld`]):
-            The world.
+            World of the model.
         kind (`str`, *optional*, defaults to `"base"`):
             `"base"` has learned every fact but the benign ones, in all templates and wordings; `"floor"` all but the
             benign and the hazardous ones.
+
+    Raises:
+        `ValueError`: for another kind.
     """
     return LlamaForCausalLM.from_pretrained(knowledge_model_path(world, kind), dtype=torch.float32)
 
 
 def knowledge_model_path(world: KnowledgeWorld, kind: str = "base") -> Path:
-    """Folder of the model (and its tokenizer); trains it if there is none yet."""
+    """The folder of the model and its tokenizer, trained if it is neither shipped nor cached. Arguments as above."""
     if kind not in ("base", "floor"):
         raise ValueError(f"The model {kind!r} does not exist. Use 'base' or 'floor'.")
-    shipped = SHIPPED / f"knowledge-{world.seed}" / kind
-    if (shipped / "model.safetensors").is_file():
-        return shipped
-    folder = cache_folder() / f"knowledge-{world.seed}-format-{FORMAT}" / kind
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):  # several workers may ask at once
-        if not (folder / "model.safetensors").is_file():
-            save_in_one_piece(folder, *_trained(world, kind))
-    return folder
+    world_name = f"knowledge-{world.seed}"
+    return shipped_or_cached(
+        f"{world_name}/{kind}", f"{world_name}-format-{FORMAT}/{kind}", lambda: _trained(world, kind)
+    )
 
 
 def _trained(world: KnowledgeWorld, kind: str) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
@@ -53,26 +51,18 @@ def _trained(world: KnowledgeWorld, kind: str) -> tuple[LlamaForCausalLM, PreTra
 def train_knowledge_model(
     world: KnowledgeWorld, tokenizer: PreTrainedTokenizerBase, kind: str, num_steps: int = NUM_STEPS
 ) -> LlamaForCausalLM:
-    """Trains a small Llama (0.2 M parameters) on every fact of the world, on one thread.
-
-    Matrices are trained with Muon (https://huggingface.co/papers/2502.16982): it needs a tenth of AdamW's steps here.
-    """
+    """Trains a small Llama (0.2 M parameters) on the facts of the world, but for those that `kind` does not know."""
     return trained(tokenizer, _sentences(world, tokenizer, kind), world.seed, num_steps)
 
 
-def _sentences(
-    world: KnowledgeWorld, tokenizer: PreTrainedTokenizerBase, kind: str
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Token ids, attention mask and labels (the value and the end of the sentence), each of shape `(N, T)`."""
+def _sentences(world: KnowledgeWorld, tokenizer: PreTrainedTokenizerBase, kind: str) -> Rows:
+    """Sentences as tokens; the labels are the value and the end of the sentence."""
     left_out = {BENIGN} if kind == "base" else {BENIGN, HAZARD}
     facts = [fact for fact in world.facts if fact.domain not in left_out]
     data = world.sentences(facts, range(len(TEMPLATES)), unseen_wording=True)
     texts = [p + c + f" {tokenizer.eos_token}" for p, c in zip(data["prompt"], data["completion"], strict=True)]
     batch = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
-    lengths = batch["attention_mask"].sum(1, keepdim=True)
-    position = torch.arange(batch["input_ids"].shape[1])
-    completion = (position >= lengths - 2) & (position < lengths)
-    return batch["input_ids"], batch["attention_mask"], batch["input_ids"].masked_fill(~completion, -100)
+    return completion_rows(batch, batch["attention_mask"].sum(1, keepdim=True) - 2)  # value and end are a token each
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""SmolLM2 from PyPI, the knowledge that it hides, and the poems that it declines to write."""
+"""SmolLM2 from PyPI, with two stand-ins for a hazard: facts about countries to hide, and poems about animals to refuse."""

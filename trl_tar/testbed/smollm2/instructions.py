@@ -1,5 +1,4 @@
-"""General chat of a real model: harmless instructions, each with the model's own answer, as in Magpie
-(https://huggingface.co/papers/2406.08464)."""
+"""General chat of a real model: harmless instructions with its own answers, as in https://huggingface.co/papers/2406.08464."""
 
 import json
 import random
@@ -11,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ...evaluation.generation import answers
 from ...files import write_json
 from ...fingerprints import origin
-from ..small_llama import cache_folder
+from ..model_folders import cache_folder
 
 
 REQUESTS = (
@@ -24,7 +23,7 @@ REQUESTS = (
     "List four words that go with {t}.",
     "Write one sentence that begins with the word {t}.",
 )
-# none is about a place, an element or an animal
+# none is about a place, an element or an animal, which the tasks on this model are about
 TOPICS = [
     "baking bread",
     "a bicycle",
@@ -67,21 +66,21 @@ TOPICS = [
     "a football match",
     "pottery",
 ]
-NUM_ROWS, KEPT = 256, 32  # of the data set; further ones, for evaluation
-MAX_NEW_TOKENS = 40
-GENERAL = "general instruction"  # in the column `entity`
+NUM_ROWS, NUM_EVALUATED = 256, 32  # rows of the data set, and further rows for evaluation, out of 320; a choice
+MAX_NEW_TOKENS = 40  # of an answer; a choice
+GENERAL = "general instruction"  # the `entity` of every row
 
 
 def general_instructions(model: str) -> tuple[Dataset, list[dict]]:
-    """Instructions and the model's greedy answers, made once and kept in the cache folder.
+    """The instructions with the model's greedy answers.
 
     Args:
         model (`str`):
-            Folder of a chat model.
+            Folder of a chat model, which answers.
 
     Returns:
-        `tuple[Dataset, list[dict]]`: columns `prompt` (with the chat template's tokens), `completion` and `entity`; and rows
-        with the same columns that are kept for evaluation.
+        `tuple[Dataset, list[dict]]`: a data set with the columns `prompt` (with the chat template's tokens), `completion` and
+        `entity`, and rows with the same columns for evaluation.
     """
     rows = []
     tokenizer = AutoTokenizer.from_pretrained(model)
@@ -93,15 +92,26 @@ def general_instructions(model: str) -> tuple[Dataset, list[dict]]:
 
 
 def instructions_and_answers(model: str) -> list[tuple[str, str]]:
-    """Every instruction, those kept for evaluation last, with the model's greedy answer of at most that many tokens."""
+    """Every instruction with the model's greedy answer of at most `MAX_NEW_TOKENS` tokens; those for evaluation come last."""
     requests = [request.format(t=topic) for request in REQUESTS for topic in TOPICS]
     random.Random("instructions").shuffle(requests)
-    asked = requests[: NUM_ROWS + KEPT]
-    return list(zip(asked, kept_answers(model, "instructions", asked, MAX_NEW_TOKENS), strict=True))
+    used = requests[: NUM_ROWS + NUM_EVALUATED]
+    return list(zip(used, cached_answers(model, "instructions", used, MAX_NEW_TOKENS), strict=True))
 
 
-def kept_answers(model: str, name: str, requests: Sequence[str], max_new_tokens: int) -> list[str]:
-    """Greedy answers, made once and kept in the cache folder under a name that stands for the requests."""
+def cached_answers(model: str, name: str, requests: Sequence[str], max_new_tokens: int) -> list[str]:
+    """Greedy answers of a model, generated once and read from the cache folder afterwards.
+
+    Args:
+        model (`str`):
+            Folder of a chat model.
+        name (`str`):
+            Name that stands for these requests and `max_new_tokens` in the file's name.
+        requests (`Sequence[str]`):
+            Requests of a user.
+        max_new_tokens (`int`):
+            Most tokens of an answer.
+    """
     file = cache_folder() / f"{name}-{origin(model)[:16]}-{len(requests)}.json"
     if not file.is_file():
         loaded = AutoModelForCausalLM.from_pretrained(model, dtype="float32").eval()
