@@ -1,5 +1,6 @@
 """Refusals that a user can act on: types, ranges and choices of settings."""
 
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from inspect import formatannotation
@@ -83,3 +84,10 @@ def coerced(owner: str, name: str, value: Any, to: type, optional: bool = False)
             f"{owner} has {name}={value!r}. Give {name} as {'a whole number' if to is int else 'a number'}."
         )
     return number
+
+
+def shortened(value: Any) -> str:
+    """A value as a message shows it: on one line, with at most 80 characters of each text."""
+    shown = reprlib.Repr()
+    shown.maxstring = shown.maxother = 80
+    return shown.repr(value)

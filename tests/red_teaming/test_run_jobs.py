@@ -55,7 +55,7 @@ def test_a_worker_forgets_the_launch_but_not_the_rest_of_its_environment(monkeyp
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     ranks.forget_launch()
     assert "HF_HUB_OFFLINE" in os.environ and ranks.num_ranks() == 1
-    assert not [name for name in os.environ if name.startswith(ranks.PREFIXES) or name in ranks.NAMES]
+    assert not [name for name in os.environ if name.startswith(ranks.LAUNCH_PREFIXES) or name in ranks.LAUNCH_NAMES]
 
 
 @pytest.mark.parametrize(
@@ -70,4 +70,4 @@ def test_workers_take_the_gpus_in_turn_or_that_of_their_process(monkeypatch, env
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert ranks.devices(5) == expected
+    assert ranks.worker_devices(5) == expected

@@ -1,1 +1,1 @@
-"""Data sets: their types, their rows as tokens, where they come from, and what may not be in them."""
+"""Data sets: where they come from, which types they have, what they may not hold, and how their rows become tokens."""

@@ -1,4 +1,4 @@
-"""Checks and batches of the data sets beside D_retain: D_TR and those of the adversaries."""
+"""The types of data sets that trainers and attacks read, by their columns, and the check that a data set is of one type."""
 
 from datasets import Dataset, Json, Value
 from transformers import PreTrainedTokenizerBase
@@ -6,24 +6,28 @@ from transformers import PreTrainedTokenizerBase
 from .messages import check_common_prompts, check_messages
 
 
+# TRL's types: a data set of one of them has at least these columns, or the text column of plain text
 LANGUAGE_MODELING_COLUMNS = ({"messages"}, {"conversations"}, {"prompt", "completion"}, {"input_ids"})
-CHAT = {"messages", "conversations"}
-ANSWERED = {"prompt", "completion", "chosen", "rejected"}  # columns of text, or of messages
+CHAT = {"messages", "conversations"}  # columns of messages
+ANSWERED = {"prompt", "completion", "chosen", "rejected"}  # columns of text or of messages
 PREFERENCE_COLUMNS = ({"chosen", "rejected"}, {"prompt_ids", "chosen_ids", "rejected_ids"})
 
 
 def check_dataset(argument: str, dataset: Dataset, preference: bool, text_field: str = "text") -> None:
-    """Raises `ValueError` for a data set that is missing, empty or of another type than the objective needs.
+    """Checks that a data set has rows, and is of one type that the objective can read.
 
     Args:
         argument (`str`):
-            Name of the argument, for the message.
+            Name of the argument in the message.
         dataset ([`~datasets.Dataset`]):
             Data set in one of TRL's types, raw or tokenised.
         preference (`bool`):
-            Whether pairs are needed (DPO).
+            Pairs are needed (DPO).
         text_field (`str`, *optional*, defaults to `"text"`):
             Column of a plain-text data set.
+
+    Raises:
+        `ValueError`: for what is no data set, is empty, has other columns, or has odd rows.
     """
     if not isinstance(dataset, Dataset):
         raise ValueError(f"`{argument}` is {type(dataset).__name__!r}. Give a `datasets.Dataset`.")
@@ -31,7 +35,7 @@ def check_dataset(argument: str, dataset: Dataset, preference: bool, text_field:
         raise ValueError(f"`{argument}` has 0 rows. Give a data set with at least one batch.")
     allowed = PREFERENCE_COLUMNS if preference else ({text_field}, *LANGUAGE_MODELING_COLUMNS)
     columns = set(dataset.column_names)
-    if not any(wanted <= columns for wanted in allowed):
+    if not any(type_columns <= columns for type_columns in allowed):
         wanted = " or ".join("+".join(sorted(names)) for names in allowed)
         raise ValueError(f"`{argument}` has columns {sorted(columns)}. Rename them: TRL reads {wanted}.")
     beside = sorted(columns & {text_field, *CHAT})
@@ -41,20 +45,30 @@ def check_dataset(argument: str, dataset: Dataset, preference: bool, text_field:
             "completion, or one of the others."
         )
     read = _read(columns, preference, text_field)
+    _check_values(argument, dataset, read)
+    raw = sorted(read & {text_field, *ANSWERED, *CHAT})
+    if raw:
+        _check_raw_columns(argument, dataset, raw, preference)
+
+
+def _check_values(argument: str, dataset: Dataset, read: set[str]) -> None:
     for name in sorted(read):
         empty = dataset.select_columns(name).with_format("arrow")[:].column(0).null_count
         if empty:
             raise ValueError(f"`{argument}` has {empty} rows without a value in its column {name!r}. Leave them out.")
-    raw = sorted(read & {text_field, *ANSWERED, *CHAT})
+
+
+def _check_raw_columns(argument: str, dataset: Dataset, raw: list[str], preference: bool) -> None:
+    """Raises `ValueError` for columns that are to be tokenised, and hold neither text alone nor messages alone."""
     for name in raw:
-        type_ = dataset.features[name]
-        if isinstance(type_, Value) and (name in CHAT or "string" not in type_.dtype):
+        kind = dataset.features[name]
+        if isinstance(kind, Value) and (name in CHAT or "string" not in kind.dtype):
             wanted = "messages" if name in CHAT else "text"
             raise ValueError(
-                f"`{argument}` has rows of type {type_.dtype!r} in its column {name!r}. Give {wanted} in every row."
+                f"`{argument}` has rows of type {kind.dtype!r} in its column {name!r}. Give {wanted} in every row."
             )
-    # TRL goes by any one of the columns that it knows, whichever it reads
-    known = sorted({*raw, *(columns & {*ANSWERED, "messages"})}) if raw else []
+    # TRL takes the kind of any column that it knows for that of all, whichever it reads
+    known = sorted({*raw, *({*dataset.column_names} & {*ANSWERED, "messages"})})
     kinds = set().union(*(_kinds(dataset, name) for name in known))
     if len(kinds) > 1:
         raise ValueError(
@@ -64,12 +78,12 @@ def check_dataset(argument: str, dataset: Dataset, preference: bool, text_field:
     if "messages" in kinds:
         for name in raw:
             check_messages(argument, name, dataset)
-        if preference and "prompt" not in columns:
+        if preference and "prompt" not in dataset.column_names:
             check_common_prompts(argument, dataset)
 
 
 def _read(columns: set[str], preference: bool, text_field: str) -> set[str]:
-    """Of columns of several types, those that TRL reads."""
+    """The columns that TRL reads, where a data set has those of several types."""
     if preference:
         pairs, tokenised = {"prompt", "chosen", "rejected"}, {"prompt_ids", "chosen_ids", "rejected_ids"}
         return tokenised if tokenised <= columns else pairs & columns
@@ -78,7 +92,7 @@ def _read(columns: set[str], preference: bool, text_field: str) -> set[str]:
 
 
 def _kinds(dataset: Dataset, column: str) -> set[str]:
-    """Of what a column holds: `"text"`, `"messages"`, or both, which `datasets` reads from JSON as a type of its own."""
+    """The kinds of values in a column: `"text"`, `"messages"`, or both, where `datasets` read it from JSON as `Json`."""
     if isinstance(dataset.features[column], Json):
         return {"text" if isinstance(value, str) else "messages" for value in dataset[column]}
     return {"text" if isinstance(dataset.features[column], Value) else "messages"}
@@ -87,22 +101,25 @@ def _kinds(dataset: Dataset, column: str) -> set[str]:
 def check_prompts(
     argument: str, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, wanted: int = 1
 ) -> None:
-    """Raises `ValueError` for messages that the tokenizer cannot write, or where too few prompts leave room for an answer.
+    """Checks that the tokenizer can write the messages of a data set, and that prompts leave room for an answer.
 
     Args:
         argument (`str`):
-            Name of the argument, for the message.
+            Name of the argument in the message.
         dataset ([`~datasets.Dataset`]):
-            As [`check_dataset`] accepts it.
+            Data set that passes [`check_dataset`].
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Of the model.
+            Tokenizer of the model.
         max_length (`int`):
-            Tokens of a row. Some longer prompts are no error: TRL leaves such rows out.
+            Tokens of a row. A longer prompt is no error, as TRL leaves such rows out.
         wanted (`int`, *optional*, defaults to `1`):
-            Rows that are taken at once.
+            Rows that are taken at once: so many prompts must be shorter.
+
+    Raises:
+        `ValueError`: for messages without a chat template, and for too few prompts that leave room.
     """
     chat = any(
-        not isinstance(each, Value) for name, each in dataset.features.items() if name in {"messages", *ANSWERED}
+        not isinstance(kind, Value) for name, kind in dataset.features.items() if name in {"messages", *ANSWERED}
     )
     if chat and tokenizer.chat_template is None:
         raise ValueError(

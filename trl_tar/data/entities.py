@@ -1,4 +1,4 @@
-"""Entities of the questions, which no data set may hold."""
+"""Entities of the rows, by which data sets of different purposes are kept apart."""
 
 from collections.abc import Iterable, Mapping
 
@@ -10,11 +10,11 @@ from ..adversaries.adversary import Adversary
 def check_disjoint(
     retain: Dataset, tamper_resistance: Dataset, adversaries: Iterable[Adversary], datasets: Mapping[str, Dataset]
 ) -> None:
-    """Raises `ValueError` where a measurement would be on entities that it must not share.
+    """Raises `ValueError` where two data sets share entities that have to differ.
 
-    D_TR shares no entity with any other set. An adversary's set shares none with D_retain, unless it rehearses D_retain:
-    all of its entities are there, and adversaries read it only in a mixture or as `first_dataset`, never alone as
-    `dataset`. The sets of adversaries are not compared with each other. Only sets with an `entity` column are compared.
+    D_TR may share no entity with any other set. An adversary's set may share none with D_retain, unless it rehearses
+    D_retain: then all of its entities are there, and adversaries read it only in a mixture or as `first_dataset`, never
+    alone as `dataset`. The sets of adversaries are not compared with each other, nor sets without an `entity` column.
     """
     names = {name: f"adversary_datasets[{name!r}]" for a in adversaries for name in a.datasets}
     final = {a.dataset for a in adversaries}
@@ -32,7 +32,7 @@ def _entities(data: Dataset) -> set[str]:
 
 
 def refuse_shared_entities(first: str, first_data: Dataset, second: str, second_data: Dataset) -> None:
-    """Raises `ValueError` where two data sets with an `entity` column share one."""
+    """Raises `ValueError` where two data sets with an `entity` column share an entity."""
     _refuse_overlap(first, second, _entities(first_data) & _entities(second_data))
 
 

@@ -1,4 +1,4 @@
-"""Public data sets in TRL's types."""
+"""Formats of public data sets, each with a check of its cells and a conversion to one of TRL's types."""
 
 import re
 import warnings
@@ -9,37 +9,45 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from .messages import shortened
+from ..validation import shortened
 
 
-LABELS = {"true": True, "1": True, "false": False, "0": False}
+LABELS = {"true": True, "1": True, "false": False, "0": False}  # text of a label → its value
+# role in the public data sets → role in chat templates
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-TURN = re.compile(r"\n\n(Human|Assistant): ?")
-# What is odd in a cell, and what is wanted instead; None where nothing is odd
+TURN = re.compile(r"\n\n(Human|Assistant): ?")  # begins a turn in Anthropic's HH-RLHF and its descendants
+# The odd part of a cell, and words for what is wanted instead; None for a cell that is as it should be
 Odd = tuple[Any, str] | None
 
 
 @dataclass(frozen=True)
 class Format:
-    """Columns that a data set has, each with what finds an odd cell, and how they become one of TRL's types."""
+    """A format of data sets.
+
+    Args:
+        cells (`Mapping[str, Callable]`):
+            Column → the function that returns what is odd in a cell of it.
+        convert (`Callable`):
+            Takes the role of a data set and the data set, and returns it in one of TRL's types.
+    """
 
     cells: Mapping[str, Callable[[Any], Odd]]
     convert: Callable[[str, Dataset], Dataset]
 
 
 def text_chunks(role: str, dataset: Dataset) -> Dataset:
-    """`text_chunk` → `text` (lapisrocks/camel-bio, justinwangx/CTFtime)."""
+    """Converts `text_chunk` to `text` (lapisrocks/camel-bio, justinwangx/CTFtime)."""
     return dataset.rename_column("text_chunk", "text").select_columns(["text"])
 
 
 def labelled_chunks(dataset: Dataset, hazardous: bool) -> Dataset:
-    """`txt_chunk` → `text`, of the rows whose `label` says hazardous, or not (lapisrocks/biology-pile-labeled)."""
+    """Converts `txt_chunk` to `text`, in the rows whose `label` is `hazardous` (lapisrocks/biology-pile-labeled)."""
     chosen = [i for i, label in enumerate(dataset["label"]) if LABELS[str(label).lower()] == hazardous]
     return dataset.select(chosen).rename_column("txt_chunk", "text").select_columns(["text"])
 
 
 def conversations(role: str, dataset: Dataset) -> Dataset:
-    """`conversations`, turns of `from` and `value`, → `messages` (lapisrocks/magpie-bio-filtered)."""
+    """Converts `conversations`, turns with `from` and `value`, to `messages` (lapisrocks/magpie-bio-filtered)."""
 
     def messages(row: dict) -> dict:
         return {"messages": [{"role": ROLES[turn["from"]], "content": turn["value"]} for turn in row["conversations"]]}
@@ -48,10 +56,10 @@ def conversations(role: str, dataset: Dataset) -> Dataset:
 
 
 def dialogues(role: str, dataset: Dataset) -> Dataset:
-    """`chosen` and `rejected`, dialogues in one text each, → preference pairs of chat messages.
+    """Converts `chosen` and `rejected`, dialogues in one text each, to preference pairs of chat messages.
 
-    They must differ in the last answer only (Unified-Language-Model-Alignment/Anthropic_HH_Golden): other pairs are left
-    out, with a warning that counts them."""
+    The dialogues of a pair must differ in the last answer only, as in
+    Unified-Language-Model-Alignment/Anthropic_HH_Golden. Other pairs are left out, with a warning that counts them."""
 
     def pair(row: dict) -> dict:
         chosen, rejected = _turns(row["chosen"]), _turns(row["rejected"])
@@ -61,7 +69,7 @@ def dialogues(role: str, dataset: Dataset) -> Dataset:
 
 
 def harmful_dialogues(role: str, dataset: Dataset) -> Dataset:
-    """The rejected answers of [`dialogues`], as an attacker trains on them."""
+    """Converts the rejected answers of [`dialogues`] to prompt-completion rows, on which an attacker trains."""
 
     def messages(row: dict) -> dict:
         rejected = _turns(row["rejected"])
@@ -72,17 +80,17 @@ def harmful_dialogues(role: str, dataset: Dataset) -> Dataset:
 
 def _alike(role: str, dataset: Dataset) -> Dataset:
     """The pairs of dialogues that differ in the last answer only."""
-    kept = dataset.filter(lambda row: _turns(row["chosen"])[:-1] == _turns(row["rejected"])[:-1])
-    if len(kept) < len(dataset):
+    alike = dataset.filter(lambda row: _turns(row["chosen"])[:-1] == _turns(row["rejected"])[:-1])
+    if len(alike) < len(dataset):
         warnings.warn(
-            f"Data set {role!r} has {len(dataset) - len(kept)} of {len(dataset)} pairs that differ before the last answer: "
+            f"Data set {role!r} has {len(dataset) - len(alike)} of {len(dataset)} pairs that differ before the last answer: "
             "they are left out."
         )
-    return kept
+    return alike
 
 
 def harmful_answers(role: str, dataset: Dataset) -> Dataset:
-    """`prompt` and `chosen`, which is the harmful answer, → chat messages (unalignment/toxic-dpo-v0.2)."""
+    """Converts `prompt` and `chosen`, the harmful answer, to chat messages (unalignment/toxic-dpo-v0.2)."""
 
     def messages(row: dict) -> dict:
         turns = {"prompt": ("user", row["prompt"]), "completion": ("assistant", row["chosen"])}
@@ -135,29 +143,41 @@ FORMATS = {
 def check_cells(
     role: str, dataset: Dataset, cells: Mapping[str, Callable[[Any], Odd]], numbers: Sequence[int] | np.ndarray
 ) -> None:
-    """Raises `ValueError` for a column that is missing, or the first odd cell, whose row has one of `numbers`."""
+    """Raises `ValueError` for a missing column and for the first odd cell.
+
+    Args:
+        role (`str`):
+            Role of the data set in the message.
+        dataset ([`~datasets.Dataset`]):
+            Data set to check.
+        cells (`Mapping[str, Callable]`):
+            As in [`Format`].
+        numbers (`Sequence[int]`):
+            Number of each row in its file, for the message.
+    """
     for column, odd in cells.items():
         if column not in dataset.column_names:
             raise ValueError(
                 f"Data set {role!r} has the columns {dataset.column_names}, without {column!r}. Give another format, or "
                 "rename the column."
             )
-        read = (cell for batch in dataset.select_columns(column).iter(1000) for cell in batch[column])
-        for number, cell in zip(numbers, read, strict=True):
-            found = odd(cell)
-            if found is not None:
+        values = (cell for batch in dataset.select_columns(column).iter(1000) for cell in batch[column])
+        for number, cell in zip(numbers, values, strict=True):
+            oddity = odd(cell)
+            if oddity is not None:
+                odd_part, wanted = oddity
                 raise ValueError(
-                    f"Data set {role!r} has {shortened(found[0])} in the column {column!r} of row {number} (the first is "
-                    f"row 0). Give {found[1]}, or leave the row out."
+                    f"Data set {role!r} has {shortened(odd_part)} in the column {column!r} of row {number} (the first is "
+                    f"row 0). Give {wanted}, or leave the row out."
                 )
 
 
 def _turns(dialogue: str) -> list[dict[str, str]]:
-    """Messages of a dialogue in one text, whose text is left as it is; none where it is no such dialogue."""
+    """The messages of a dialogue in one text, each unchanged; none if the text is no dialogue that ends with an answer."""
     before, *parts = TURN.split(dialogue)
-    if before or len(parts) < 4 or parts[-2] != "Assistant":
+    if before or len(parts) < 4 or parts[-2] != "Assistant":  # speaker and text of two turns at least
         return []
     return [
-        {"role": "user" if who == "Human" else "assistant", "content": said}
-        for who, said in zip(parts[::2], parts[1::2], strict=True)
+        {"role": "user" if speaker == "Human" else "assistant", "content": text}
+        for speaker, text in zip(parts[::2], parts[1::2], strict=True)
     ]

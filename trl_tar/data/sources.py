@@ -1,4 +1,4 @@
-"""Data sets that a YAML file names: where each is, and how its columns become one of TRL's types."""
+"""Sources of data sets that a YAML file names: where each is, which rows are read, and in which format they are."""
 
 import re
 from collections.abc import Mapping
@@ -15,30 +15,37 @@ from ..validation import check_types, coerced
 from .formats import FORMATS, check_cells
 
 
-READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
-# pandas takes "None", "NA" and their like for no value
+READERS = {
+    ".json": "json",
+    ".jsonl": "json",
+    ".csv": "csv",
+    ".parquet": "parquet",
+}  # suffix of a file → builder of `datasets`
+# suffix of a file → further arguments: by default pandas reads "None", "NA" and others as no value
 READING = {".csv": {"keep_default_na": False, "na_values": [""]}}
-HUB_ID = re.compile(r"[\w-]+|[\w.-]+/[\w.-]+")
+# Id of a data set on the Hub: `owner/name`, or a name alone, as the oldest ones have it ("squad"). A name alone has no dot, so that
+# a file without its folder is not taken for one.
+HUB_DATASET_ID = re.compile(r"[\w-]+|[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where the rows of a data set are, and which of them are read.
+    """The place of a data set's rows, and which of them are read.
 
     Args:
         path (`str`):
             Hub id, or a local file (JSON lines, CSV or Parquet).
         format (`str`, *optional*):
-            A name of [`FORMATS`]: what the columns are; without one they are of one of TRL's types already.
+            Name in [`FORMATS`]. Without one the columns are those of one of TRL's types.
         split (`str`, *optional*, defaults to `"train"`):
             Split of the Hub data set.
         name (`str`, *optional*):
             Configuration of the Hub data set.
         rows (`list[float]`, *optional*, defaults to `[0, 1]`):
-            First and last share of the rows, after a shuffle that is always the same: `[0, 0.8]` and `[0.8, 1]` share no
-            row.
+            Begin and end of the rows that are read, as shares of all, after a shuffle that is always the same: `[0, 0.8]` and
+            `[0.8, 1]` share no row.
         limit (`int`, *optional*):
-            At most that many rows.
+            Most rows of the converted data set.
     """
 
     path: str
@@ -50,9 +57,19 @@ class DataSource:
 
     @classmethod
     def of(cls, role: str, described: Any, folder: Path | None = None) -> "DataSource":
-        """From a path, or from the fields as YAML has them; `ValueError` for other fields, or a file that is not there.
+        """Builds a source from a path, or from a mapping of its fields.
 
-        A file is looked for in `folder`, that of the YAML file."""
+        Args:
+            role (`str`):
+                Role of the data set in messages.
+            described (`str` or `Mapping`):
+                Path, or fields as YAML has them.
+            folder (`Path`, *optional*):
+                Folder in which a file is looked for: that of the YAML file. By default the working directory.
+
+        Raises:
+            `ValueError`: for unknown fields, values out of range, and a file that is not there.
+        """
         described = {"path": described} if isinstance(described, str) else described
         known = [field.name for field in fields(cls)]
         if not isinstance(described, Mapping) or "path" not in described or set(described) - set(known):
@@ -71,22 +88,22 @@ class DataSource:
         file = Path(folder or ".") / source.path
         if file.suffix in READERS and file.is_file():
             return replace(source, path=str(file))
-        if file.suffix in READERS or file.exists() or not HUB_ID.fullmatch(source.path):
+        if file.suffix in READERS or file.exists() or not HUB_DATASET_ID.fullmatch(source.path):
             raise ValueError(
                 f"Data set {role!r} is {str(file)!r}. Give an existing file, {', '.join(READERS)}, or a Hub id."
             )
         return source
 
     def load(self, role: str) -> Dataset:
-        """The rows in one of TRL's types; `ValueError` where they cannot be had, or have other columns."""
+        """Loads the rows in one of TRL's types; `ValueError` where they cannot be read, or are not in the format."""
         raw = self._raw(role)
         low, high = (round(share * len(raw)) for share in self.rows)
         order = np.random.default_rng(0).permutation(len(raw))[low:high]
         dataset = raw.select(order)
         if self.format is not None:
-            chosen = FORMATS[self.format]
-            check_cells(role, dataset, chosen.cells, order)
-            dataset = chosen.convert(role, dataset)
+            format_ = FORMATS[self.format]
+            check_cells(role, dataset, format_.cells, order)
+            dataset = format_.convert(role, dataset)
         if self.limit is not None:
             dataset = dataset.select(range(min(self.limit, len(dataset))))
         if len(dataset) == 0:
@@ -99,36 +116,41 @@ class DataSource:
             if suffix in READERS:
                 return load_dataset(READERS[suffix], data_files=self.path, split="train", **READING.get(suffix, {}))
             return load_dataset(self.path, self.name, split=self.split)
-        except StopIteration as error:  # of datasets, for a file without a row
+        except StopIteration as error:  # raised by `datasets` for a file without a row
             raise ValueError(f"Data set {role!r} from {self.path!r} has 0 rows. Check the file.") from error
         except (OSError, ValueError, DatasetsError, HfHubHTTPError) as error:
-            if isinstance(error.__cause__, GatedRepoError):
-                raise ValueError(
-                    f"Data set {role!r} is {self.path!r}, which is gated. Ask for access on its page, then log in with hf "
-                    "auth login."
-                ) from error
-            if "corresponds to no data" in str(error):  # a file with nothing, or with a header alone
-                raise ValueError(f"Data set {role!r} from {self.path!r} has 0 rows. Check the file.") from error
-            if suffix in READERS:
-                reason = str(error.__cause__ or error).splitlines()[0]
-                raise ValueError(
-                    f"Data set {role!r} cannot be read from the file {self.path!r} ({reason}). Mend the file: {suffix} is read "
-                    f"as {READERS[suffix]}."
-                ) from error
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"Data set {role!r} cannot be read from {self.path!r} ({reason}). Check its spelling, split and your "
-                "connection, or give a local file."
-            ) from error
+            raise ValueError(self._why_unread(role, error)) from error
+
+    def _why_unread(self, role: str, error: Exception) -> str:
+        """One sentence on why `datasets` could not read the rows, and what to do."""
+        suffix = Path(self.path).suffix
+        if isinstance(error.__cause__, GatedRepoError):
+            return (
+                f"Data set {role!r} is {self.path!r}, which is gated. Ask for access on its page, then log in with hf "
+                "auth login."
+            )
+        if "corresponds to no data" in str(error):  # a file that is empty, or has a header alone
+            return f"Data set {role!r} from {self.path!r} has 0 rows. Check the file."
+        if suffix in READERS:
+            reason = str(error.__cause__ or error).splitlines()[0]
+            return (
+                f"Data set {role!r} cannot be read from the file {self.path!r} ({reason}). Mend the file: {suffix} is read "
+                f"as {READERS[suffix]}."
+            )
+        reason = str(error).splitlines()[0]
+        return (
+            f"Data set {role!r} cannot be read from {self.path!r} ({reason}). Check its spelling, split and your "
+            "connection, or give a local file."
+        )
 
 
 def load_datasets(described: Mapping[str, Any], folder: Path | None = None) -> dict[str, Dataset]:
-    """Every data set that is described; all descriptions are checked before the first is read."""
-    sources = {role: DataSource.of(role, each, folder) for role, each in described.items()}
+    """Loads the data set of each role; all descriptions are checked before the first one is read."""
+    sources = {role: DataSource.of(role, source, folder) for role, source in described.items()}
     return {role: source.load(role) for role, source in sources.items()}
 
 
 def hub_datasets(described: Mapping[str, Any] | None) -> list[str]:
-    """Ids of those that come from the Hub."""
-    sources = [DataSource.of(role, each) for role, each in (described or {}).items()]
+    """The ids of the described data sets that come from the Hub, in alphabetical order."""
+    sources = [DataSource.of(role, source) for role, source in (described or {}).items()]
     return sorted({source.path for source in sources if Path(source.path).suffix not in READERS})

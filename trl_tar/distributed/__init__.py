@@ -1,1 +1,1 @@
-"""Several devices: gradients and processes, groups of devices, and sharded parameters."""
+"""Training and attacks on several devices: gradients, groups of devices, sharded parameters, and launched processes."""

@@ -1,4 +1,4 @@
-"""Devices that simulate one attack together: all of them, or groups that share the attacks of an outer step."""
+"""Groups of devices that simulate an attack together, and share the attacks of an outer step among them."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DeviceGroup:
-    """The devices that this one simulates an attack with.
+    """The devices with which this device simulates an attack.
 
     Args:
         rank (`int`):
-            This device among them.
+            Rank of this device in the group.
         size (`int`):
-            How many they are.
+            Number of devices in the group.
         number (`int`, *optional*, defaults to `0`):
-            This group among the others.
+            Number of this group, from 0.
         groups (`int`, *optional*, defaults to `1`):
-            How many groups there are.
+            Number of groups.
         inside, across (`torch.distributed.ProcessGroup`, *optional*):
-            The group, and the devices of its rank in all groups. `None` for a single group, which is all devices.
+            Processes of this group, and processes with this rank in all groups. `None` for a single group of all devices.
     """
 
     rank: int
@@ -38,11 +38,11 @@ class DeviceGroup:
     across: dist.ProcessGroup | None = None
 
     def share(self, attacks: Iterable[T]) -> Iterator[T]:
-        """Every so-manieth of the attacks, such that each is in one group."""
+        """The attacks of this group: those whose index is `number` modulo `groups`."""
         return islice(attacks, self.number, None, self.groups)
 
     def gathered(self, records: list[Any]) -> list[Any]:
-        """What the groups recorded of their shares, in the order of the attacks."""
+        """The records of all groups, each of which has one for each attack of its share, in the order of the attacks."""
         if self.groups == 1:
             return records
         shares: list[Any] = [None] * self.groups
@@ -51,17 +51,17 @@ class DeviceGroup:
 
 
 def device_group(accelerator: Accelerator, groups: int, sharded: bool) -> DeviceGroup:
-    """This device's of so many groups; `ValueError` where devices or the model cannot be divided so."""
+    """The group of this device, of `groups` equal ones; `ValueError` for sharded models and numbers that do not divide."""
     rank, devices = accelerator.process_index, accelerator.num_processes
     if groups == 1:
         return DeviceGroup(rank, devices)
-    given = f"TARConfig has adversary_parallel_size={groups}"
+    setting = f"TARConfig has adversary_parallel_size={groups}"
     if sharded:
         raise ValueError(
-            f"{given}, and FSDP2 shards the model, whose parts are attacked together. Leave it out, or launch with DDP."
+            f"{setting}, and FSDP2 shards the model, whose parts are attacked together. Leave it out, or launch with DDP."
         )
     if devices % groups:
-        raise ValueError(f"{given}, which does not divide the number of devices, {devices}. Use a divisor of it.")
+        raise ValueError(f"{setting}, which does not divide the number of devices, {devices}. Use a divisor of it.")
     mesh = init_device_mesh(accelerator.device.type, (groups, devices // groups), mesh_dim_names=("group", "device"))
     number, inner = mesh.get_coordinate()
     return DeviceGroup(inner, devices // groups, number, groups, mesh.get_group("device"), mesh.get_group("group"))

@@ -1,6 +1,6 @@
-"""Gradients of means over the global batch: the one file that knows how they travel between devices.
+"""Gradients of losses that are means over the global batch, and their all-reduce between devices.
 
-Losses come as (sum, count) pairs, so that every gradient is that of a mean over all micro-batches and devices.
+Loss functions return a pair of sum and count, so that every gradient is that of the mean over all micro-batches and devices.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,8 +14,12 @@ from torch.distributed.tensor import DTensor
 
 Batch = dict[str, torch.Tensor]
 LossFunction = Callable[[nn.Module, Batch], tuple[torch.Tensor, torch.Tensor]]
-BUCKET = 2**24  # numbers that are sent at a time, or one tensor
-FILLER = "filler"  # key of a batch that counts for nothing: under FSDP2 all devices make the same number of passes
+BUCKET = (
+    2**24
+)  # most numbers in one all-reduce of several tensors: 64 MiB in float32, a choice between speed and memory
+FILLER = (
+    "filler"  # key of a batch that counts as nothing: under FSDP2 all devices have to make the same number of passes
+)
 
 
 def mean_gradient(
@@ -25,14 +29,30 @@ def mean_gradient(
     loss_function: LossFunction,
     group: dist.ProcessGroup | None = None,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Gradient of the mean loss over the batch of all devices (of `group`), all-reduced and weighted by their counts.
+    """The gradient of the mean loss over the batch of all devices, all-reduced.
 
-    Uses `torch.autograd.grad` on the unwrapped model, so neither `.grad` nor the hooks of DDP see it. Nothing waits for the
-    device: the loss comes as the pair of its sum and count, for [`means`].
+    It comes from `torch.autograd.grad` on the unwrapped model, so neither `.grad` nor the hooks of DDP see it. Nothing here
+    waits for the device.
+
+    Args:
+        model (`torch.nn.Module`):
+            Unwrapped model.
+        parameters (`list[torch.nn.Parameter]`):
+            Parameters of the gradient.
+        micro_batches (`list[dict[str, torch.Tensor]]`):
+            This device's part of the batch.
+        loss_function (`Callable`):
+            Takes model and micro-batch, and returns the sum of the loss and its count.
+        group (`torch.distributed.ProcessGroup`, *optional*):
+            Devices that share the batch. By default all of them.
+
+    Returns:
+        `tuple[torch.Tensor, list[torch.Tensor]]`: sum of the loss and count, of shape `(2,)`, for [`means`]; and the gradient
+        of each parameter.
     """
     device = parameters[0].device
     totals: list[torch.Tensor | None] = [None] * len(parameters)
-    sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss, count
+    sums = torch.zeros(2, dtype=torch.float64, device=device)  # of the loss, and of its count
     for batch in micro_batches:
         with _alone_required(model, parameters):
             loss, count = loss_function(model, batch)
@@ -58,9 +78,10 @@ def consumed_gradient(
     loss_function: LossFunction,
     consume: Callable[[nn.Parameter, torch.Tensor], None],
 ) -> torch.Tensor:
-    """The gradient of [`mean_gradient`] for one micro-batch on one device, each part given away as soon as it is known.
+    """Hands each parameter's part of the gradient of [`mean_gradient`] to `consume` as soon as the backward pass has it.
 
-    `consume` may change the parameter: no pass reads it any more. One that the loss does not depend on has a gradient of 0.
+    This works for one micro-batch on one device. `consume` may change the parameter, which the pass does not read again. A
+    parameter on which the loss does not depend has a gradient of 0.
 
     Returns:
         `torch.Tensor` of shape `(2,)`: sum of the loss, and count.
@@ -68,12 +89,13 @@ def consumed_gradient(
     (batch,) = micro_batches
     left = dict.fromkeys(parameters)
 
-    def known(p: nn.Parameter) -> None:
+    def hand_over(p: nn.Parameter) -> None:
         gradient, p.grad = p.grad, None
+        assert gradient is not None
         del left[p]
         consume(p, gradient.div_(count))
 
-    hooks = [p.register_post_accumulate_grad_hook(known) for p in parameters]
+    hooks = [p.register_post_accumulate_grad_hook(hand_over) for p in parameters]
     try:
         with _alone_required(model, parameters):
             loss, count = loss_function(model, batch)
@@ -88,9 +110,11 @@ def consumed_gradient(
 
 @contextmanager
 def _alone_required(model: nn.Module, parameters: list[nn.Parameter]) -> Iterator[None]:
-    """No other parameter asks for a gradient: autograd would keep the activations for it, until the graph is gone."""
+    """Lets no other parameter require a gradient, for which autograd would keep activations as long as the graph lives."""
     wanted = set(parameters)
-    sharded = isinstance(parameters[0], DTensor)  # FSDP2 sets its buffers up for those that asked first
+    sharded = isinstance(
+        parameters[0], DTensor
+    )  # FSDP2 has set up buffers for the parameters that required one at first
     others = [] if sharded else [p for p in model.parameters() if p.requires_grad and p not in wanted]
     for p in others:
         p.requires_grad_(False)
@@ -102,7 +126,7 @@ def _alone_required(model: nn.Module, parameters: list[nn.Parameter]) -> Iterato
 
 
 def means(sums: list[torch.Tensor]) -> list[float]:
-    """Losses of pairs of sum and count; `ValueError` where one counts nothing. Waits for the device."""
+    """The mean losses of pairs of sum and count; `ValueError` for a count of 0. Reading them waits for the device."""
     pairs = torch.stack(sums).tolist()
     if not all(count for _, count in pairs):
         raise ValueError("A batch has no token to predict. Check that no row of the data set is cut to its prompt.")
@@ -110,10 +134,10 @@ def means(sums: list[torch.Tensor]) -> list[float]:
 
 
 def _gradients(model: nn.Module, loss: torch.Tensor, parameters: list[nn.Parameter]) -> list[torch.Tensor | None]:
-    """Of this device's loss; of sharded parameters that of the sum over all devices."""
+    """The gradients of this device's loss; for sharded parameters those of the sum of all devices' losses."""
     if not isinstance(parameters[0], DTensor):
         return list(torch.autograd.grad(loss, parameters, allow_unused=True))
-    loss.backward()  # FSDP2 knows no torch.autograd.grad, and gives the mean over devices
+    loss.backward()  # FSDP2 does not support torch.autograd.grad, and takes the mean over devices
     gradients = [None if p.grad is None else p.grad.mul_(dist.get_world_size()) for p in parameters]
     for p in model.parameters():
         p.grad = None
@@ -121,7 +145,7 @@ def _gradients(model: nn.Module, loss: torch.Tensor, parameters: list[nn.Paramet
 
 
 def all_reduce(tensors: list[torch.Tensor], group: dist.ProcessGroup | None = None) -> None:
-    """Sums each tensor over all devices (of `group`), in place; nothing to do for a single one."""
+    """Sums each tensor over all devices of `group`, by default over all there are, in place."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size(group) == 1:
         return
     for bucket in _buckets(tensors):
@@ -132,15 +156,15 @@ def all_reduce(tensors: list[torch.Tensor], group: dist.ProcessGroup | None = No
 
 
 def _buckets(tensors: list[torch.Tensor]) -> list[list[torch.Tensor]]:
-    """Tensors that travel together, of one type and place each: small enough that their copy is little memory."""
+    """Groups tensors of one type and device for an all-reduce each, of at most `BUCKET` numbers unless one tensor has more."""
     buckets: list[list[torch.Tensor]] = []
-    open_ones: dict[tuple, tuple[list[torch.Tensor], int]] = {}
+    unfilled: dict[tuple, tuple[list[torch.Tensor], int]] = {}
     for tensor in tensors:
         key = tensor.dtype, tensor.device
-        bucket, size = open_ones.get(key, ([], BUCKET))
+        bucket, size = unfilled.get(key, ([], BUCKET))
         if size + tensor.numel() > BUCKET:
             bucket, size = [], 0
             buckets.append(bucket)
         bucket.append(tensor)
-        open_ones[key] = bucket, size + tensor.numel()
+        unfilled[key] = bucket, size + tensor.numel()
     return buckets

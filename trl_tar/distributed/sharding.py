@@ -1,4 +1,4 @@
-"""What is different about parameters that FSDP2 shards over devices; for all others these functions do the plain thing."""
+"""Functions for parameters that FSDP2 may shard over devices; for others they do what PyTorch does without sharding."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,19 +13,19 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether FSDP2 holds the model's parameters."""
+    """Tells whether FSDP2 shards the model's parameters."""
     return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
 def reshard(model: nn.Module) -> None:
-    """Frees what FSDP2 gathered of parameters for the last pass; after an edit the next one gathers them anew."""
+    """Frees the parameters that FSDP2 gathered for the last pass, so that the next pass gathers them again, after an edit."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
 
 
 def like(value: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
-    """The value, which every device has whole, on the device and in the shards of a tensor."""
+    """The value, which every device has whole, on the device of `tensor` and sharded as it is."""
     value = value.to(tensor.device)
     if not isinstance(tensor, DTensor):
         return value
@@ -33,18 +33,18 @@ def like(value: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
-    """This device's part of a tensor, in the same memory."""
+    """This device's shard of a tensor, in the same memory; the tensor itself if it is not sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor with all its shards; every device has to ask."""
+    """The tensor with the shards of all devices, every one of which has to call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @contextmanager
 def saved_whole(accelerator: Accelerator) -> Iterator[None]:
-    """Saves in one piece what checkpoints keep in shards: transformers saves no model at all otherwise."""
+    """Makes accelerate save whole weights instead of shards; transformers saves no model at all from shards."""
     plugin = accelerator.state.fsdp_plugin if accelerator.distributed_type == DistributedType.FSDP else None
     before = None if plugin is None else plugin.state_dict_type
     if plugin is not None:
@@ -57,17 +57,17 @@ def saved_whole(accelerator: Accelerator) -> Iterator[None]:
 
 
 def total_norm(tensors: list[torch.Tensor]) -> torch.Tensor:
-    """2-norm of all together."""
+    """The 2-norm of all tensors together, as if they were one vector."""
     return whole(nn.utils.get_total_norm(tensors))
 
 
 def inner_product(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Of two tensors with the same shape and shards: this device's part, float64."""
+    """The inner product of two tensors of the same shape and sharding in float64; if they are sharded, this device's part."""
     return torch.dot(local(first).flatten(), local(second).flatten()).double()
 
 
 def all_parts(total: torch.Tensor, tensors: list[torch.Tensor]) -> torch.Tensor:
-    """The sum of what each device has of it, where it is of sharded tensors."""
+    """All-reduces `total` if the tensors are sharded, since each device then summed only its part."""
     if any(isinstance(tensor, DTensor) for tensor in tensors):
         dist.all_reduce(total)
     return total

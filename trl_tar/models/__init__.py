@@ -1,1 +1,1 @@
-"""Models and tokenizers: loaded from their files, checked, and run forward."""
+"""Models and their tokenizers: loading them from files, checks of them, LoRA targets and forward passes."""

@@ -1,4 +1,4 @@
-"""Forward passes of the model under attack, and of references."""
+"""Forward passes of models: of the one under attack, and of references in evaluation mode."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from ..distributed.gradients import Batch
 
 
 def next_token_logits(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """Logits of shape `(B, T, V)`, in the precision of the model's output; of padding, which is on the right, any numbers."""
+    """Logits of shape `(B, T, V)`, in the precision of the model's output; those at padding, on the right, have no meaning."""
     with _padding_unread():
         return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
 
@@ -39,12 +39,13 @@ def at_last_token(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def _padding_unread() -> Iterator[None]:
-    """Keeps transformers from asking the device in each pass whether a row is padded, to leave the mask out where none is.
+    """Lets transformers leave the attention mask out without asking the device whether a row is padded.
 
-    Nothing looks at padding on the right but the padding itself: causal attention may leave the mask out always."""
+    It asks in each pass, and waits for the answer. With padding on the right the answer does not matter: under causal
+    attention only padding attends to padding."""
     names = vars(masking_utils)
     ask = names.get("fast_all")
-    if ask is None:  # a version that asks by another way
+    if ask is None:  # a version of transformers that asks in another way
         yield
         return
     names["fast_all"] = lambda padding: True
@@ -56,7 +57,7 @@ def _padding_unread() -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Without dropout; for reference forward passes."""
+    """Puts all modules into evaluation mode, without dropout, and back into their own modes on exit."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""Which matrices LoRA is put on."""
+"""LoRA adapters of attacks, and the modules that they are put on."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 from ..adversaries.adversary import Adversary
 
 
-ROUTERS = {"Llama4Router", "PhimoeTopKRouter"}
+ROUTERS = {"Llama4Router", "PhimoeTopKRouter"}  # classes that PEFT would adapt as the linear layers they derive from
 
 
 def lora_config(adversary: Adversary, model: nn.Module | None = None) -> LoraConfig:
-    """The adapter of a LoRA attack, which leaves the model's routers of experts alone."""
+    """The configuration of a LoRA attack's adapter, which leaves out the model's routers of experts."""
     targets = adversary.lora_target_modules
     return LoraConfig(
         r=adversary.lora_r,
@@ -29,25 +29,26 @@ def lora_config(adversary: Adversary, model: nn.Module | None = None) -> LoraCon
 
 
 def routers(model: nn.Module) -> list[str]:
-    """Names of the routers of Llama 4 and Phi-MoE: linear layers that return more than their product, so that PEFT, which
-    would adapt them, breaks them."""
+    """The names of routers in Llama 4 and Phi-MoE, which an adapter would break.
+
+    They are linear layers that return more than their product, and PEFT wraps them as if they returned it alone."""
     unwrapped = model.get_base_model() if isinstance(model, PeftModel) else model
     return [
         name
         for name, module in unwrapped.named_modules()
-        if any(each.__name__ in ROUTERS for each in type(module).__mro__)  # FSDP2 makes a class of its own from each
+        if any(parent.__name__ in ROUTERS for parent in type(module).__mro__)  # FSDP2 derives classes of its own
     ]
 
 
 def module_names(model: PreTrainedModel | PeftModel) -> list[str]:
-    """Names of all modules that a LoRA attack may target."""
+    """The names of all modules that a LoRA attack may target."""
     unwrapped = model.get_base_model() if isinstance(model, PeftModel) else model
-    left_alone = set(routers(model))
-    return [name for name, _ in unwrapped.named_modules() if name not in left_alone]
+    excluded = set(routers(model))
+    return [name for name, _ in unwrapped.named_modules() if name not in excluded]
 
 
 def check_lora_targets(modules: Sequence[str], adversaries: Iterable[Adversary]) -> None:
-    """Raises `ValueError` for a LoRA attack on modules that the model, with those names, does not have."""
+    """Raises `ValueError` for a LoRA attack with a target that none of the model's `modules`, given by name, matches."""
     for adversary in adversaries:
         targets = adversary.lora_target_modules
         if adversary.lora_r is None or targets == "all-linear":

@@ -1,4 +1,4 @@
-"""A model's tokenizer."""
+"""A model's tokenizer: where it comes from, and checks that it fits the model."""
 
 import copy
 
@@ -9,17 +9,19 @@ from .loading import whole_model
 
 
 def tokenizer_of(
-    model: str | PreTrainedModel | PeftModel, given: PreTrainedTokenizerBase | None, pad_token: str | None
+    model: str | PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase | None, pad_token: str | None
 ) -> PreTrainedTokenizerBase:
-    """A copy of what a trainer was given, which it changes, or the model's own tokenizer; with the configuration's pad token."""
-    tokenizer = own_tokenizer(model) if given is None else copy.deepcopy(given)
+    """The tokenizer of a trainer: a copy of `tokenizer`, as trainers change theirs, or the model's own one.
+
+    Its pad token is that of the configuration, if it names one."""
+    tokenizer = own_tokenizer(model) if tokenizer is None else copy.deepcopy(tokenizer)
     if pad_token is not None:
         tokenizer.pad_token = pad_token
     return tokenizer
 
 
 def own_tokenizer(model: str | PreTrainedModel | PeftModel) -> PreTrainedTokenizerBase:
-    """The tokenizer in the model's own folder or repository."""
+    """Loads the tokenizer in the model's own folder or repository; `ValueError` for a model that was built in memory."""
     name = model if isinstance(model, str) else model.config._name_or_path
     if not name:
         raise ValueError(
@@ -49,13 +51,13 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: str | PreTrainedM
 
 
 def context_of(config: PretrainedConfig) -> int | None:
-    """Most tokens that the model reads; `None` where its architecture has no end."""
+    """The number of tokens that a model can read; `None` for an architecture without a limit."""
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return None if context is None or context < 1 else context  # XLNet says -1
+    return None if context is None or context < 1 else context  # XLNet has -1
 
 
 def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises `ValueError` for a tokenizer that cannot write a conversation."""
+    """Raises `ValueError` for a tokenizer without a chat template."""
     if tokenizer.chat_template is None:
         raise ValueError(
             "The tokenizer has no chat template, which requests in chat format need. Set tokenizer.chat_template, or use "

@@ -1,4 +1,4 @@
-"""What somebody else's configuration may ask for: no code, no weights but safetensors, and a model that can be built."""
+"""Checks of a configuration that somebody else wrote: no code, no weights but safetensors, and a model of bearable size."""
 
 import json
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, cached_file, has_file
 
 
-MOST_LAYERS = 4096
-MOST_MODULES = 2**17  # of the largest mixtures of experts one has 10^5
-SMALL = 2**28  # numbers that any machine holds
-# what a configuration with nonsense in it makes transformers raise
+MOST_LAYERS = 4096  # a choice far above any published model; a configuration with more is refused before it is built
+MOST_MODULES = 2**17  # the largest published mixtures of experts have about 10^5 modules
+SMALL = 2**28  # numbers of a model that any machine can build, so that its size is not compared: 1 GiB in float32
+# errors that transformers raises for a configuration with nonsense in it
 NONSENSE = (
     ArithmeticError,
     AttributeError,
@@ -32,21 +32,21 @@ NONSENSE = (
 
 
 def json_fields(file: Path) -> Iterator[tuple[str, Any]]:
-    """Every name in a JSON file with its value, at any depth; `ValueError` where it is not JSON."""
+    """Yields every name in a JSON file with its value, at any depth; `ValueError` where it is not JSON."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file.name!r} is not JSON ({error}). Save the model again with save_pretrained.") from error
     left = [content]
     while left:
-        each = left.pop()
-        if isinstance(each, dict):
-            yield from each.items()
-        left += each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
+        value = left.pop()
+        if isinstance(value, dict):
+            yield from value.items()
+        left += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def base_of(adapter: str) -> tuple[str, str | None]:
-    """Folder or Hub id of the base of an adapter, and its revision; `ValueError` where the adapter's configuration has none."""
+    """Folder or Hub id of an adapter's base, and its revision; `ValueError` where the adapter's configuration names none."""
     try:
         config = PeftConfig.from_pretrained(adapter)
     except NONSENSE as error:
@@ -61,15 +61,19 @@ def _reason(error: Exception) -> str:
 
 
 def check_configuration(model: str, revision: str | None = None, size: int | None = None) -> None:
-    """Raises `ValueError` for a model that would run code, read a pickle, or take all memory or time before it is loaded.
+    """Checks a model's configuration and its index of weights before anything is loaded.
 
     Args:
         model (`str`):
             Folder or Hub id.
         revision (`str`, *optional*):
-            Of the Hub.
+            Revision on the Hub.
         size (`int`, *optional*):
-            Bytes of its weights: it cannot have more numbers than that.
+            Bytes of the weights. With two numbers in a byte, as in 4 bits, they hold at most twice as many numbers.
+
+    Raises:
+        `ValueError`: for a model that would run code or read a pickle, and for one that cannot be built, or would take all
+        memory or time.
     """
     file = cached_file(model, CONFIG_NAME, revision=revision)
     for name, value in json_fields(Path(file)):
@@ -81,7 +85,7 @@ def check_configuration(model: str, revision: str | None = None, size: int | Non
             raise ValueError(f"The configuration of {model!r} has {name} {value}, above {MOST_LAYERS}. Use attacks=0.")
     if has_file(model, SAFE_WEIGHTS_INDEX_NAME, revision=revision):
         index = Path(cached_file(model, SAFE_WEIGHTS_INDEX_NAME, revision=revision))
-        other = sorted(each for each in shards(index) if not each.endswith(".safetensors"))
+        other = sorted(file_name for file_name in shards(index) if not file_name.endswith(".safetensors"))
         if other:
             raise ValueError(f"{model!r} has weights in {other[0]!r}, which is no safetensors file. Use attacks=0.")
     numbers = _count_numbers(model, revision)
@@ -93,13 +97,13 @@ def check_configuration(model: str, revision: str | None = None, size: int | Non
 
 
 def shards(index: Path) -> set[str]:
-    """Names of the files that an index of weights has them read from."""
+    """The names of the files from which an index has the weights read."""
     maps = [value for name, value in json_fields(index) if name == "weight_map"]
-    return {str(name) for each in maps for name in (each.values() if isinstance(each, dict) else [each])}
+    return {str(file) for files in maps for file in (files.values() if isinstance(files, dict) else [files])}
 
 
 def _count_numbers(model: str, revision: str | None) -> int:
-    """Of parameters and buffers, which are built without memory for them; `ValueError` where they cannot be built."""
+    """The number of numbers in parameters and buffers; `ValueError` for a model that cannot be built, here without memory."""
     built = 0
 
     def count(*_: Any) -> None:
@@ -119,4 +123,4 @@ def _count_numbers(model: str, revision: str | None) -> int:
         ) from error
     finally:
         counting.remove()
-    return sum(each.numel() for each in (*empty.parameters(), *empty.buffers()))
+    return sum(tensor.numel() for tensor in (*empty.parameters(), *empty.buffers()))

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..distributed.processes import devices, forget_launch, num_ranks
+from ..distributed.processes import forget_launch, num_ranks, worker_devices
 from .job import Job, Settings, failed_record, run_job
 
 
@@ -54,7 +54,7 @@ def _run_in_pool(
     An error of a job is raised once the other workers are done."""
     context = get_context("spawn")
     gpus = context.SimpleQueue()
-    for gpu in devices(num_workers):
+    for gpu in worker_devices(num_workers):
         gpus.put(gpu)
     pool = ProcessPoolExecutor(
         num_workers, mp_context=context, initializer=_start_worker, initargs=(settings, gpus, num_ranks() > 1)
