@@ -1,4 +1,4 @@
-"""`trl-tar plan`: whether TAR fits, with which options, and how long it takes."""
+"""The command `trl-tar plan`: whether TAR fits, with which options, and how long it takes."""
 
 import json
 import math
@@ -22,14 +22,26 @@ from .console import quiet
 
 @dataclass(frozen=True)
 class Room:
-    """Memory there is: bytes of a device, of the host of a machine, and the devices of a machine at most."""
+    """The memory there is, in bytes on a device and on the host of a machine, and the most devices of a machine."""
 
     device: float
     host: float
     devices_per_node: int
 
-    def holds(self, each: Plan) -> bool:
-        return each.fits(self.device, self.host, self.devices_per_node)
+    def holds(self, planned: Plan) -> bool:
+        return planned.fits(self.device, self.host, self.devices_per_node)
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work of a training: its outer steps, a device's FLOP/s, and the share of them that is reached."""
+
+    steps: int
+    mfu: float
+    device_flops: float
+
+    def hours(self, planned: Plan) -> float:
+        return planned.hours(self.steps, self.mfu, self.device_flops)
 
 
 def plan_command(
@@ -47,31 +59,33 @@ def plan_command(
     devices_per_node: int = 8,
     as_json: bool = False,
 ) -> list[Plan]:
-    """Prints what each mode takes, and which are the first that fit.
+    """Prints the memory and time of each mode, and the first modes that fit.
 
     Args:
         model (`str`):
             Folder, `config.json` or Hub id.
         device_memory (`float`):
-            Bytes of a device.
+            Bytes of memory of a device.
         devices (`int`):
-            Devices there are.
+            Number of devices.
         cost ([`Cost`]):
-            Size of a step.
+            Size of the outer step.
         lora_r (`int`):
-            Rank of the LoRA attack that is looked at beside the one on all parameters; 0 for none.
+            Rank of a LoRA attack, which is planned in addition to the attack on all parameters; 0 for none.
         bf16 (`bool`):
-            Autocast.
+            Train with autocast.
         dtype (`str`):
-            Of the weights, `"float32"` or `"bfloat16"`.
-        steps (`int`), mfu (`float`), device_flops (`float`):
-            Outer steps, and floating-point operations per second of a device, with the share of them that is reached.
+            Precision of the weights, `"float32"` or `"bfloat16"`.
+        steps (`int`):
+            Outer steps of the training.
+        mfu (`float`), device_flops (`float`):
+            Floating-point operations per second of a device, and the share of them that is reached.
         host_memory (`float`, *optional*):
-            Bytes on the host of each machine. Without them only devices have to hold it.
+            Bytes of memory on the host of each machine. By default only the devices have to hold a plan.
         devices_per_node (`int`, *optional*, defaults to `8`):
-            Devices of a machine at most.
+            Most devices of a machine.
         as_json (`bool`, *optional*, defaults to `False`):
-            Print JSON.
+            Print JSON instead of a table.
     """
     quiet()
     config = read_config(model)
@@ -82,40 +96,52 @@ def plan_command(
             "--dtype float32."
         )
     room = Room(device_memory, math.inf if host_memory is None else host_memory, devices_per_node)
+    work = Work(steps, mfu, device_flops)
     with Console(stderr=True).status("Counting the bytes of an outer step"):
-        plans = [plan(config, cost, mode, pinned=True) for mode in modes(lora_r, common)]
-        for rank in (None, lora_r) if lora_r else (None,):
-            fits = any(room.holds(each) for each in plans if each.mode.lora_r == rank)
-            if not fits and dtype == "float32":
-                plans += on_more_devices(config, cost, Mode(rank, **common), room)
+        plans = _plans(config, cost, lora_r, common, room)
     if as_json:
-        found = [
-            {
-                **asdict(each),
-                "machine_bytes": each.machine_bytes(devices_per_node),
-                "fits": room.holds(each),
-                "hours": each.hours(steps, mfu, device_flops),
-            }
-            for each in plans
-        ]
-        print(json.dumps(found, indent=1, default=str))
-        return plans
-    console = Console()
-    console.print(_table(plans, room, steps, mfu, device_flops))
-    for sentence in sentences(plans, room, cost.batch_size if dtype == "float32" else 1):
-        console.print(escape(sentence), highlight=False, soft_wrap=True)
-    console.print(
-        f"Memory and FLOPs of one outer step: {cost.passes} passes of {cost.batch_size} × {cost.length} tokens over all "
-        f"devices. Hours of {steps} steps at {mfu:.0%} of {device_flops / 1e12:.0f} TFLOP/s. A host is that of up to "
-        f"{devices_per_node} devices.",
-        highlight=False,
-        soft_wrap=True,
-    )
+        print(json.dumps([_fields(planned, room, work) for planned in plans], indent=1, default=str))
+    else:
+        _print(plans, cost, room, work)
     return plans
 
 
+def _plans(config: PretrainedConfig, cost: Cost, lora_r: int, common: dict[str, Any], room: Room) -> list[Plan]:
+    """The plans of all modes, and for an attack that fits in none of them the one on more devices, if it fits there."""
+    plans = [plan(config, cost, mode, pinned=True) for mode in modes(lora_r, common)]
+    for rank in (None, lora_r) if lora_r else (None,):
+        fits = any(room.holds(planned) for planned in plans if planned.mode.lora_r == rank)
+        if not fits and common["dtype"] == torch.float32:
+            plans += on_more_devices(config, cost, Mode(rank, **common), room)
+    return plans
+
+
+def _fields(planned: Plan, room: Room, work: Work) -> dict[str, Any]:
+    return {
+        **asdict(planned),
+        "machine_bytes": planned.machine_bytes(room.devices_per_node),
+        "fits": room.holds(planned),
+        "hours": work.hours(planned),
+    }
+
+
+def _print(plans: list[Plan], cost: Cost, room: Room, work: Work) -> None:
+    console = Console()
+    console.print(_table(plans, room, work))
+    shardable = plans[0].mode.dtype == torch.float32
+    for sentence in sentences(plans, room, cost.batch_size if shardable else 1):
+        console.print(escape(sentence), highlight=False, soft_wrap=True)
+    console.print(
+        f"Memory and FLOPs of one outer step: {cost.passes} passes of {cost.batch_size} × {cost.length} tokens over all "
+        f"devices. Hours of {work.steps} steps at {work.mfu:.0%} of {work.device_flops / 1e12:.0f} TFLOP/s. A host is that "
+        f"of up to {room.devices_per_node} devices.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 def read_config(model: str) -> PretrainedConfig:
-    """Configuration of a folder, a `config.json` or a Hub id; `ValueError` where there is none."""
+    """Reads the configuration of a folder, a `config.json` or a Hub id; `ValueError` where there is none."""
     try:
         return AutoConfig.from_pretrained(model, trust_remote_code=False)
     except NONSENSE as error:
@@ -126,7 +152,7 @@ def read_config(model: str) -> PretrainedConfig:
 
 
 def modes(lora_r: int, common: dict[str, Any]) -> list[Mode]:
-    """Those to look at, the fastest first."""
+    """The modes to plan, the fastest first, for the attack on all parameters and then for that with LoRA."""
     savings: list[dict[str, bool]] = [{}, {"activation_checkpointing": True}]
     eight_bit = []
     if common["devices"] == 1:
@@ -143,27 +169,29 @@ def modes(lora_r: int, common: dict[str, Any]) -> list[Mode]:
 
 
 def on_more_devices(config: PretrainedConfig, cost: Cost, mode: Mode, room: Room) -> list[Plan]:
-    """The smallest power of two of devices with a row each, above those of the mode, on which it fits with FSDP2, if any."""
+    """The plan on the smallest power of two of devices, above those of the mode, on which it fits with FSDP2, if any.
+
+    Each device has at least one row."""
     count = 2 ** mode.devices.bit_length()
     while count <= cost.batch_size:
-        found = plan(config, cost, replace(mode, activation_checkpointing=True, devices=count), pinned=True)
-        if room.holds(found):
-            return [found]
+        sharded = plan(config, cost, replace(mode, activation_checkpointing=True, devices=count), pinned=True)
+        if room.holds(sharded):
+            return [sharded]
         count *= 2
     return []
 
 
 def sentences(plans: list[Plan], room: Room, most_devices: int) -> Iterator[str]:
-    """The first mode of each kind of attack that fits."""
+    """Yields a sentence for each kind of attack on its first mode that fits, or on what to change if none does."""
     for what, lora in (("An attack on all parameters", False), ("A LoRA attack", True)):
-        of_kind = [each for each in plans if (each.mode.lora_r is not None) == lora]
+        of_kind = [planned for planned in plans if (planned.mode.lora_r is not None) == lora]
         if not of_kind:
             continue
         fitting = next(filter(room.holds, of_kind), None)
         if fitting is not None:
             yield f"{what} fits with: {fitting.mode} (fullest in the {fitting.moment})."
             continue
-        on_devices = next((each for each in of_kind if each.fits(room.device)), None)
+        on_devices = next((planned for planned in of_kind if planned.fits(room.device)), None)
         if on_devices is not None:
             yield (
                 f"{what} fits the devices with: {on_devices.mode}, but not the host, where it takes "
@@ -179,20 +207,20 @@ def sentences(plans: list[Plan], room: Room, most_devices: int) -> Iterator[str]
             yield f"{what} does not fit. Take more memory, or shorter and fewer rows."
 
 
-def _table(plans: list[Plan], room: Room, steps: int, mfu: float, device_flops: float) -> Table:
+def _table(plans: list[Plan], room: Room, work: Work) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("\nmode", overflow="fold")
     for column in ("GB on\na device", "GB on\na host", "\nfits", "PFLOP\na step", "\nhours"):
         table.add_column(column, justify="right")
-    for each in plans:
-        fits = room.holds(each)
+    for planned in plans:
+        fits = room.holds(planned)
         table.add_row(
-            escape(str(each.mode)),
-            f"{each.device_bytes / 1e9:.1f}",
-            f"{each.machine_bytes(room.devices_per_node) / 1e9:.1f}",
+            escape(str(planned.mode)),
+            f"{planned.device_bytes / 1e9:.1f}",
+            f"{planned.machine_bytes(room.devices_per_node) / 1e9:.1f}",
             "yes" if fits else "no",
-            f"{each.flops / 1e15:.2f}",
-            f"{each.hours(steps, mfu, device_flops):.1f}",
+            f"{planned.flops / 1e15:.2f}",
+            f"{work.hours(planned):.1f}",
             style=None if fits else "dim",
         )
     return table
