@@ -1,4 +1,4 @@
-"""Whether torch.compile pays for the passes of an attack: eager and compiled attacks in turn, and what compiling takes.
+"""A comparison of eager and compiled attacks, taken in turn, with the time that torch.compile itself takes.
 
 python tests/benchmarks/compiled_attack.py smollm2 tests/benchmarks/results/compiled_smollm2.json
 """
@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from trl_tar import Adversary
+from trl_tar.costs.bare_loop import FIRST_TOKEN
 from trl_tar.costs.timing import load_model, machine, median_interval, now
 from trl_tar.files import write_json
 from trl_tar.losses import language_modeling_loss
@@ -28,7 +29,7 @@ LORA = Adversary("lora", "forget", learning_rate=1e-6, num_steps=1, batch_size=R
 
 @contextmanager
 def compiled(model: PreTrainedModel, by: Callable[[nn.Module], None]) -> Iterator[None]:
-    """Calls of the model run its compiled graph for a while."""
+    """Lets calls of the model run the compiled graph that `by` gives it, until the exit."""
     by(model)
     try:
         yield
@@ -37,11 +38,11 @@ def compiled(model: PreTrainedModel, by: Callable[[nn.Module], None]) -> Iterato
 
 
 def attack(model: PreTrainedModel, adversary: Adversary, length: int = LENGTH) -> float:
-    """Seconds of a simulated attack, as in the bench."""
+    """Seconds of a simulated attack on random tokens, as in the bench."""
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randint(5, model.config.vocab_size, (adversary.num_steps, ROWS, length), generator=generator).to(
-        model.device
-    )
+    rows = torch.randint(
+        FIRST_TOKEN, model.config.vocab_size, (adversary.num_steps, ROWS, length), generator=generator
+    ).to(model.device)
     batches = [[{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}] for ids in rows]
 
     def loss(model: nn.Module, batch: dict[str, torch.Tensor]):
@@ -57,26 +58,26 @@ def attack(model: PreTrainedModel, adversary: Adversary, length: int = LENGTH) -
 def main(name: str, output: Path) -> None:
     torch.set_num_threads(1)
     model, _ = load_model(name)
-    kept: list = []
+    compiled_calls: list = []  # of the one compilation, which all compiled attacks use
 
-    def make(model: nn.Module) -> None:
-        if not kept:  # compiled once, and taken up again
+    def compile_once(model: nn.Module) -> None:
+        if not compiled_calls:
             model.compile()
-            kept.append(model._compiled_call_impl)
-        model._compiled_call_impl = kept[0]
+            compiled_calls.append(model._compiled_call_impl)
+        model._compiled_call_impl = compiled_calls[0]
 
     attack(model, FULL)
-    with compiled(model, make):
+    with compiled(model, compile_once):
         first, other_length = attack(model, FULL), attack(model, FULL, LENGTH // 2)
     ratios = []
     for _ in range(PAIRS):
         eager = attack(model, FULL)
-        with compiled(model, make):
+        with compiled(model, compile_once):
             ratios.append(attack(model, FULL) / eager)
     lora = attack(model, LORA)
-    with compiled(model, make):
+    with compiled(model, compile_once):
         adapters = [attack(model, LORA) for _ in range(2)]
-    found = {
+    record = {
         "model": name,
         "attack": {"rows": ROWS, "length": LENGTH, "steps": STEPS},
         "ratio": median_interval(ratios),
@@ -89,8 +90,8 @@ def main(name: str, output: Path) -> None:
         },
         "environment": machine(),
     }
-    print(found)
-    write_json(output, found)
+    print(record)
+    write_json(output, record)
 
 
 if __name__ == "__main__":

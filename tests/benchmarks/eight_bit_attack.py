@@ -1,4 +1,4 @@
-"""How far an attack gets whose AdamW keeps its state in 8 bits, beside one in 32 bits, on the same batches.
+"""A comparison of attacks whose AdamW has its state in 8 bits and in 32 bits, on the same batches.
 
 python tests/benchmarks/eight_bit_attack.py world tests/benchmarks/results/eight_bit_world.json
 """
@@ -30,7 +30,7 @@ Batch = dict[str, torch.Tensor]
 
 
 def batches_of(tokenizer: PreTrainedTokenizerBase, texts: list[str], device: torch.device) -> list[Batch]:
-    """Of `ROWS` texts each; padding is not learnt."""
+    """Batches of `ROWS` texts each; the labels leave padding out."""
     batches = []
     for start in range(0, len(texts) - ROWS + 1, ROWS):
         rows = tokenizer(texts[start : start + ROWS], padding=True, padding_side="right", return_tensors="pt").to(
@@ -47,7 +47,7 @@ def loss_function(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.T
 
 @torch.no_grad()
 def mean_loss(model: nn.Module, batches: list[Batch]) -> float:
-    """Nats per token."""
+    """The mean loss in nats per token."""
     sums = [loss_function(model, batch) for batch in batches]
     return (sum(total for total, _ in sums) / sum(count for _, count in sums)).item()
 
@@ -55,7 +55,7 @@ def mean_loss(model: nn.Module, batches: list[Batch]) -> float:
 def attack(
     model: PreTrainedModel, adversary: Adversary, batches: list[Batch], all_batches: list[Batch]
 ) -> tuple[float, torch.Tensor]:
-    """The attacker's loss over all its data after the attack, and the displacement of the weights."""
+    """The attacker's loss on all its data after the attack, in nats per token, and the displacement of the weights."""
     start = flat(model)
     with restored(model, adversary, seed=0) as attacked:
         steps = attack_steps(attacked, adversary, [[batch] for batch in batches], loss_function, adversary.num_steps)
@@ -79,7 +79,9 @@ def main(name: str, output: Path) -> None:
         runs.append(
             {
                 "loss": {"adamw": loss, "adamw_8bit": loss_8bit},
-                "along": (moved_8bit @ moved / (moved @ moved)).item(),  # this part of AdamW's way
+                "along": (
+                    moved_8bit @ moved / (moved @ moved)
+                ).item(),  # as a share of AdamW's displacement, as is `aside`
                 "aside": ((moved_8bit - moved).norm() / moved.norm()).item(),
             }
         )

@@ -1,4 +1,4 @@
-"""What an outer step costs: passes are counted exactly, time and memory compared with the bare loop's.
+"""The cost of an outer step: its passes are counted exactly, its time and memory compared with the bare loop's.
 
 trl-tar bench smollm2 --steps 8 --output tests/benchmarks/results/smollm2.json
 trl-tar bench world --output tests/benchmarks/results/world.json
@@ -82,10 +82,10 @@ def test_the_interval_of_a_median_is_that_of_order_statistics():
 
 
 def ledger_of(bare):
-    """Peak of an outer step of the bare loop whose optimizers have their state, in bytes per parameter."""
+    """The peak of an outer step of the bare loop whose optimizers have their state, in bytes per parameter."""
     bare.step()
-    held = [value for state in bare.outer.state.values() for value in state.values() if torch.is_tensor(value)]
-    with Ledger([*bare.model.parameters(), *bare.model.buffers(), *held]) as ledger:
+    state = [value for state in bare.outer.state.values() for value in state.values() if torch.is_tensor(value)]
+    with Ledger([*bare.model.parameters(), *bare.model.buffers(), *state]) as ledger:
         bare.step()
     return ledger.peak / sum(p.numel() for p in bare.whole)
 
