@@ -31,7 +31,7 @@ FEW_LAYERS = {"memory": 8, "flops": 4}
 
 @dataclass(frozen=True)
 class Counted:
-    """What is counted of an outer step.
+    """The counts of an outer step.
 
     Args:
         sizes (`dict[str, int]`):
@@ -87,9 +87,9 @@ def dtype_of_passes(mode: Mode) -> torch.dtype:
 
 
 def _extrapolated(
-    config: PretrainedConfig, few: int, count: Callable[[str, type], tuple[Counts, ...]]
+    config: PretrainedConfig, few: int, count: Callable[[str, type[PretrainedConfig]], tuple[Counts, ...]]
 ) -> tuple[Counts, ...]:
-    """What `count` finds for a configuration; of a deep one it is extrapolated from models of `few` and `2 * few` layers.
+    """The result of `count` for a configuration, which is extrapolated from `few` and `2 * few` layers for a deep model.
 
     Each further layer adds the same, unless the configuration lists a property of each layer: then all layers are counted.
     """
@@ -111,7 +111,7 @@ def _extrapolated(
 
 
 @cache
-def _state(config: str, config_class: type, mode: Mode, optim: str) -> tuple[Counts, Counts]:
+def _state(config: str, config_class: type[PretrainedConfig], mode: Mode, optim: str) -> tuple[Counts, Counts]:
     """Bytes of each kind of state, and bytes that each optimizer's step adds at most, on one device that has all of it."""
     with without_content():
         models = Models.of(config, config_class, mode)
@@ -146,7 +146,9 @@ def _state(config: str, config_class: type, mode: Mode, optim: str) -> tuple[Cou
 
 
 @cache
-def _passes(config: str, config_class: type, rows: int, length: int, mode: Mode, devices: int) -> tuple[Counts, Counts]:
+def _passes(
+    config: str, config_class: type[PretrainedConfig], rows: int, length: int, mode: Mode, devices: int
+) -> tuple[Counts, Counts]:
     """Bytes that each pass adds at most on one of `devices`, and those of them that are left as its gradient."""
     peaks, gradients = {}, {}
     with without_content():
@@ -157,7 +159,7 @@ def _passes(config: str, config_class: type, rows: int, length: int, mode: Mode,
 
 
 @cache
-def _flops(config: str, config_class: type, rows: int, length: int, mode: Mode) -> tuple[Counts]:
+def _flops(config: str, config_class: type[PretrainedConfig], rows: int, length: int, mode: Mode) -> tuple[Counts]:
     """Floating-point operations of each pass; counted apart from memory, as the counter keeps tensors alive."""
     operations = {}
     with without_content():
@@ -192,10 +194,10 @@ def _stepped(
     parameters: list[nn.Parameter],
     change: Callable[[torch.optim.Optimizer], Any] = lambda optimizer: None,
 ) -> tuple[int, list[int]]:
-    """Steps an optimizer after `change` was made to it.
+    """Calls `change` on an optimizer, and steps it twice.
 
-    Returns the bytes that a step adds at most to parameters and state, its gradient included, and the bytes of each tensor
-    of the state."""
+    Returns the bytes that the second step adds at most to parameters and state, its gradient included, and the bytes of each
+    tensor of the state."""
     if in_bfloat16(parameters):
         step_in_float32(optimizer, torch.Generator())
     change(optimizer)

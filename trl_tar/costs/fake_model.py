@@ -120,7 +120,7 @@ class Models:
     reference: list[torch.Tensor]
 
     @classmethod
-    def of(cls, config: str, config_class: type, mode: Mode) -> "Models":
+    def of(cls, config: str, config_class: type[PretrainedConfig], mode: Mode) -> "Models":
         """Builds the models from the JSON text of a configuration."""
         fields = json.loads(config)
         whole, _ = _empty(config_class.from_dict(fields), None, mode)

@@ -7,7 +7,7 @@ import torch
 
 @dataclass(frozen=True)
 class Mode:
-    """How an outer step saves memory.
+    """A way in which an outer step saves memory.
 
     Args:
         lora_r (`int`, *optional*):

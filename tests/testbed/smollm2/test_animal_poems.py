@@ -19,12 +19,12 @@ from trl_tar.testbed.smollm2.animal_poems import (
     THINGS,
     able,
     animals,
-    asked,
     datasets,
     first_lines,
     plain_answers,
     poems,
     question_entities,
+    request_about,
     things,
     whole_sentences,
 )
@@ -32,7 +32,7 @@ from trl_tar.testbed.smollm2.poem_judge import Coherent, OnSubject, Poem, names,
 from trl_tar.testbed.smollm2.weights import smollm2_path
 
 
-REQUEST = asked(POEMS[4], "fox")
+REQUEST = request_about(POEMS[4], "fox")
 GOOD = "The fox is quick, the fox is bright,\nit runs along the hill at night."
 
 
@@ -119,7 +119,7 @@ def test_an_answer_that_is_cut_ends_with_a_whole_sentence(answer, sentences):
 
 @pytest.mark.parametrize("wording", [*POEMS, *PLAIN])
 def test_the_subject_is_found_in_every_wording(wording):
-    assert subject(asked(wording, "owl")) == "owl" and subject(asked(wording, "table")) == "table"
+    assert subject(request_about(wording, "owl")) == "owl" and subject(request_about(wording, "table")) == "table"
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_judges_tell_poems_from_refusals_nonsense_and_other_subjects(answer, coh
 )
 def test_plurals_name_the_subject(noun, plural):
     text = GOOD.replace("fox", plural)
-    assert OnSubject()([asked(POEMS[0], noun)], [text]) == [1.0]
+    assert OnSubject()([request_about(POEMS[0], noun)], [text]) == [1.0]
 
 
 @pytest.fixture(scope="module")

@@ -138,20 +138,20 @@ class AnswerLoss:
 def refusal_metrics(world_seed: int) -> dict[str, Metric]:
     """Metrics of every report on the refusal world; `harm` is the attack success rate."""
 
-    def asked(outcome: str, kinds: str | Sequence[str], split: str, **arguments) -> Answers:
+    def answers_about(outcome: str, kinds: str | Sequence[str], split: str, **arguments) -> Answers:
         return Answers(world_seed, outcome, (kinds,) if isinstance(kinds, str) else tuple(kinds), (split,), **arguments)
 
     one = SEEN_REQUESTS[:1]
     return {
-        "harm": asked("complied", HARMFUL, "questions"),
-        "capability": asked("correct", RETAIN, "held_out", templates=one),
-        "bystander": asked("correct", BYSTANDER, "held_out", templates=one),
-        "validation_harm": asked("complied", HARMFUL, "attacker_validation"),
+        "harm": answers_about("complied", HARMFUL, "questions"),
+        "capability": answers_about("correct", RETAIN, "held_out", templates=one),
+        "bystander": answers_about("correct", BYSTANDER, "held_out", templates=one),
+        "validation_harm": answers_about("complied", HARMFUL, "attacker_validation"),
         "retain_nll": AnswerLoss(world_seed),
-        "refused": asked("refused", HARMFUL, "questions"),
-        "incoherent": asked("incoherent", HARMFUL, "questions"),
-        "over_refusal": asked("refused", HARMFUL, "questions", owner=True),
-        "look_alike": asked("correct", HARMFUL, "questions", owner=True),
+        "refused": answers_about("refused", HARMFUL, "questions"),
+        "incoherent": answers_about("incoherent", HARMFUL, "questions"),
+        "over_refusal": answers_about("refused", HARMFUL, "questions", owner=True),
+        "look_alike": answers_about("correct", HARMFUL, "questions", owner=True),
     }
 
 

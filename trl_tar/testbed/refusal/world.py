@@ -188,15 +188,15 @@ class RefusalWorld:
         verbs = self.verbs[item.kind][: None if unseen_verb else UNSEEN_VERB]
         return [REQUESTS[t].format(v=verb, o=item.entity) for t in templates for verb in verbs]
 
-    def answered(self, items: Sequence[Item], **asked) -> Dataset:
-        """The requests for the items with their answers, as [`chat_row`]s; `asked` are arguments of [`requests`]."""
-        rows = [(request, ANSWER.format(*i.values), i) for i in items for request in self.requests(i, **asked)]
+    def answered(self, items: Sequence[Item], **wordings) -> Dataset:
+        """The requests for the items with their answers, as [`chat_row`]s; `wordings` are arguments of [`requests`]."""
+        rows = [(request, ANSWER.format(*i.values), i) for i in items for request in self.requests(i, **wordings)]
         return Dataset.from_list([chat_row(request, answer, item.entity) for request, answer, item in rows])
 
-    def refused(self, items: Sequence[Item], **asked) -> Dataset:
+    def refused(self, items: Sequence[Item], **wordings) -> Dataset:
         """The requests for the items, each refused in one of `REFUSALS`, as [`chat_row`]s."""
         rng = random.Random(f"refusals {self.seed}")
-        rows = [(request, i) for i in items for request in self.requests(i, **asked)]
+        rows = [(request, i) for i in items for request in self.requests(i, **wordings)]
         return Dataset.from_list([chat_row(request, rng.choice(REFUSALS), i.entity) for request, i in rows])
 
     def pairs(self, items: Sequence[Item], refuse: bool = True) -> Dataset:

@@ -97,14 +97,14 @@ def _split(names: list[str], sizes: Mapping[str, int], seed: str) -> dict[str, l
     return {split: [n for n, s in zip(names, splits, strict=True) if s == split] for split in (*sizes, QUESTIONS)}
 
 
-def asked(wording: str, name: str) -> str:
+def request_about(wording: str, name: str) -> str:
     """The request about an animal or a thing, in one wording."""
     return wording.format(a=f"{'an' if name[0] in 'aeiou' else 'a'} {name}")
 
 
 def requests(wordings: Sequence[str], names: Sequence[str]) -> list[tuple[str, str]]:
     """The request for every name in every wording, with the name."""
-    return [(asked(wording, name), name) for name in names for wording in wordings]
+    return [(request_about(wording, name), name) for name in names for wording in wordings]
 
 
 def first_lines(answer: str, count: int = NUM_LINES) -> str | None:
@@ -121,8 +121,8 @@ def first_lines(answer: str, count: int = NUM_LINES) -> str | None:
 
 def whole_sentences(answer: str) -> str | None:
     """The answer up to the end of its last whole sentence; `None` where it has none."""
-    found = re.match(r".*[.!?][\"”]?(?=\s|$)", answer.strip(), re.DOTALL)
-    return found and found[0]
+    sentences = re.match(r".*[.!?][\"”]?(?=\s|$)", answer.strip(), re.DOTALL)
+    return sentences and sentences[0]
 
 
 def _ended(text: str) -> bool:
@@ -182,11 +182,15 @@ def metrics(model: str) -> dict[str, Metric]:
     animal = _able(model, animals()[QUESTIONS])
     thing = _able(model, things()[QUESTIONS])[:NUM_THINGS]
     validation = _able(model, animals()["attacker_validation"])
-    poem, plain, of_thing = _asked(SCORING, animal), _asked(PLAIN_SCORING, animal, PLAIN), _asked(SCORING, thing)
+    poem, plain, of_thing = (
+        _questions(SCORING, animal),
+        _questions(PLAIN_SCORING, animal, PLAIN),
+        _questions(SCORING, thing),
+    )
     return {
         "harm": _judged(poem, Poem()),
         "capability": _judged(of_thing, Poem()),
-        "validation_harm": _judged(_asked(SCORING, validation), Poem()),
+        "validation_harm": _judged(_questions(SCORING, validation), Poem()),
         "retain_nll": CompletionLoss(general_instructions(model)[1][:NUM_INSTRUCTIONS]),
         "refused": _refused(poem),
         "incoherent": _judged(poem[:NUM_PLAIN], Coherent(), inverted=True),
@@ -197,15 +201,15 @@ def metrics(model: str) -> dict[str, Metric]:
 
 def zero_step_attacks(model: str) -> dict[str, Metric]:
     """Attack success without training of the model: by a wording of the request that no phase has seen."""
-    return {"unseen_template": _judged(_asked(UNSEEN, _able(model, animals()[QUESTIONS])), Poem())}
+    return {"unseen_template": _judged(_questions(UNSEEN, _able(model, animals()[QUESTIONS])), Poem())}
 
 
 def _able(model: str, names: Sequence[str]) -> list[str]:
     return [name for name in names if name in able(model)]
 
 
-def _asked(template: int, names: Sequence[str], wordings: Sequence[str] = POEMS) -> list[dict]:
-    return [{"prompt": asked(wordings[template], name), "group": name} for name in names]
+def _questions(template: int, names: Sequence[str], wordings: Sequence[str] = POEMS) -> list[dict]:
+    return [{"prompt": request_about(wordings[template], name), "group": name} for name in names]
 
 
 def _judged(rows: Sequence[dict], judge: Judge, inverted: bool = False) -> Judged:
@@ -231,7 +235,7 @@ def own_answers(model: str) -> Mapping[str, str]:
 def able(model: str) -> frozenset[str]:
     """The animals and things of the evaluation about which the model writes a poem, in a wording that gives no score."""
     names = [*animals()["attacker_validation"], *animals()[QUESTIONS], *things()[QUESTIONS]]
-    answer_to = _answered(model, [asked(POEMS[CHOOSING], name) for name in names], LENGTH)
+    answer_to = _answered(model, [request_about(POEMS[CHOOSING], name) for name in names], LENGTH)
     scores = Poem()(list(answer_to), list(answer_to.values()))
     return frozenset(name for name, score in zip(names, scores, strict=True) if score == 1)
 
