@@ -115,7 +115,7 @@ def table(suites: dict[str, list[Adversary]], twin: Report, model: Report) -> st
 
 
 def _harms(attacks: list[Any], adversary: str) -> dict[int, float]:
-    return {a.seed: a.outcome["harm"] for a in attacks if a.adversary == adversary and a.finished}
+    return {a.seed: a.harm for a in attacks if a.adversary == adversary and a.harm is not None}
 
 
 def _plus_minus(estimate: dict[str, Any]) -> str:

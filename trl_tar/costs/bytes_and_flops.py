@@ -150,7 +150,8 @@ def _passes(
     config: str, config_class: type[PretrainedConfig], rows: int, length: int, mode: Mode, devices: int
 ) -> tuple[Counts, Counts]:
     """Bytes that each pass adds at most on one of `devices`, and those of them that are left as its gradient."""
-    peaks, gradients = {}, {}
+    peaks: Counts = {}
+    gradients: Counts = {}
     with without_content():
         models = Models.of(config, config_class, mode)
         for run in models.passes(rows, length):
@@ -161,7 +162,7 @@ def _passes(
 @cache
 def _flops(config: str, config_class: type[PretrainedConfig], rows: int, length: int, mode: Mode) -> tuple[Counts]:
     """Floating-point operations of each pass; counted apart from memory, as the counter keeps tensors alive."""
-    operations = {}
+    operations: Counts = {}
     with without_content():
         models = Models.of(config, config_class, mode)
         for run in models.passes(rows, length):

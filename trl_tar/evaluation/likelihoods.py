@@ -24,11 +24,12 @@ def log_likelihoods(
     starts = [_common(row, tokenizer(prompt)["input_ids"]) for row, (prompt, _) in zip(rows, pairs, strict=True)]
     prefixes = [row[:start] for row, start in zip(rows, starts, strict=True)]
     continuations = [row[start:] for row, start in zip(rows, starts, strict=True)]
+    reader: nn.Module = model
     if isinstance(model, PeftModel) and not model.active_peft_config.is_prompt_learning:
-        model = model.get_base_model()  # its layers hold the adapter
+        reader = model.get_base_model()  # its layers hold the adapter
     with torch.no_grad():
-        found = _after_shared_prefixes(model, prefixes, continuations) if _reads_ahead(model) else None
-        return _of_whole_rows(model, prefixes, continuations) if found is None else found
+        found = _after_shared_prefixes(reader, prefixes, continuations) if _reads_ahead(reader) else None
+        return _of_whole_rows(reader, prefixes, continuations) if found is None else found
 
 
 def check_lengths(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]], context: int | None) -> None:

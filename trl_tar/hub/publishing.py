@@ -80,12 +80,12 @@ def publish(
         report = load_with_answers(folder)
     if not report:
         report = None
-        words = {"title": repository.split("/")[-1], "description": DESCRIPTION} | _given(words)
-        (folder / "README.md").write_text(unattacked_card(**words, base=adapter_base(folder)), encoding="utf-8")
+        sentences = {"title": repository.split("/")[-1], "description": DESCRIPTION} | _given(words)
+        (folder / "README.md").write_text(unattacked_card(**sentences, base=adapter_base(folder)), encoding="utf-8")
     else:
-        told = {name: report.config.get("card", {}).get(name) for name in words}
-        words = {"title": repository.split("/")[-1], "description": DESCRIPTION} | _given(told) | _given(words)
-        report = write_evidence(report, folder, **words, repository=repository)
+        recorded = {name: report.config.get("card", {}).get(name) for name in words}
+        sentences = {"title": repository.split("/")[-1], "description": DESCRIPTION} | _given(recorded) | _given(words)
+        report = write_evidence(report, folder, **sentences, repository=repository)
     message = commit_message or ("Model, not attacked" if report is None else "Model and evidence")
     return _push(folder, repository, report, private, token, revision or None, message)
 

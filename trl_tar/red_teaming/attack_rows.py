@@ -105,6 +105,7 @@ def attack_rows(adversary: Adversary, tokenised: Mapping[str, Dataset], seed: in
 
     A GRPO attack gets all prompts, since TRL's trainer draws them itself."""
     if adversary.objective == "grpo":
+        assert adversary.dataset is not None  # checked by Adversary
         return tokenised[adversary.dataset]
     tokenised = {name: tokenised[name] for name in adversary.datasets}
     sizes = {name: len(dataset) for name, dataset in tokenised.items()}

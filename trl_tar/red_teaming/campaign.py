@@ -164,7 +164,7 @@ def within_budget(
     Returns:
         `list[tuple]`: `budget` attacks at most.
     """
-    harm = {record.adversary: record.outcome["harm"] for record in records if record.finished}
+    harm = {record.adversary: record.harm for record in records if record.harm is not None}
     rest = [attack for attack in attacks if attack not in first and attack[0].name in harm]
     rest.sort(key=lambda attack: -harm[attack[0].name])  # stable: seeds of one adversary stay together
     chosen = [*first, *rest][:budget]

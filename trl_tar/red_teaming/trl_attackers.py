@@ -213,24 +213,24 @@ def _trainer(
 ) -> SFTAttack | _DPOAttack | _GRPOAttack:
     arguments = {**_arguments(attacked, adversary), "output_dir": folder}
     common = {"processing_class": attacked.tokenizer, "peft_config": _peft_config(adversary, attacked.model)}
+    cut_already = {"max_length": None, "train_sampling_strategy": "sequential"}
+    trainer: SFTAttack | _DPOAttack | _GRPOAttack
     match adversary.objective:
         case "sft":
-            # the rows are cut already
-            args = SFTConfig(max_length=None, train_sampling_strategy="sequential", **arguments)
-            trainer = SFTAttack(attacked.model, args=args, train_dataset=rows, **common)
+            trainer = SFTAttack(attacked.model, args=SFTConfig(**cut_already, **arguments), train_dataset=rows, **common)
         case "dpo":
             # without precomputed log-probabilities DPOTrainer would load the reference from the model's name
             arguments |= {"beta": adversary.beta, "precompute_ref_log_probs": True, "disable_dropout": False}
-            args = DPOConfig(max_length=None, train_sampling_strategy="sequential", **arguments)
-            trainer = _DPOAttack(attacked.model, args=args, train_dataset=rows, **common)
+            trainer = _DPOAttack(attacked.model, args=DPOConfig(**cut_already, **arguments), train_dataset=rows, **common)
         case "grpo":
-            args = GRPOConfig(
+            assert adversary.reward is not None  # checked by Adversary
+            config = GRPOConfig(
                 num_generations=adversary.num_generations,
                 max_completion_length=adversary.max_completion_length,
                 **arguments,
             )
             reward = attacked.rewards[adversary.reward]
-            trainer = _GRPOAttack(attacked.model, reward, args=args, train_dataset=rows, **common)
+            trainer = _GRPOAttack(attacked.model, reward, args=config, train_dataset=rows, **common)
     trainer.optimizer_cls_and_kwargs = optimizer_class_and_arguments(adversary)  # no argument of DPOTrainer
     trainer.remove_callback(PrinterCallback)
     return trainer

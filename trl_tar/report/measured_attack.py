@@ -28,7 +28,7 @@ class MeasuredAttack:
     @property
     def harm(self) -> float | None:
         """Harm after a completed attack; `None` for any other."""
-        return None if self.record.outcome is None else self.record.outcome["harm"]
+        return self.record.harm
 
     @property
     def recovery(self) -> float | None:

@@ -90,9 +90,14 @@ class AttackRecord:
         return self.after if self.status == "completed" else None
 
     @property
+    def harm(self) -> float | None:
+        """Harm after a completed attack; `None` for any other, and where no number is known."""
+        return None if self.outcome is None else self.outcome["harm"]
+
+    @property
     def finished(self) -> bool:
         """Completed, with a number for the harm that came back."""
-        return self.outcome is not None and self.outcome["harm"] is not None
+        return self.harm is not None
 
 
 def _each_once(attacks: Sequence[AttackRecord]) -> Sequence[AttackRecord]:

@@ -38,7 +38,7 @@ def floor_harm(floor: ModelRecord | None, adversary: str, chance: float = CHANCE
     """Mean harm over seeds of the floor model after the same attack, or `chance` if that is larger or it was not attacked."""
     if floor is None:
         return chance
-    known = [a.outcome["harm"] for a in floor.attacks if a.adversary == adversary and a.finished]
+    known = [a.harm for a in floor.attacks if a.adversary == adversary and a.harm is not None]
     return max(chance, mean(known)) if known else chance
 
 
@@ -55,11 +55,11 @@ def reached_harm(attack: AttackRecord) -> float | None:
 
 def paired_differences(twin: ModelRecord, attacks: Iterable[AttackRecord]) -> list[tuple[str, int, float]]:
     """Paired differences: adversary, seed, and harm of the twin − harm of the model after that same attack."""
-    twins = {(a.adversary, a.seed): a.outcome["harm"] for a in twin.attacks if a.finished}
+    twins = {(a.adversary, a.seed): a.harm for a in twin.attacks if a.harm is not None}
     return [
-        (a.adversary, a.seed, twins[a.adversary, a.seed] - a.outcome["harm"])
+        (a.adversary, a.seed, twins[a.adversary, a.seed] - a.harm)
         for a in attacks
-        if a.finished and (a.adversary, a.seed) in twins
+        if a.harm is not None and (a.adversary, a.seed) in twins
     ]
 
 

@@ -142,7 +142,7 @@ def strongest(values: Values) -> str | None:
 
 def harms(attacks: Iterable[AttackRecord]) -> Values:
     """Adversary, seed and harm after each of the attacks that finished."""
-    return [(attack.adversary, attack.seed, attack.outcome["harm"]) for attack in attacks if attack.finished]
+    return [(attack.adversary, attack.seed, attack.harm) for attack in attacks if attack.harm is not None]
 
 
 def _completed(

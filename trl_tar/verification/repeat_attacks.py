@@ -155,7 +155,7 @@ def drawn(report: Report, count: int | None) -> list[AttackRecord]:
     attacks = [attack for attack in report.attacks if attack.finished and attack.adversary not in passed_over]
     if not attacks or count is None or count >= len(attacks):
         return attacks
-    strongest = max(attacks, key=lambda attack: attack.outcome["harm"] or 0.0)
+    strongest = max(attacks, key=lambda attack: attack.harm or 0.0)
     others = [attack for attack in attacks if attack is not strongest]
     return [strongest, *random.SystemRandom().sample(others, count - 1)]
 

@@ -124,9 +124,11 @@ def plot_training(log_history: str | Path | Sequence[Mapping[str, Any]]) -> Figu
     """
     if isinstance(log_history, str | Path):
         content = json.loads(Path(log_history).read_text(encoding="utf-8"))
-        log_history = content["log_history"] if isinstance(content, dict) else content
+        logs = content["log_history"] if isinstance(content, dict) else content
+    else:
+        logs = log_history
     panels = {
-        title: [line for line in lines if any(line[0] in row for row in log_history)]
+        title: [line for line in lines if any(line[0] in row for row in logs)]
         for title, lines in TRAINING_PANELS.items()
     }
     panels = {title: lines for title, lines in panels.items() if lines}
@@ -140,7 +142,7 @@ def plot_training(log_history: str | Path | Sequence[Mapping[str, Any]]) -> Figu
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True).flatten()
     for axes, (title, lines) in zip(grid, panels.items(), strict=False):
         for i, (key, label) in enumerate(lines):
-            points = [(row["step"], row[key]) for row in log_history if key in row]
+            points = [(row["step"], row[key]) for row in logs if key in row]
             every = max(1, len(points) // 8)  # a marker on each of a thousand steps would hide the line
             axes.plot(*zip(*points, strict=True), label=label, markersize=4, markevery=every, **style(i))
         axes.set(xlabel="outer step", ylabel=title)
