@@ -1,4 +1,4 @@
-"""The command `trl-tar plan`: whether TAR fits, with which options, and how long it takes."""
+"""`trl-tar plan`: whether TAR fits, with which options, and how long it takes."""
 
 import json
 import math
@@ -22,7 +22,7 @@ from .console import quiet
 
 @dataclass(frozen=True)
 class Room:
-    """The memory there is, in bytes on a device and on the host of a machine, and the most devices of a machine."""
+    """Memory there is: bytes of a device, of the host of a machine, and the devices of a machine at most."""
 
     device: float
     host: float
@@ -59,33 +59,31 @@ def plan_command(
     devices_per_node: int = 8,
     as_json: bool = False,
 ) -> list[Plan]:
-    """Prints the memory and time of each mode, and the first modes that fit.
+    """Prints what each mode takes, and which are the first that fit.
 
     Args:
         model (`str`):
             Folder, `config.json` or Hub id.
         device_memory (`float`):
-            Bytes of memory of a device.
+            Bytes of a device.
         devices (`int`):
-            Number of devices.
+            Devices there are.
         cost ([`Cost`]):
-            Size of the outer step.
+            Size of a step.
         lora_r (`int`):
-            Rank of a LoRA attack, which is planned in addition to the attack on all parameters; 0 for none.
+            Rank of the LoRA attack that is looked at beside the one on all parameters; 0 for none.
         bf16 (`bool`):
-            Train with autocast.
+            Autocast.
         dtype (`str`):
-            Precision of the weights, `"float32"` or `"bfloat16"`.
-        steps (`int`):
-            Outer steps of the training.
-        mfu (`float`), device_flops (`float`):
-            Floating-point operations per second of a device, and the share of them that is reached.
+            Of the weights, `"float32"` or `"bfloat16"`.
+        steps (`int`), mfu (`float`), device_flops (`float`):
+            Outer steps, and floating-point operations per second of a device, with the share of them that is reached.
         host_memory (`float`, *optional*):
-            Bytes of memory on the host of each machine. By default only the devices have to hold a plan.
+            Bytes on the host of each machine. Without them only devices have to hold it.
         devices_per_node (`int`, *optional*, defaults to `8`):
-            Most devices of a machine.
+            Devices of a machine at most.
         as_json (`bool`, *optional*, defaults to `False`):
-            Print JSON instead of a table.
+            Print JSON.
     """
     quiet()
     config = read_config(model)
@@ -152,7 +150,7 @@ def read_config(model: str) -> PretrainedConfig:
 
 
 def modes(lora_r: int, common: dict[str, Any]) -> list[Mode]:
-    """The modes to plan, the fastest first, for the attack on all parameters and then for that with LoRA."""
+    """Those to look at, the fastest first."""
     savings: list[dict[str, bool]] = [{}, {"activation_checkpointing": True}]
     eight_bit = []
     if common["devices"] == 1:
