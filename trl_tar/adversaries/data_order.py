@@ -27,13 +27,13 @@ def draw_batches(adversary: Adversary, sizes: Mapping[str, int], seed: int | str
         `list[tuple[str, int]]`: the rows of one batch, `batch_size` of them; for GRPO, its prompts.
     """
     rng = random.Random(f"{seed}")
-    switch = 0
-    if adversary.first_dataset is not None:
+    switch, first = 0, adversary.first_dataset
+    if first is not None:
         share = rng.betavariate(6, 3) if adversary.switch_at == "beta" else adversary.switch_at
         switch = int(adversary.num_steps * share)
     left: dict[str, list[int]] = {name: [] for name in adversary.datasets}
     for step in range(adversary.num_steps):
-        counts = {adversary.first_dataset: adversary.batch_size} if step < switch else adversary.rows_per_batch()
+        counts = adversary.rows_per_batch() if first is None or step >= switch else {first: adversary.batch_size}
         batch = []
         for name, count in counts.items():
             if len(left[name]) < count:

@@ -217,11 +217,15 @@ def _trainer(
     trainer: SFTAttack | _DPOAttack | _GRPOAttack
     match adversary.objective:
         case "sft":
-            trainer = SFTAttack(attacked.model, args=SFTConfig(**cut_already, **arguments), train_dataset=rows, **common)
+            trainer = SFTAttack(
+                attacked.model, args=SFTConfig(**cut_already, **arguments), train_dataset=rows, **common
+            )
         case "dpo":
             # without precomputed log-probabilities DPOTrainer would load the reference from the model's name
             arguments |= {"beta": adversary.beta, "precompute_ref_log_probs": True, "disable_dropout": False}
-            trainer = _DPOAttack(attacked.model, args=DPOConfig(**cut_already, **arguments), train_dataset=rows, **common)
+            trainer = _DPOAttack(
+                attacked.model, args=DPOConfig(**cut_already, **arguments), train_dataset=rows, **common
+            )
         case "grpo":
             assert adversary.reward is not None  # checked by Adversary
             config = GRPOConfig(

@@ -79,6 +79,7 @@ def edit_weights(
             for name, p in matrices(model):
                 p.copy_(without_top_directions(p, reference[name].to(p), int(strength)))
         case "abliterate":
+            assert adversary.dataset is not None and adversary.contrast_dataset is not None  # checked by Adversary
             abliterate(model, tokenised[adversary.dataset], tokenised[adversary.contrast_dataset])
         case _:
             raise AssertionError(adversary.edit)  # a row of EDITS without a case here
