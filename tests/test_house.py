@@ -4,10 +4,13 @@ import ast
 import importlib
 import re
 from functools import reduce
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from support.repository import ROOT
+
+import trl_tar
 
 
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
@@ -52,6 +55,13 @@ def resolves(name: str) -> bool:
             return False
         return True
     return False
+
+
+def test_no_module_has_the_name_of_a_public_function():
+    """Importing such a module would put it in the function's place."""
+    assert [name for name in trl_tar.__all__ if find_spec(f"trl_tar.{name}") is not None] == []
+    assert all(callable(getattr(trl_tar, name)) for name in trl_tar.__all__)
+    assert trl_tar.__all__ == sorted(trl_tar.__all__)
 
 
 def test_every_reference_of_a_docstring_is_to_something_that_is_there():

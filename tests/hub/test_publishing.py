@@ -4,58 +4,28 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
 import pytest
-import torch
 import yaml
 from huggingface_hub import ModelCard
-from peft import LoraConfig
-from support.attacks import TOKENIZER, tiny_model
+from support.attacks import tiny_model
 from support.hub_server import CUTS, HANGS_UP, STALLS, TOKEN, Repository
-from support.reports import REFERENCES, harms, record
+from support.reports import report_on
 from support.repository import ROOT
 
-from trl_tar import Adversary, Report
+from trl_tar import Report
 from trl_tar.cli.main import main
-from trl_tar.environment import environment
-from trl_tar.fingerprints import weights_sha256
 from trl_tar.hub.download import load_report
-from trl_tar.hub.errors import without_secrets
 from trl_tar.hub.evidence_folder import card_of, write_evidence
 from trl_tar.hub.model_files import model_files
 from trl_tar.hub.publishing import publish
 from trl_tar.models.loading import load
 from trl_tar.report.answers import Questions
-from trl_tar.report.build import build_report
-from trl_tar.report.report import MAX_BYTES
-from trl_tar.trainers.recorded_settings import decisive
 from trl_tar.verification.verifier import verify
 from trl_tar.views.card import model_card
-
-
-@pytest.fixture
-def model(tmp_path):
-    folder = tmp_path / "a-model"
-    tiny_model().save_pretrained(folder)
-    TOKENIZER.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def lfs_hub(hub, monkeypatch):
-    """A Hub that wants large files in its storage, as the real one does where there is no Xet."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-    hub.lfs = True
-    return hub
-
-
-@pytest.fixture(params=["regular", "lfs"])
-def either_hub(request, hub):
-    """Both ways in which the Hub takes files."""
-    return request.getfixturevalue("lfs_hub") if request.param == "lfs" else hub
 
 
 def fresh_process(hub, tmp_path: Path, *command: str) -> subprocess.Popen:
@@ -71,15 +41,6 @@ def fresh_process(hub, tmp_path: Path, *command: str) -> subprocess.Popen:
     }
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, *command], env=environment, start_new_session=True, **pipes)
-
-
-def report_on(folder: Path) -> Report:
-    """A report with numbers of its own, about the model in the folder."""
-    made = record(harms((0.36, 0.38), (0.38, 0.4)))
-    model = replace(made, model={**made.model, "weights_sha256": weights_sha256(load(str(folder)))})
-    adversaries = [asdict(Adversary(name, "hazard")) for name in ("a", "b")]
-    config = {"adversaries": adversaries, "datasets": [], "max_length": 32, "bf16": False}
-    return build_report(model, REFERENCES, seeds=[0, 1], config=config, environment=environment())
 
 
 def test_everything_is_sent_in_one_commit_and_found_again(hub, model):
@@ -457,90 +418,6 @@ def test_another_process_loads_and_verifies_what_was_pushed(lfs_hub, model, tmp_
     assert "verified someone/a-model" in said and TOKEN not in said + errors
 
 
-def test_a_repository_that_cannot_be_read_is_one_sentence(hub):
-    for source in ("someone/nothing", "no such name"):
-        with pytest.raises(
-            ValueError, match="cannot be had from the Hub|is neither a folder nor a repository"
-        ) as error:
-            load_report(source, token=TOKEN)
-        assert "\n" not in str(error.value) and TOKEN not in str(error.value)
-
-
-@pytest.mark.parametrize("source", [None, 123, ""])
-def test_what_names_no_report_is_one_sentence(source):
-    with pytest.raises(ValueError, match=f"`source` is {source!r}. Give a folder, a report.json or the Hub id"):
-        load_report(source)
-
-
-@pytest.mark.parametrize(
-    ("status", "reason"),
-    [
-        (401, "the Hub does not know the token"),
-        (403, "the token may not read there"),
-        (404, "no such repository"),
-        (429, "Wait 3 seconds. Try again later."),
-        (500, "the Hub failed. Wait a while. Try again later."),
-        (HANGS_UP, "Check its name, and your connection."),
-    ],
-)
-@pytest.mark.parametrize("read", [load_report, lambda name, **settings: verify(name, 0, **settings)])
-def test_what_the_hub_does_not_give_is_told_with_its_reason(hub, model, read, status, reason):
-    publish(model, "someone/a-model", token=TOKEN)
-    headers = {"X-Error-Code": "RepoNotFound"} if status == 404 else {"Retry-After": "3"}
-    hub.fail("report.json|GET /api/models", status, times=100, **headers)
-    with pytest.raises(ValueError, match="cannot be had from the Hub") as error:
-        read("someone/a-model", token=TOKEN)
-    sentence = str(error.value)
-    assert reason in sentence and "\n" not in sentence and TOKEN not in sentence
-    assert ("connection" in sentence) == (status == HANGS_UP)
-
-
-def test_a_file_or_branch_that_is_not_there_is_told(hub, model):
-    publish(model, "someone/a-model", token=TOKEN)
-    with pytest.raises(ValueError, match=r"\(404\): it has no such file"):
-        load_report("someone/a-model", token=TOKEN)
-    with pytest.raises(ValueError, match=r"\(404\): it has no such branch or commit"):
-        load_report("someone/a-model", token=TOKEN, revision="other")
-
-
-def test_a_report_that_is_too_large_is_not_downloaded(hub, model):
-    publish(model, "someone/a-model", token=TOKEN)
-    hub.repositories["someone/a-model"].files["report.json"] = b" " * (MAX_BYTES + 2**20)
-    with pytest.raises(ValueError, match="has 65 MiB, more than the 64 expected. It was not downloaded."):
-        load_report("someone/a-model", token=TOKEN)
-    assert not [request for request in hub.requests if request.startswith("GET") and "resolve" in request]
-
-
-@pytest.mark.parametrize("use", [publish, lambda folder, name, token: load_report(name, token=token)])
-def test_a_token_is_never_shown(hub, model, use):
-    for token in ("hf_Sécret123456", "hf_Secret\x00123456", "hf_Secret\n123456"):
-        with pytest.raises(ValueError, match="The token holds characters that no token of the Hub has") as error:
-            use(model, "someone/a-model", token=token)
-        assert "123456" not in str(error.value) and hub.requests == []
-
-
-def test_white_space_around_a_token_is_left_out_and_an_empty_one_is_none(hub, model, monkeypatch):
-    publish(model, "someone/a-model", report_on(model), token=f" {TOKEN}\n", private=True)
-    assert load_report("someone/a-model", token=f"{TOKEN}\n").files
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    assert load_report("someone/a-model", token="").files
-
-
-def test_errors_of_libraries_are_told_without_tokens_and_signatures():
-    told = without_secrets(
-        f"b'Bearer {TOKEN}x\\n' is illegal\nhf_Another1 at https://there/a?X-Amz-Signature=abc", f"{TOKEN}x\n"
-    )
-    assert told == "b'… is illegal … at https://there/a…"
-    assert without_secrets("nothing to hide", "") == "nothing to hide"
-
-
-def test_the_token_is_in_nothing_that_is_sent(hub, model, capsys):
-    publish(model, "someone/a-model", report_on(model), token=TOKEN)
-    sent = hub.repositories["someone/a-model"].files
-    assert not [name for name, content in sent.items() if TOKEN.encode() in content]
-    assert TOKEN not in "".join(capsys.readouterr())
-
-
 def test_the_hubs_own_parsers_read_the_metadata(hub, model):
     publish(model, "someone/a-model", report_on(model), token=TOKEN)
     card = ModelCard.load(model / "README.md")
@@ -555,69 +432,6 @@ def test_the_hubs_own_parsers_read_the_metadata(hub, model):
     assert huggingface_hub.eval_result_entries_to_yaml(entries) == yaml.safe_load(
         (model / ".eval_results" / "trl-tar.yaml").read_text()
     )
-
-
-@pytest.mark.parametrize("peft_config", [None, LoraConfig(r=2, task_type="CAUSAL_LM")], ids=["whole", "adapter"])
-def test_a_trainer_pushes_with_a_report_and_says_so_where_there_is_none(hub, make_trainer, peft_config, tmp_path):
-    trainer = make_trainer(max_steps=1, hub_token=TOKEN, hub_model_id="someone/hardened", peft_config=peft_config)
-    trainer.train()
-    folder = Path(trainer.args.output_dir)
-    trainer.create_model_card()
-    assert "**Not attacked.**" in (folder / "README.md").read_text()
-    trainer.push_to_hub()
-    files = hub.repositories["someone/hardened"].files
-    assert "**Not attacked.**" in files["README.md"].decode() and "training_args.bin" not in files
-    assert ("adapter_model.safetensors" if peft_config else "model.safetensors") in files
-    if peft_config is None:  # the base of this adapter is in memory alone
-        trainer.push_to_hub(report=report_on(folder), commit_message="With evidence")
-        assert hub.repositories["someone/hardened"].messages[-1] == "With evidence"
-        phase = load_report("someone/hardened", token=TOKEN).training["phases"][0]
-        assert phase["adversaries"] == [asdict(each) for each in trainer.adversaries]
-        assert TOKEN not in str(phase) and phase["settings"]["tamper_resistance_weight"] == 2.0
-        trainer.create_model_card()
-        assert "Not attacked" not in (folder / "README.md").read_text()
-        trainer.save_model()
-        assert "Not attacked" not in (folder / "README.md").read_text()
-        with torch.no_grad():
-            next(trainer.model.parameters()).mul_(2)
-        trainer.save_model()
-        assert "**Not attacked.**" in (folder / "README.md").read_text() and (folder / "report.json").is_file()
-        trainer.push_to_hub()
-        files = hub.repositories["someone/hardened"].files
-        assert "**Not attacked.**" in files["README.md"].decode() and "report.json" not in files
-    with pytest.raises(ValueError, match="push_to_hub has blocking=False"):
-        trainer.push_to_hub(blocking=False)
-
-
-def test_checkpoints_are_not_pushed_behind_the_back_of_the_evidence(hub, make_trainer):
-    """transformers would send `training_args.bin`, a pickle that holds the token."""
-    trainer = make_trainer(
-        max_steps=2, save_steps=1, save_strategy="steps", push_to_hub=True, hub_token=TOKEN, hub_model_id="someone/h"
-    )
-    trainer.train()
-    for repository in hub.repositories.values():
-        for files in repository.commits.values():
-            assert not [name for name, content in files.items() if TOKEN.encode() in content]
-
-
-def test_secrets_of_the_settings_are_not_told():
-    settings = {"model_init_kwargs": {"token": "hf_Secret", "dtype": "float32"}, "hub_token": "hf_Other", "seed": 3}
-    assert decisive(settings) == {"model_init_kwargs": {"dtype": "float32"}, "seed": 3}
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["hf_token", "access_token", "accessToken", "api-key", "API_KEY", "client_secret", "Authorization", "passwd"],
-)
-def test_every_name_of_a_secret_is_known(name):
-    assert decisive({"model_init_kwargs": {name: "x", "headers": [{name: "x"}]}}) == {
-        "model_init_kwargs": {"headers": [{}]}
-    }
-
-
-def test_settings_that_only_sound_like_secrets_are_told_and_secrets_are_known_by_their_looks():
-    told = {"eos_token": "</s>", "max_new_tokens": 3, "several": ["x"]}
-    assert decisive({**told, "other": "hf_Secret123456", "several": ["Bearer abc", "x"]}) == told
 
 
 def cards() -> list[Path]:

@@ -1,8 +1,12 @@
 """Reports of few attacks, whose numbers a reader can check by hand."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 
 from trl_tar import Adversary
+from trl_tar.environment import environment
+from trl_tar.fingerprints import weights_sha256
+from trl_tar.models.loading import load
 from trl_tar.report.build import build_report
 from trl_tar.report.records import AttackRecord, ModelRecord, attack_record
 from trl_tar.report.report import Report
@@ -47,3 +51,12 @@ REFERENCES = {"base": BASE, "twin": TWIN, "floor": FLOOR}
 def report(model: ModelRecord | None = None, references=REFERENCES, benign=GOOD) -> Report:
     model = model or record(harms((0.36, 0.38), (0.38, 0.4)))
     return build_report(model, references, seeds=[0, 1], benign=benign, config={"adversaries": []})
+
+
+def report_on(folder: Path) -> Report:
+    """A report with numbers of its own, about the model in the folder."""
+    made = record(harms((0.36, 0.38), (0.38, 0.4)))
+    model = replace(made, model={**made.model, "weights_sha256": weights_sha256(load(str(folder)))})
+    adversaries = [asdict(Adversary(name, "hazard")) for name in ("a", "b")]
+    config = {"adversaries": adversaries, "datasets": [], "max_length": 32, "bf16": False}
+    return build_report(model, REFERENCES, seeds=[0, 1], config=config, environment=environment())

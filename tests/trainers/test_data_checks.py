@@ -1,17 +1,12 @@
 """Every input that cannot be trained with is refused by one clear sentence, before anything is trained."""
 
-import dataclasses
-from types import SimpleNamespace
-
 import pytest
-import torch
-from accelerate.state import AcceleratorState
 from datasets import Dataset
-from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
+from peft import IA3Config, PromptTuningConfig
 from support import tiny
+from support.sentences import one_sentence
 
-from trl_tar import Adversary, TARConfig, TARTrainer, sweep
-from trl_tar.trainers.refused_options import REFUSED_FIELDS
+from trl_tar import Adversary, TARConfig, TARTrainer
 
 
 ROWS = tiny.tokenised()
@@ -25,15 +20,6 @@ def rows(name: str, count: int | None = None) -> Dataset:
 def with_entities(name: str, entities: list[str]) -> Dataset:
     data = tiny.raw()[name].select(range(len(entities)))
     return data.add_column("entity", entities)
-
-
-def one_sentence(error: pytest.ExceptionInfo) -> str:
-    """The message: what is wrong and what to do, on one line."""
-    message = str(error.value)
-    assert "\n" not in message
-    assert message.count(". ") >= 1 or ": " in message, message
-    assert message.endswith("."), message
-    return message
 
 
 # arguments of `make_trainer` → what the message must name
@@ -219,115 +205,6 @@ def test_argument_is_refused_by_one_sentence(make_trainer, case):
     assert all(words in message for words in wanted), message
 
 
-# inherited field → a value that TAR cannot train with
-OTHER_VALUES = {
-    "packing": True,
-    "eval_packing": True,
-    "padding_free": True,
-    "loss_type": "dft",
-    "label_smoothing_factor": 0.1,
-    "neftune_noise_alpha": 5.0,
-    "activation_offloading": True,
-    "use_liger_kernel": True,
-    "fp16": True,
-    "deepspeed": {"zero_optimization": {"stage": 2}},
-    "torch_compile": True,
-    "router_aux_loss_coef": 0.01,
-}
-
-
-@pytest.mark.parametrize("name", REFUSED_FIELDS)
-def test_inherited_field_is_refused_by_one_sentence(tmp_path, name):
-    args = TARConfig(str(tmp_path), bf16=False, use_cpu=True, report_to="none")
-    # after construction: some values need a GPU or a package before TARConfig could see them
-    setattr(args, name, OTHER_VALUES[name])
-    with pytest.raises(ValueError) as error:
-        args.check()
-    assert f"{name}={OTHER_VALUES[name]!r}" in one_sentence(error)
-
-
-def test_defaults_pass_the_check(tmp_path):
-    TARConfig(str(tmp_path), bf16=False, use_cpu=True).check()
-
-
-def test_every_refused_field_exists():
-    assert set(REFUSED_FIELDS) <= {field.name for field in dataclasses.fields(TARConfig)}
-
-
-def test_tokenizer_larger_than_the_embedding_is_refused(make_trainer):
-    model = tiny.gpt2()
-    model.resize_token_embeddings(len(tiny.VOCABULARY) - 1)
-    with pytest.raises(ValueError, match=r"29 tokens and the model embeds 28.*resize_token_embeddings") as error:
-        make_trainer(model)
-    one_sentence(error)
-
-
-def test_tokenizer_without_pad_token_is_refused(make_trainer, monkeypatch):
-    tokenizer = tiny.tokenizer()
-    tokenizer.pad_token = None
-    monkeypatch.setattr(tiny, "tokenizer", lambda: tokenizer)
-    with pytest.raises(ValueError, match="no pad token") as error:
-        make_trainer()
-    one_sentence(error)
-
-
-def test_quantised_model_is_refused(make_trainer):
-    model = tiny.gpt2()
-    model.is_quantized = True
-    with pytest.raises(ValueError, match="quantised.*quantization_config") as error:
-        make_trainer(model)
-    one_sentence(error)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_low_precision_weights_are_refused(make_trainer, dtype):
-    with pytest.raises(ValueError, match="dtype=torch.float32") as error:
-        make_trainer(tiny.gpt2(dtype=dtype))
-    one_sentence(error)
-
-
-def test_weights_that_are_not_there_are_refused(make_trainer):
-    model = tiny.gpt2()
-    model.transformer.ln_f = model.transformer.ln_f.to("meta")
-    with pytest.raises(
-        ValueError, match="'transformer.ln_f.weight' has no content.*cpu_ram_efficient_loading"
-    ) as error:
-        make_trainer(model)
-    one_sentence(error)
-
-
-def test_several_gpus_in_one_process_are_refused(make_trainer, monkeypatch):
-    monkeypatch.setattr(TARConfig, "n_gpu", property(lambda self: 2))
-    with pytest.raises(ValueError, match="torchrun|accelerate launch") as error:
-        make_trainer()
-    one_sentence(error)
-
-
-@pytest.mark.parametrize(
-    ("launcher", "message"),
-    [("is_deepspeed_enabled", "DeepSpeed.*Use FSDP2 or DDP"), ("is_fsdp_enabled", "FSDP 1.*Set fsdp_version: 2")],
-)
-def test_launchers_that_would_spoil_the_attack_are_refused(make_trainer, monkeypatch, launcher, message):
-    create = TARTrainer.create_accelerator_and_postprocess
-
-    def launched(self):
-        create(self)
-        setattr(self, launcher, True)
-        first = SimpleNamespace(fsdp_version=1)
-        monkeypatch.setitem(AcceleratorState._shared_state, "fsdp_plugin", first)
-
-    monkeypatch.setattr(TARTrainer, "create_accelerator_and_postprocess", launched)
-    with pytest.raises(ValueError, match=message) as error:
-        make_trainer()
-    one_sentence(error)
-
-
-def test_model_already_wrapped_with_peft_config_is_refused(make_trainer):
-    config = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
-    with pytest.raises(ValueError, match="peft_config"):
-        make_trainer(get_peft_model(tiny.gpt2(), config), peft_config=config)
-
-
 def test_one_data_set_for_two_objectives_is_refused(make_trainer):
     both = Dataset.from_list([{**a, **b} for a, b in zip(ROWS["forget"], ROWS["pairs"], strict=False)])
     adversaries = [
@@ -337,77 +214,6 @@ def test_one_data_set_for_two_objectives_is_refused(make_trainer):
     with pytest.raises(ValueError, match="'pairs'.*'sft' and 'dpo'") as error:
         make_trainer(adversaries=adversaries, data={"pairs": both})
     one_sentence(error)
-
-
-# fields of an adversary → what the message must name
-BAD_ADVERSARIES = [
-    ({"objective": "ppo"}, ["objective='ppo'", "'sft'", "'dpo'", "'grpo'"]),
-    ({"optimizer": "lion"}, ["optimizer='lion'", "'adamw'"]),
-    ({"lr_scheduler": "linear"}, ["lr_scheduler='linear'", "'cosine'"]),
-    ({"learning_rate": "fast"}, ["learning_rate='fast'", "a number"]),
-    ({"learning_rate": float("nan")}, ["learning_rate=nan", "finite"]),
-    ({"learning_rate": "nan"}, ["learning_rate=nan", "finite"]),
-    ({"learning_rate": 0}, ["learning_rate=0.0", "above 0"]),
-    ({"learning_rate": float("inf")}, ["learning_rate=inf", "finite"]),
-    ({"learning_rate": True}, ["learning_rate=True", "a number"]),
-    ({"num_steps": 2.5}, ["num_steps=2.5", "a whole number"]),
-    ({"num_steps": "2.5"}, ["num_steps='2.5'", "a whole number"]),
-    ({"num_steps": float("nan")}, ["num_steps=nan", "a whole number"]),
-    ({"num_steps": float("inf")}, ["num_steps=inf", "a whole number"]),
-    ({"num_steps": -1}, ["num_steps=-1", "at least 0"]),
-    ({"batch_size": 0}, ["batch_size=0", "at least 1"]),
-    ({"micro_batch_size": 0}, ["micro_batch_size=0", "at least 1"]),
-    ({"lora_r": 0}, ["lora_r=0", "at least 1"]),
-    ({"lora_alpha": 0, "lora_r": 2}, ["lora_alpha=0", "at least 1"]),
-    ({"lora_dropout": 1.0, "lora_r": 2}, ["lora_dropout=1.0", "below 1"]),
-    ({"quantization": "int3", "lora_r": 2}, ["quantization='int3'", "nf4"]),
-    ({"quantization": "nf4"}, ["nf4", "lora_r"]),
-    ({"dataset": None}, ["dataset=None", "mixture=None"]),
-    ({"mixture": {"forget": 1.0}}, ["dataset='forget'", "exactly one"]),
-    ({"dataset": None, "mixture": {}}, ["mixture={}", "above 0"]),
-    ({"dataset": None, "mixture": {"forget": 1, "retain": 0}}, ["mixture=", "above 0"]),
-    ({"dataset": None, "mixture": {"forget": 1, "retain": float("nan")}}, ["mixture=", "above 0"]),
-    ({"dataset": None, "mixture": {"forget": 1, "retain": "much"}}, ["mixture=", "number"]),
-    ({"dataset": None, "mixture": {"forget": 1, "retain": 99}}, ["mixture=", "batch_size=4"]),
-    ({"dataset": None, "mixture": {"forget": 1}, "first_dataset": "retain"}, ["mixture", "first_dataset"]),
-    ({"first_dataset": "retain", "switch_at": 1.5}, ["switch_at=1.5", "[0, 1]"]),
-    ({"first_dataset": "retain", "switch_at": "late"}, ["switch_at='late'"]),
-    ({"momentum": 0.9}, ["momentum", "optimizer='adamw'", "sgd"]),
-    ({"nesterov": True, "optimizer": "sgd"}, ["nesterov", "momentum"]),
-    ({"warmup_steps": 2}, ["warmup_steps=2", "constant_with_warmup"]),
-    ({"weight": 0}, ["weight=0.0", "above 0"]),
-    ({"weight_decay": -0.1}, ["weight_decay=-0.1", "at least 0"]),
-    ({"name": ""}, ["name=''", "non-empty"]),
-]
-
-
-@pytest.mark.parametrize(("fields", "wanted"), BAD_ADVERSARIES, ids=[str(fields) for fields, _ in BAD_ADVERSARIES])
-def test_adversary_is_refused_by_one_sentence(fields, wanted):
-    with pytest.raises(ValueError) as error:
-        Adversary(**{"name": "a", **GOOD, **fields})
-    message = one_sentence(error)
-    assert all(words in message for words in wanted), message
-
-
-def test_sweep_over_an_unknown_field_is_refused():
-    with pytest.raises(ValueError, match="'learning_rat'.*spelling") as error:
-        sweep(Adversary("a", **GOOD), learning_rat=[1e-3])
-    one_sentence(error)
-
-
-@pytest.mark.parametrize("values", [1e-3, "1e-3"])
-def test_sweep_over_a_single_value_is_refused(values):
-    with pytest.raises(ValueError, match="learning_rate=.*list") as error:
-        sweep(Adversary("a", **GOOD), learning_rate=values)
-    one_sentence(error)
-
-
-@pytest.mark.parametrize(
-    "name", ["learning_rate", "num_steps", "batch_size", "weight", "beta", "warmup_steps", "switch_at", "max_grad_norm"]
-)
-def test_a_number_that_an_empty_yaml_value_took_away_is_one_sentence(name):
-    with pytest.raises(ValueError, match=f"Adversary 'a' has {name}=None. Give {name} as a"):
-        Adversary("a", "forget", **{name: None})
 
 
 def test_columns_may_have_any_name_where_a_function_formats_them(tmp_path):
@@ -425,18 +231,3 @@ def test_columns_may_have_any_name_where_a_function_formats_them(tmp_path):
     )
     trainer.train()
     assert trainer.state.global_step == 1
-
-
-def test_the_pad_token_of_the_configuration_counts(tmp_path):
-    tokenizer = tiny.tokenizer()
-    tokenizer.pad_token = None
-    sets = {name: Dataset.from_list(rows) for name, rows in ROWS.items()}
-    TARTrainer(
-        tiny.gpt2(),
-        TARConfig(str(tmp_path), pad_token="<pad>", **tiny.SETTINGS),
-        train_dataset=sets["retain"],
-        tamper_resistance_dataset=sets["tamper_resistance"],
-        adversaries=[Adversary("forget", **GOOD)],
-        adversary_datasets={"forget": sets["forget"]},
-        processing_class=tokenizer,
-    )

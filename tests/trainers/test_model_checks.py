@@ -1,0 +1,102 @@
+"""Models, tokenizers and launchers that TAR cannot train with are refused by one sentence each."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from support import tiny
+from support.sentences import one_sentence
+
+from trl_tar import Adversary, TARConfig, TARTrainer
+
+
+def test_tokenizer_larger_than_the_embedding_is_refused(make_trainer):
+    model = tiny.gpt2()
+    model.resize_token_embeddings(len(tiny.VOCABULARY) - 1)
+    with pytest.raises(ValueError, match=r"29 tokens and the model embeds 28.*resize_token_embeddings") as error:
+        make_trainer(model)
+    one_sentence(error)
+
+
+def test_tokenizer_without_pad_token_is_refused(make_trainer, monkeypatch):
+    tokenizer = tiny.tokenizer()
+    tokenizer.pad_token = None
+    monkeypatch.setattr(tiny, "tokenizer", lambda: tokenizer)
+    with pytest.raises(ValueError, match="no pad token") as error:
+        make_trainer()
+    one_sentence(error)
+
+
+def test_quantised_model_is_refused(make_trainer):
+    model = tiny.gpt2()
+    model.is_quantized = True
+    with pytest.raises(ValueError, match="quantised.*quantization_config") as error:
+        make_trainer(model)
+    one_sentence(error)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_weights_are_refused(make_trainer, dtype):
+    with pytest.raises(ValueError, match="dtype=torch.float32") as error:
+        make_trainer(tiny.gpt2(dtype=dtype))
+    one_sentence(error)
+
+
+def test_weights_that_are_not_there_are_refused(make_trainer):
+    model = tiny.gpt2()
+    model.transformer.ln_f = model.transformer.ln_f.to("meta")
+    with pytest.raises(
+        ValueError, match="'transformer.ln_f.weight' has no content.*cpu_ram_efficient_loading"
+    ) as error:
+        make_trainer(model)
+    one_sentence(error)
+
+
+def test_several_gpus_in_one_process_are_refused(make_trainer, monkeypatch):
+    monkeypatch.setattr(TARConfig, "n_gpu", property(lambda self: 2))
+    with pytest.raises(ValueError, match="torchrun|accelerate launch") as error:
+        make_trainer()
+    one_sentence(error)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "message"),
+    [("is_deepspeed_enabled", "DeepSpeed.*Use FSDP2 or DDP"), ("is_fsdp_enabled", "FSDP 1.*Set fsdp_version: 2")],
+)
+def test_launchers_that_would_spoil_the_attack_are_refused(make_trainer, monkeypatch, launcher, message):
+    create = TARTrainer.create_accelerator_and_postprocess
+
+    def launched(self):
+        create(self)
+        setattr(self, launcher, True)
+        first = SimpleNamespace(fsdp_version=1)
+        monkeypatch.setitem(AcceleratorState._shared_state, "fsdp_plugin", first)
+
+    monkeypatch.setattr(TARTrainer, "create_accelerator_and_postprocess", launched)
+    with pytest.raises(ValueError, match=message) as error:
+        make_trainer()
+    one_sentence(error)
+
+
+def test_model_already_wrapped_with_peft_config_is_refused(make_trainer):
+    config = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    with pytest.raises(ValueError, match="peft_config"):
+        make_trainer(get_peft_model(tiny.gpt2(), config), peft_config=config)
+
+
+def test_the_pad_token_of_the_configuration_counts(tmp_path):
+    tokenizer = tiny.tokenizer()
+    tokenizer.pad_token = None
+    sets = {name: Dataset.from_list(rows) for name, rows in tiny.tokenised().items()}
+    TARTrainer(
+        tiny.gpt2(),
+        TARConfig(str(tmp_path), pad_token="<pad>", **tiny.SETTINGS),
+        train_dataset=sets["retain"],
+        tamper_resistance_dataset=sets["tamper_resistance"],
+        adversaries=[Adversary("forget", "forget", **tiny.ATTACK)],
+        adversary_datasets={"forget": sets["forget"]},
+        processing_class=tokenizer,
+    )
