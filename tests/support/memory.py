@@ -2,7 +2,7 @@
 
 import torch
 
-from trl_tar.costs.fake_model import Mode
+from trl_tar.costs.mode import Mode
 
 
 SHORT, LONG = {"batch_size": 4, "length": 32}, {"batch_size": 8, "length": 128}

@@ -261,7 +261,7 @@ class Adversary:
         reads = {} if self.after is None else dict(self.after.reads)
         reads.update(dict.fromkeys(self.datasets, self.objective))
         if self._edit_reads_data:
-            reads.update({self.dataset: "sft", self.contrast_dataset: "sft"})
+            reads.update({name: "sft" for name in (self.dataset, self.contrast_dataset) if name is not None})
         return reads
 
     @property
@@ -370,8 +370,8 @@ def _in_edit(a: Adversary) -> Iterator[str]:
     if (edit.strength is None) != (a.edit_strength is None):
         remedy = "Leave it out." if edit.strength is None else f"Give the {edit.strength}."
         yield f"edit={a.edit!r} with edit_strength={a.edit_strength!r}. {remedy}"
-    if edit.allowed is not None and (remedy := edit.allowed(a.edit_strength)) is not None:
-        yield f"edit_strength={a.edit_strength}. {remedy}"
+    if edit.allowed is not None and (other_strength := edit.allowed(a.edit_strength)) is not None:
+        yield f"edit_strength={a.edit_strength}. {other_strength}"
     if edit.needs_data and (a.dataset is None or a.contrast_dataset is None):
         yield f"edit={a.edit!r} without dataset or contrast_dataset. Name both."
     if not edit.needs_data and a.contrast_dataset is not None:

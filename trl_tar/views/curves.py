@@ -25,7 +25,7 @@ def curve(record: Report | ModelRecord, attacks: Sequence[AttackRecord], metric:
     for attack in complete:
         for point in attack.trajectory:
             if point["step"] in shared and point[metric] is not None:
-                values[point["step"]].append((attack.adversary, attack.seed, point[metric]))
+                values[int(point["step"])].append((attack.adversary, attack.seed, point[metric]))
     estimates = {step: over_adversaries(found) for step, found in values.items() if found}
     before = record.before.get(metric)
     if not estimates or before is None:
