@@ -30,7 +30,7 @@ def train_tar(
     tamper_resistance_weight: float = 4.0,  # λ_TR
     representation_weight: float = 1.0,  # λ_rep
 ):
-    """Trains `model` in place; yields L_LM and the L_TR of every judged step of the attack, for each outer step.
+    """Trains `model` in place; yields L_LM and the L_TR after every `interval`-th step of the attack, for each outer step.
 
     A batch is `input_ids`, `attention_mask` and `labels` of shape (B, T); labels of −100 are not predicted."""
     parameters = list(model.parameters())

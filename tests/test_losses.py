@@ -188,15 +188,17 @@ def test_gradient_at_the_attacked_point_equals_finite_differences(make_trainer, 
     if loss == "negative_cross_entropy":
         settings["tamper_resistance_dataset"] = tiny.Dataset.from_list(tiny.tokenised()["retain"])
     trainer = make_trainer(adversaries=[adversary], tamper_resistance_interval=12, **settings)
-    trainer._add_reference_to_pairs()
-    parameters = trainer._outer_parameters
+    if loss == "dpo":
+        trainer.add_reference_to_pairs()
+    parameters = trainer.outer_gradient.parameters
     generator = torch.Generator().manual_seed(0)
     direction = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
     x_tr = trainer.sample_tamper_resistance_batch(0)
     with restored(trainer.model, adversary, seed=0) as attacked:
         for step in trainer.attack_steps(attacked, adversary, 0):
-            gradient = [torch.zeros_like(p) for p in parameters]
-            trainer.add_tamper_resistance_gradient(gradient, attacked, adversary, x_tr, step)
+            trainer.outer_gradient.tamper_resistance.clear()
+            trainer.add_tamper_resistance_gradient(attacked, adversary, x_tr, step)
+            gradient = [g.clone() for g in trainer.outer_gradient.tamper_resistance]
 
             def loss_at(shift: float) -> float:
                 with torch.no_grad():

@@ -5,14 +5,15 @@ can form the global mean: Σ sums / Σ counts.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 
-IGNORED = -100
+IGNORED = -100  # label of a token that is not predicted, as in PyTorch and transformers
 # Most logits of a batch that become losses all at once; those of a larger batch do so in parts. The size is a choice: 64 MiB
 # in float32.
 MOST_LOGITS = 2**24
@@ -41,8 +42,8 @@ def language_modeling_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[
 def max_entropy_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Negative next-token entropy Σ p log p (Eq. 3), in nats; its mean lies in [−log V, 0].
 
-    Shapes and return as [`language_modeling_loss`]. Deviation from the authors' code, which averages over all positions:
-    only positions that predict a label count, so neither padding nor a masked prompt does.
+    Shapes and return are those of [`language_modeling_loss`]. The authors' code averages over all positions; here only
+    positions that predict a label count, so neither padding nor a masked prompt does.
     """
     wanted = labels[:, 1:] != IGNORED
     if logits.numel() > MOST_LOGITS:
@@ -54,8 +55,8 @@ def max_entropy_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.
 def negative_cross_entropy_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """−L_CE of MLAC-AR (https://huggingface.co/papers/2408.00761), before the clamp at log V.
 
-    Shapes and return as [`language_modeling_loss`]. The clamp −min(CE, log V) applies to the mean over the global batch,
-    so the trainer does it, where that mean is known: no gradient for a cross-entropy above that of the uniform distribution.
+    Shapes and return are those of [`language_modeling_loss`]. The clamp −min(CE, log V) applies to the mean over the global
+    batch, which the trainer alone knows; see `bound` of [`Loss`].
     """
     total, count = language_modeling_loss(logits, labels)
     return -total, count
@@ -64,7 +65,7 @@ def negative_cross_entropy_loss(logits: torch.Tensor, labels: torch.Tensor) -> t
 def inverse_cross_entropy_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """−log(1 − p_y) of SOPHON (https://huggingface.co/papers/2404.12699), in nats, ≥ 0, minimised.
 
-    Shapes and return as [`language_modeling_loss`]. Formed as logsumexp(all) − logsumexp(all but y), which stays finite
+    Shapes and return are those of [`language_modeling_loss`]. It is formed as logsumexp(all) − logsumexp(all but y), which stays finite
     as p_y → 1.
     """
     wanted = labels[:, 1:] != IGNORED
@@ -78,7 +79,7 @@ def sequence_log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tens
 
     Args:
         logits (`torch.Tensor` of shape `(B, T, V)`):
-            Of the model.
+            The model's, in any precision.
         labels (`torch.Tensor` of shape `(B, T)`):
             Token ids; −100 is not counted.
 
@@ -93,7 +94,7 @@ def sequence_log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tens
 
 
 def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """(N, V), (N,) → (N,), as the two below."""
+    """Cross-entropy of each position, shape `(N,)`, for logits `(N, V)` and targets `(N,)`; the next two take the same."""
     return F.cross_entropy(logits, targets, reduction="none")
 
 
@@ -107,43 +108,44 @@ def _inverse_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch
     return logits.logsumexp(-1) - others.logsumexp(-1)
 
 
-OfTokens = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+TokenLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def _in_chunks(of_tokens: OfTokens, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """A loss of each position, shape `(B, T)`, 0 where no label is predicted: as at the last one."""
-    return _InChunks.apply(of_tokens, logits, F.pad(labels[:, 1:], (0, 1), value=IGNORED))
+def _in_chunks(token_loss: TokenLoss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Loss of each position, shape `(B, T)`; 0 at those that predict no label, the last one among them."""
+    return _InChunks.apply(token_loss, logits, F.pad(labels[:, 1:], (0, 1), value=IGNORED))
 
 
 class _InChunks(torch.autograd.Function):
-    """A few positions at a time, in the backward pass anew: beside the logits and their gradient, no tensor of their size."""
+    """Takes a few positions at a time, and computes them again in the backward pass, so that no tensor of the size of the
+    logits is held in addition to themselves and their gradient."""
 
     @staticmethod
-    def forward(ctx, of_tokens: OfTokens, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        ctx.of_tokens = of_tokens
+    def forward(ctx, token_loss: TokenLoss, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        ctx.token_loss = token_loss
         ctx.save_for_backward(logits, targets)
-        found = [
-            of_tokens(some, target.clamp(min=0)).masked_fill(target == IGNORED, 0)
-            for some, target in _chunks(logits, targets)
+        losses = [
+            token_loss(chunk, target.clamp(min=0)).masked_fill(target == IGNORED, 0)
+            for chunk, target in _chunks(logits, targets)
         ]
-        return torch.cat(found).view_as(targets)
+        return torch.cat(losses).view_as(targets)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, of_losses: torch.Tensor) -> tuple[None, torch.Tensor, None]:
+    def backward(ctx, grad_losses: torch.Tensor) -> tuple[None, torch.Tensor, None]:
         logits, targets = ctx.saved_tensors
-        gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
-        for some, target, of_loss, part in _chunks(logits, targets, of_losses, gradient):
+        grad_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
+        for chunk, target, grad_loss, part in _chunks(logits, targets, grad_losses, grad_logits):
             with torch.enable_grad():
-                some = some.detach().requires_grad_()
-                losses = ctx.of_tokens(some, target.clamp(min=0))
-            (of_some,) = torch.autograd.grad(losses, some, of_loss)
-            part.copy_(of_some.masked_fill_((target == IGNORED)[:, None], 0))
-        return None, gradient, None
+                chunk = chunk.detach().requires_grad_()
+                losses = ctx.token_loss(chunk, target.clamp(min=0))
+            (grad_chunk,) = torch.autograd.grad(losses, chunk, grad_loss)
+            part.copy_(grad_chunk.masked_fill_((target == IGNORED)[:, None], 0))
+        return None, grad_logits, None
 
 
 def _chunks(logits: torch.Tensor, *others: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Positions of one row that have at most `MOST_LOGITS` / 8 logits together, and what the others have there."""
+    """Splits rows into positions that have at most `MOST_LOGITS` / 8 logits together, and the other tensors alike."""
     positions = max(1, MOST_LOGITS // 8 // logits.shape[-1])
     for rows in zip(logits, *others, strict=True):
         yield from zip(*(row.split(positions) for row in rows), strict=True)
@@ -230,11 +232,46 @@ def random_mapping_loss(
     return total, mask.sum() * len(hidden_states)
 
 
-# tamper_resistance_loss of TARConfig → function of (logits, labels); "dpo" needs pairs and a reference: see dpo_loss
+@dataclass(frozen=True)
+class Loss:
+    """A tamper-resistance loss L_TR: a function with what the trainer, its checks and the card must know of it.
+
+    Args:
+        name (`str`):
+            Value of `tamper_resistance_loss` in [`TARConfig`].
+        function (`Callable`):
+            Returns (sum, count). With objective `"sft"` it takes logits `(B, T, V)` and labels `(B, T)`; with `"dpo"`, log-
+            probabilities of the policy and of the reference, `(2B,)` each with the B chosen ones first, and β.
+        objective (`str`, *optional*, defaults to `"sft"`):
+            Rows that D_TR must have: `"sft"` for text, `"dpo"` for preference pairs.
+        bound (`Callable`, *optional*):
+            Vocabulary size → least value of the mean over the global batch, in nats. Where the mean is below, it counts as
+            this value and has no gradient. By default the loss is unbounded.
+    """
+
+    name: str
+    function: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+    objective: str = "sft"
+    bound: Callable[[int], float] | None = None
+
+    def __call__(
+        self, logits: torch.Tensor, batch: Mapping[str, torch.Tensor], beta: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum and count over a batch with `labels` and, for pairs, `reference_log_probs` of shape `(2B,)`."""
+        if self.objective == "dpo":
+            return self.function(sequence_log_probs(logits, batch["labels"]), batch["reference_log_probs"], beta)
+        return self.function(logits, batch["labels"])
+
+
 TAMPER_RESISTANCE_LOSSES = {
-    "entropy": max_entropy_loss,
-    "negative_cross_entropy": negative_cross_entropy_loss,
-    "inverse_cross_entropy": inverse_cross_entropy_loss,
+    loss.name: loss
+    for loss in (
+        Loss("entropy", max_entropy_loss),
+        # −min(CE, log V): the paper clamps, and no gradient is left above the cross-entropy of the uniform distribution
+        Loss("negative_cross_entropy", negative_cross_entropy_loss, bound=lambda vocab_size: -math.log(vocab_size)),
+        Loss("inverse_cross_entropy", inverse_cross_entropy_loss),
+        Loss("dpo", dpo_loss, objective="dpo"),
+    )
 }
 
 

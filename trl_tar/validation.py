@@ -28,10 +28,20 @@ def check_sizes(args: "SFTConfig", names: Iterable[str]) -> None:
             raise ValueError(f"{type(args).__name__} has {name}={value}. Use at least 1.")
 
 
-def check_choices(args: "SFTConfig", choices: dict[str, tuple[str, ...]]) -> None:
-    """Raises `ValueError` where a field is none of its choices."""
-    for name, allowed in choices.items():
-        value = getattr(args, name)
+def check_not_negative(args: "SFTConfig", names: Iterable[str]) -> None:
+    """Raises `ValueError` where a field is no finite number of at least 0."""
+    coerce_numbers(args, names, float)
+    for name in names:
+        if not 0 <= getattr(args, name) < float("inf"):
+            raise ValueError(
+                f"{type(args).__name__} has {name}={getattr(args, name)}. Use a finite number of at least 0."
+            )
+
+
+def check_choices(args: "SFTConfig", names: Iterable[str]) -> None:
+    """Raises `ValueError` where a field is none of the choices that its metadata lists."""
+    for name in names:
+        value, allowed = getattr(args, name), args.__dataclass_fields__[name].metadata["choices"]
         if value not in allowed:
             raise ValueError(f"{type(args).__name__} has {name}={value!r}. Use one of {', '.join(map(repr, allowed))}.")
 

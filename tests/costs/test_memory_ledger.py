@@ -19,7 +19,7 @@ from trl_tar.distributed.device_groups import DeviceGroup
 from trl_tar.models.forward_passes import next_token_logits
 from trl_tar.optim.offload import StateOnHost
 from trl_tar.simulation.batches import Batches
-from trl_tar.trainers import tar_trainer
+from trl_tar.trainers import outer_gradient, tar_trainer
 
 
 ROUNDING = 0.1  # bytes per parameter: counters, batches and the scalars of optimizers, on a model of 0.2 M parameters
@@ -110,7 +110,7 @@ def test_a_checkpoint_of_what_is_on_the_host_waits_for_its_copies(monkeypatch):
 def device_bytes_at_norms(monkeypatch, trainer):
     """What a device holds whenever the trainer looks at a gradient: of L_TR too, beside the one that adds them up."""
     found, ledgers = [], []
-    original_enter, original_norm = Ledger.__enter__, tar_trainer.total_norm
+    original_enter, original_norm = Ledger.__enter__, outer_gradient.total_norm
     monkeypatch.setattr(Ledger, "__enter__", lambda ledger: ledgers.append(ledger) or original_enter(ledger))
 
     def watched(gradient):
@@ -118,7 +118,7 @@ def device_bytes_at_norms(monkeypatch, trainer):
         found.append(sum(bytes["device"] for bytes in held.values()))
         return original_norm(gradient)
 
-    monkeypatch.setattr(tar_trainer, "total_norm", watched)
+    monkeypatch.setattr(outer_gradient, "total_norm", watched)
     return found
 
 

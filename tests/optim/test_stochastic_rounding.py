@@ -1,16 +1,18 @@
 """Weights that are held in bfloat16: attacks and outer steps go as far as in float32, and nothing else changes."""
 
 import pytest
+import schedulefree
 import torch
 from support import tiny
 from support.rounding import ENOUGH, displacement, generator, share
 
-from trl_tar import Adversary, TARTrainer
+from trl_tar import Adversary
 from trl_tar.costs.cost import Cost
 from trl_tar.costs.memory_ledger import Ledger, measure_memory
 from trl_tar.costs.timing import load_model, trainer_for
 from trl_tar.optim.stochastic_rounding import step_in_float32, stochastically_rounded
 from trl_tar.simulation import attack_steps as simulation
+from trl_tar.trainers.outer_gradient import OuterGradient
 
 
 def test_a_value_is_rounded_to_one_of_its_neighbours_and_is_right_on_average():
@@ -81,7 +83,7 @@ def test_an_outer_optimizer_goes_as_far_as_in_float32(optim):
         made = {
             "sgd": lambda: torch.optim.SGD([p], lr=1e-5),
             "adamw_torch": lambda: torch.optim.AdamW([p], lr=1e-5, weight_decay=0),
-            "schedule_free_adamw": lambda: simulation.schedulefree.AdamWScheduleFree([p], lr=1e-5),
+            "schedule_free_adamw": lambda: schedulefree.AdamWScheduleFree([p], lr=1e-5),
         }
         optimizer = made[optim]()
         step_in_float32(optimizer, generator())
@@ -152,15 +154,16 @@ def test_a_device_holds_half_of_the_weights(tmp_path, attack, mode, expected):
 
 def test_the_gradient_of_the_tamper_resistance_loss_is_not_kept_beside_that_of_the_step(make_trainer, monkeypatch):
     added = []
-    original = TARTrainer._set_outer_gradient
+    original = OuterGradient.set
 
-    def watched(trainer, g_retain, g_tr):
-        with Ledger([*trainer.model.parameters(), *g_retain, *g_tr]) as ledger:
+    def watched(gradient):
+        with Ledger([*gradient.parameters, *gradient.retain, *gradient.tamper_resistance]) as ledger:
             before = ledger.live
-            original(trainer, g_retain, g_tr)
+            log = original(gradient)
         added.append(ledger.peak - before)
+        return log
 
-    monkeypatch.setattr(TARTrainer, "_set_outer_gradient", watched)
+    monkeypatch.setattr(OuterGradient, "set", watched)
     model = load_model("world")[0].to(torch.bfloat16)
     count, largest = model.num_parameters(), max(p.numel() for p in model.parameters())
     make_trainer(model, bf16=True, optim="schedule_free_adamw", max_steps=1).train()

@@ -13,11 +13,12 @@ from transformers import (
     get_scheduler,
 )
 
-from trl_tar import Adversary, TARTrainer
+from trl_tar import Adversary
 from trl_tar.adversaries.adversary import AttackDiverged
 from trl_tar.optim.attack_optimizers import scheduler_arguments
 from trl_tar.simulation.attack_steps import attack_steps
 from trl_tar.simulation.restored import restored
+from trl_tar.trainers import tar_trainer
 
 
 def schedule(adversary: Adversary, step: int) -> float:
@@ -170,7 +171,7 @@ def test_an_attack_whose_gradient_alone_is_not_finite_has_diverged():
 
 
 def test_infinite_gradient_of_an_attack_is_counted_and_leaves_finite_weights(make_trainer, monkeypatch):
-    monkeypatch.setattr(TARTrainer, "_adversary_loss", lambda self, adversary: infinite_gradient)
+    monkeypatch.setattr(tar_trainer, "attack_loss", lambda adversary: infinite_gradient)
     trainer = make_trainer(max_steps=2, tamper_resistance_interval=1)
     trainer.train()
     log = trainer.state.log_history[0]

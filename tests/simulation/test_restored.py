@@ -21,7 +21,7 @@ from transformers import (
 from trl_tar import Adversary
 from trl_tar.models.forward_passes import in_eval_mode, next_token_logits
 from trl_tar.simulation.attack_steps import attack_steps
-from trl_tar.simulation.restored import restored, swapped_in
+from trl_tar.simulation.restored import SnapshotRoom, restored, swapped_in
 
 
 EXPERTS = {
@@ -138,7 +138,7 @@ def test_lora_attack_changes_the_output_and_no_base_weight():
 @pytest.mark.parametrize("make_model", [tiny.llama, peft_model])
 @pytest.mark.parametrize("attacks", [[FULL, LORA, FULL], [LORA, FULL, LORA]], ids=["full first", "LoRA first"])
 def test_a_lora_attack_keeps_no_copy_of_parameters(make_model, attacks):
-    model, room = prepared(make_model), []
+    model, room = prepared(make_model), SnapshotRoom()
     before, buffers, parameters = everything(model), len(list(model.buffers())), len(list(model.parameters()))
     for adversary in attacks:
         with restored(model, adversary, 3, room) as attacked:
@@ -148,7 +148,7 @@ def test_a_lora_attack_keeps_no_copy_of_parameters(make_model, attacks):
             for _ in attack_steps(attacked, adversary, batches(4), loss_function, 4):
                 pass
         assert_same(before, everything(model))
-    assert len(room) == buffers + parameters
+    assert len(room.tensors) == buffers + parameters
 
 
 ROUTERS = {

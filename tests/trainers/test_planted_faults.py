@@ -2,17 +2,19 @@
 
 import contextlib
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from support.exactness import EXACT, FULL, LORA, errors_of_outer_steps
 
-from trl_tar import Adversary, TARTrainer
+from trl_tar import Adversary, TARTrainer, losses
 from trl_tar.losses import TAMPER_RESISTANCE_LOSSES, language_modeling_loss, max_entropy_loss, representation_loss
 from trl_tar.optim import attack_optimizers
 from trl_tar.simulation import attack_steps as simulation
 from trl_tar.simulation import restored
 from trl_tar.trainers import tar_trainer
+from trl_tar.trainers.outer_gradient import OuterGradient
 
 
 MICRO_BATCHES = Adversary("micro-batches", "forget", batch_size=4, micro_batch_size=3, num_steps=4, learning_rate=0.02)
@@ -29,9 +31,9 @@ class Planting:
     def setattr(self, owner, name, replacement, raising=True):
         self.monkeypatch.setattr(owner, name, self._watched(name, replacement), raising=raising)
 
-    def setitem(self, table, name, replacement):
-        assert name in table, f"there is no {name!r} to plant a fault in"
-        self.monkeypatch.setitem(table, name, self._watched(name, replacement))
+    def set_loss(self, name, function):
+        row = TAMPER_RESISTANCE_LOSSES[name]
+        self.monkeypatch.setitem(TAMPER_RESISTANCE_LOSSES, name, replace(row, function=self._watched(name, function)))
 
     def _watched(self, name, replacement):
         self.called[name] = False
@@ -57,22 +59,22 @@ def pads_in_entropy_mean(m):
         log_p = logits.log_softmax(-1)
         return (log_p.exp() * log_p).sum(), torch.tensor(labels.numel())
 
-    m.setitem(TAMPER_RESISTANCE_LOSSES, "entropy", entropy)
+    m.set_loss("entropy", entropy)
 
 
 def prompts_in_entropy_mean(m):
     def entropy(logits, labels):
         return max_entropy_loss(logits, labels.clamp(min=0))
 
-    m.setitem(TAMPER_RESISTANCE_LOSSES, "entropy", entropy)
+    m.set_loss("entropy", entropy)
 
 
 def sum_for_mean(m):
-    m.setitem(TAMPER_RESISTANCE_LOSSES, "entropy", lambda *a: (max_entropy_loss(*a)[0], torch.tensor(1)))
+    m.set_loss("entropy", lambda *a: (max_entropy_loss(*a)[0], torch.tensor(1)))
 
 
 def entropy_maximised_the_wrong_way(m):
-    m.setitem(TAMPER_RESISTANCE_LOSSES, "entropy", lambda *a: (-max_entropy_loss(*a)[0], max_entropy_loss(*a)[1]))
+    m.set_loss("entropy", lambda *a: (-max_entropy_loss(*a)[0], max_entropy_loss(*a)[1]))
 
 
 def clamp_on_the_wrong_side(m):
@@ -83,23 +85,34 @@ def no_clamp(m):
     m.setattr(tar_trainer, "max", lambda loss, bound: loss, raising=False)
 
 
-def labels_not_shifted(m):
-    def loss(logits, labels):
-        return language_modeling_loss(logits, labels.roll(1, 1))
-
-    m.setattr(tar_trainer, "language_modeling_loss", loss)
+def not_shifted(logits, labels):
+    return language_modeling_loss(logits, labels.roll(1, 1))
 
 
-def loss_in_float32(m):
-    m.setattr(
-        tar_trainer, "language_modeling_loss", lambda logits, labels: language_modeling_loss(logits.float(), labels)
-    )
+def in_float32(logits, labels):
+    return language_modeling_loss(logits.float(), labels)
+
+
+def labels_of_retain_not_shifted(m):
+    m.setattr(tar_trainer, "language_modeling_loss", not_shifted)
+
+
+def labels_of_the_attack_not_shifted(m):
+    m.setattr(simulation, "language_modeling_loss", not_shifted)
+
+
+def retain_loss_in_float32(m):
+    m.setattr(tar_trainer, "language_modeling_loss", in_float32)
+
+
+def loss_of_the_attack_in_float32(m):
+    m.setattr(simulation, "language_modeling_loss", in_float32)
 
 
 def mean_log_probability_in_dpo(m):
     wrapped(
         m,
-        tar_trainer,
+        losses,
         "sequence_log_probs",
         lambda original, logits, labels: original(logits, labels) / (labels != -100).sum(-1),
     )
@@ -141,7 +154,7 @@ def last_hidden_state_only(m):
 def reference_drifts(m):
     def step(original, self, *args):
         loss = original(self, *args)
-        self._reference = [(p, p.detach().clone()) for p, _ in self._reference]
+        self.reference.weights = [(p, p.detach().clone()) for p, _ in self.reference.weights]
         return loss
 
     wrapped(m, TARTrainer, "training_step", step)
@@ -155,7 +168,7 @@ def mean_of_micro_batch_means(m):
         return found
 
     def loss(original, self, *args, **kwargs):
-        self._retain_counts = torch.tensor([float(c) for c in next(self.counts_of_each)], dtype=torch.float64) * 2
+        self._means.counts = torch.tensor([float(c) for c in next(self.counts_of_each)], dtype=torch.float64) * 2
         return original(self, *args, **kwargs)
 
     wrapped(m, TARTrainer, "get_batch_samples", samples)
@@ -255,8 +268,8 @@ def weights_one_step_late(m):
 
 
 def x_tr_redrawn_at_each_evaluation(m):
-    def redrawn(original, self, g_tr, attacked, adversary, x_tr, step):
-        return original(self, g_tr, attacked, adversary, self.sample_tamper_resistance_batch(step), step)
+    def redrawn(original, self, attacked, adversary, x_tr, step):
+        return original(self, attacked, adversary, self.sample_tamper_resistance_batch(step), step)
 
     wrapped(m, TARTrainer, "add_tamper_resistance_gradient", redrawn)
 
@@ -271,7 +284,10 @@ def not_divided_by_the_number_of_adversaries(m):
 
 
 def tamper_resistance_gradient_dropped(m):
-    m.setattr(TARTrainer, "_set_outer_gradient", lambda self, g_retain, g_tr: None)
+    def add(self, weight, gradient):
+        pass
+
+    m.setattr(OuterGradient, "add", add)
 
 
 ACCUMULATED = {"accumulation": 2}
@@ -284,8 +300,10 @@ FAULTS = [  # fault, adversary, settings under which it matters
     (entropy_maximised_the_wrong_way, FULL, {}),
     (clamp_on_the_wrong_side, FULL, NEGATIVE),
     (no_clamp, Adversary("ascent", "retain", batch_size=4, num_steps=4, learning_rate=0.02), NEGATIVE),
-    (labels_not_shifted, FULL, {}),
-    (loss_in_float32, FULL, {}),
+    (labels_of_retain_not_shifted, FULL, {}),
+    (labels_of_the_attack_not_shifted, FULL, {}),
+    (retain_loss_in_float32, FULL, {}),
+    (loss_of_the_attack_in_float32, FULL, {}),
     (mean_log_probability_in_dpo, FULL, DPO),
     (dpo_reference_follows_the_model, FULL, DPO),
     (pads_in_anchor, FULL, {}),
@@ -328,8 +346,8 @@ def test_comparison_notices(make_trainer, fault, adversary, settings):
 def test_a_fault_is_planted_only_where_there_is_something(monkeypatch):
     with pytest.raises(AttributeError):
         Planting(monkeypatch).setattr(tar_trainer, "no_such_function", lambda: None)
-    with pytest.raises(AssertionError, match="no 'no such loss'"):
-        Planting(monkeypatch).setitem(TAMPER_RESISTANCE_LOSSES, "no such loss", lambda: None)
+    with pytest.raises(KeyError, match="no such loss"):
+        Planting(monkeypatch).set_loss("no such loss", lambda: None)
     planting = Planting(monkeypatch)
     planting.setattr(attack_optimizers.Trainer, "get_decay_parameter_names", lambda self, model: [])
     assert planting.called == {"get_decay_parameter_names": False}

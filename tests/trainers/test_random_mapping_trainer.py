@@ -4,7 +4,6 @@ import pytest
 import torch
 from datasets import Dataset
 from support import tiny
-from transformers import TrainerCallback
 
 from trl_tar import RandomMappingConfig, RandomMappingTrainer
 
@@ -58,8 +57,7 @@ def test_one_step_is_the_gradient_of_the_equation(tmp_path, signed, target, accu
     settings = {"signed": signed, "target": target, "max_steps": 1, "gradient_accumulation_steps": accumulation}
     settings |= {"per_device_train_batch_size": 4 // accumulation, "forget_batch_size": 10 // accumulation}
     tested = trainer(tmp_path, **settings)
-    batches = []
-    tested.add_callback(Spy(tested, batches))
+    batches = drawn_by(tested)
     start = tiny.weights(tested.model)
     tested.train()
 
@@ -78,14 +76,17 @@ def unpadded(batch):
     ]
 
 
-class Spy(TrainerCallback):
-    """Keeps the batches of D_forget that were drawn for a step."""
+def drawn_by(trainer):
+    """The micro-batches of D_forget, as they are drawn."""
+    draw, batches = trainer.draw_forget_batches, []
 
-    def __init__(self, trainer, batches):
-        self.trainer, self.batches = trainer, batches
+    def kept(micro_batches):
+        found = draw(micro_batches)
+        batches.extend(found)
+        return found
 
-    def on_step_begin(self, args, state, control, **kwargs):
-        self.batches.extend(self.trainer._forget_batches)
+    trainer.draw_forget_batches = kept
+    return batches
 
 
 def test_log_has_both_terms(tmp_path):

@@ -8,7 +8,7 @@ from support import tiny
 from transformers import GPT2LMHeadModel, TrainerCallback
 
 from trl_tar import Adversary
-from trl_tar.trainers.anchor import check_anchor, save_anchor
+from trl_tar.trainers.reference import check_anchor, save_anchor
 
 
 FULL = Adversary("full", "forget", **tiny.ATTACK)

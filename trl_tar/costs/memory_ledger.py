@@ -78,7 +78,7 @@ def measure_memory(trainer: TARTrainer) -> tuple[Bytes, int]:
             found.update(ledger.by_kind(_kinds(trainer, inner)))
 
     hook = register_optimizer_step_pre_hook(before_step)
-    known = [*trainer.model.parameters(), *trainer.model.buffers(), *(value for _, value in trainer._reference)]
+    known = [*trainer.model.parameters(), *trainer.model.buffers(), *(value for _, value in trainer.reference.weights)]
     try:
         with Ledger(known) as ledger:
             trainer.train()
@@ -94,11 +94,11 @@ def _kinds(trainer: TARTrainer, inner: Iterable[torch.optim.Optimizer]) -> dict[
     attacked = {p: None for optimizer in inner for group in optimizer.param_groups for p in group["params"]}
     return {
         "weights": [*trainer.model.parameters(), *trainer.model.buffers()],
-        "snapshot": trainer._snapshot_room,
+        "snapshot": trainer.snapshot_room.tensors,
         "attack's gradient": [p.grad for p in attacked if p.grad is not None],
         "attack's optimizer": [value for optimizer in inner for value in held(optimizer)],
-        "retain gradient": trainer._g_retain or trainer._gradient_room,
-        "L_TR's gradient": trainer._g_tr,
+        "retain gradient": trainer.outer_gradient.retain,
+        "L_TR's gradient": trainer.outer_gradient.tamper_resistance,
         "outer optimizer": held(trainer.optimizer),
-        "reference": [value for _, value in trainer._reference],
+        "reference": [value for _, value in trainer.reference.weights],
     }

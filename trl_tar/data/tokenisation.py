@@ -32,6 +32,9 @@ def tokenised_pairs(trainer: SFTTrainer, dataset: Dataset, name: str) -> list[di
     return dataset.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"]).to_list()
 
 
+TOKENISED = {"sft": tokenised_rows, "dpo": tokenised_pairs}  # by the objective that reads the rows
+
+
 def drop_fused_head(model: PreTrainedModel | PeftModel) -> None:
     """Removes TRL's patched forward method, which returns no hidden states and does not keep the precision of the weights."""
     unpatched = model.get_base_model() if isinstance(model, PeftModel) else model

@@ -58,10 +58,10 @@ class StateOnHost:
         self._rooms: dict[tuple[torch.Tensor, str], torch.Tensor] = {}
         one_by_one(optimizer, "step", self._fetched)
         optimizer.register_state_dict_pre_hook(lambda optimizer: wait_for_copies())  # a checkpoint reads the rooms
+        optimizer.register_load_state_dict_post_hook(self._park_all)
 
-    def park(self) -> None:
-        """Moves a state that was loaded to the host."""
-        for p in self.optimizer.state:
+    def _park_all(self, optimizer: torch.optim.Optimizer) -> None:
+        for p in optimizer.state:
             self._park(p)
 
     @contextmanager

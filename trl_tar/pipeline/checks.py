@@ -92,7 +92,8 @@ def check_safeguard(task: Task, tar: TARConfig, forget_batch_size: int | None) -
     check_dataset("data.safeguard", hidden, False, tar.dataset_text_field)
     for name, dataset in kept(task).items():
         refuse_shared_entities(f"data.{name}", dataset, "data.safeguard", hidden)
-    check_forget_rows(len(hidden), (forget_batch_size or tar.per_device_train_batch_size) * num_ranks())
+    size = forget_batch_size or tar.per_device_train_batch_size
+    check_forget_rows(len(hidden), size * tar.gradient_accumulation_steps * num_ranks())
 
 
 def _check_trained_on(task: Task, tar: TARConfig, adversaries: list[Adversary]) -> None:
@@ -100,7 +101,7 @@ def _check_trained_on(task: Task, tar: TARConfig, adversaries: list[Adversary]) 
     checked_adversaries(adversaries, task.datasets, tar)
     check_adversary_batches(adversaries, task.datasets)
     held_out = task.datasets["tamper_resistance"]
-    pairs = tar.tamper_resistance_loss == "dpo"
+    pairs = tar.loss.objective == "dpo"
     check_dataset("data.tamper_resistance", held_out, pairs, tar.dataset_text_field)
     check_tamper_resistance_rows(held_out, tar)
     for name, dataset in kept(task).items():

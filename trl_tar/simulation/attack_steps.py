@@ -1,4 +1,4 @@
-"""The adversary inside training: weights are edited in place, and put back."""
+"""The steps and the loss of a simulated attack."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -11,10 +11,25 @@ from transformers import get_scheduler
 
 from ..adversaries.adversary import Adversary, AttackDiverged
 from ..distributed.gradients import Batch, LossFunction, consumed_gradient, mean_gradient, means
+from ..losses import dpo_loss, language_modeling_loss, sequence_log_probs
+from ..models.forward_passes import next_token_logits
 from ..optim.attack_optimizers import create_optimizer, scheduler_arguments
 from ..optim.schedule_free import is_schedule_free
 from ..optim.stochastic_rounding import in_bfloat16, step_in_float32
 from .restored import Attacked
+
+
+def attack_loss(adversary: Adversary) -> LossFunction:
+    """The loss that the adversary minimises, by its objective: model and micro-batch → (sum, count)."""
+
+    def sft(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        return language_modeling_loss(next_token_logits(model, batch), batch["labels"])
+
+    def dpo(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        log_probs = sequence_log_probs(next_token_logits(model, batch), batch["labels"])
+        return dpo_loss(log_probs, batch["reference_log_probs"], adversary.beta)
+
+    return {"sft": sft, "dpo": dpo}[adversary.objective]
 
 
 def attack_steps(
@@ -26,10 +41,10 @@ def attack_steps(
     in_backward: bool = False,
     group: ProcessGroup | None = None,
 ) -> Iterator[int]:
-    """Runs the attack, and stops to be judged after every `interval`-th step.
+    """Runs the attack, and stops to be evaluated after every `interval`-th step.
 
-    A Schedule-Free attacker is at its averaged point x while it is judged and steps at y. Losses are read where the attack
-    stops: between two stops nothing waits for the device.
+    A Schedule-Free attacker is at its averaged point x while it is evaluated, and steps at y. Losses are read where the
+    attack stops: between two stops nothing waits for the device.
 
     Args:
         attacked ([`Attacked`]):
@@ -37,16 +52,16 @@ def attack_steps(
         adversary ([`Adversary`]):
             Optimizer and schedule.
         batches (`Iterable[list[dict[str, torch.Tensor]]]`):
-            One item a step: this device's share of the global batch, as micro-batches.
+            This device's share of the global batch of each step, as micro-batches.
         loss_function (`Callable`):
             Model and micro-batch → (summed loss, count).
         interval (`int`, *optional*, defaults to `1`):
-            Steps between two judgements.
+            Steps from one evaluation to the next.
         in_backward (`bool`, *optional*, defaults to `False`):
-            Step each parameter as soon as its gradient is known, and keep no gradient. For one micro-batch a step on one
-            device, without clipping, and optimizers that look at one parameter at a time.
+            Step each parameter as soon as its gradient is known, and keep no gradient. This needs one micro-batch a step,
+            one device, no clipping, and an optimizer that looks at one parameter at a time.
         group (`torch.distributed.ProcessGroup`, *optional*):
-            The devices that run this attack. All of them by default.
+            The devices that run this attack. Defaults to all of them.
 
     Yields:
         `int`: k, counted from 0, with the weights at θ_{k+1}; −1 once, at θ itself, for an attack of no steps.
@@ -87,10 +102,10 @@ def attack_steps(
         scheduler.step()
         for p in attacked.parameters:
             p.grad = None
-        judged = (step + 1) % interval == 0
-        if judged or step + 1 == adversary.num_steps:
+        evaluated = (step + 1) % interval == 0
+        if evaluated or step + 1 == adversary.num_steps:
             _read_losses(attacked, pending)
-        if judged:
+        if evaluated:
             if schedule_free:
                 optimizer.eval()
             yield step
@@ -99,7 +114,9 @@ def attack_steps(
 
 
 def _read_losses(attacked: Attacked, pending: list[torch.Tensor]) -> None:
-    """Moves the losses of the last steps into the record; a gradient that is not finite shows in the loss after it."""
+    """Moves the losses of the last steps into `attacked.losses`; `AttackDiverged` where one is not finite.
+
+    A gradient that is not finite shows in the next loss."""
     for loss in means(pending):
         if not math.isfinite(loss):
             raise AttackDiverged(f"loss {loss} at step {len(attacked.losses)}")
@@ -112,9 +129,9 @@ class StepOne:
 
     Args:
         optimizer (`torch.optim.Optimizer`):
-            Holds the groups and their learning rates, and never a state.
+            Holds the groups and their learning rates, which its scheduler sets. It takes no step itself.
         generator (`torch.Generator`):
-            Of the rounding of weights in bfloat16.
+            Generator of the stochastic rounding of weights in bfloat16.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, generator: torch.Generator):

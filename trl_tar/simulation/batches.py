@@ -1,4 +1,4 @@
-"""Rows of the attacks and of x_TR as batches on the device, and what a reference says of pairs."""
+"""Tokenised rows as micro-batches on the device, and the log-probabilities that a reference gives to pairs."""
 
 from collections.abc import Iterable, Iterator
 
@@ -16,7 +16,7 @@ from ..models.forward_passes import in_eval_mode, next_token_logits
 
 
 class PreferenceCollator:
-    """Pairs → `input_ids`, `attention_mask` and `labels` of shape `(2B, T)`, the B chosen ones first."""
+    """Collates B pairs to `input_ids`, `attention_mask` and `labels` of shape `(2B, T)`, the B chosen ones first."""
 
     def __init__(self, pad_token_id: int, max_length: int | None, truncation_mode: str = "keep_start"):
         self._collate = DataCollatorForPreference(pad_token_id, max_length, truncation_mode)
@@ -42,13 +42,16 @@ class Batches:
         accelerator ([`~accelerate.Accelerator`]):
             Device and autocast.
         devices ([`DeviceGroup`]):
-            Those that share a batch.
+            The devices that share a batch.
         pad_token_id (`int`):
             Id of the padding.
         dtype (`torch.dtype`):
-            Of the model.
+            Precision of the reference's log-probabilities.
         max_length (`int`), truncation_mode (`str`):
-            Of pairs, as in [`~trl.DPOConfig`].
+            How pairs are cut, as in [`~trl.DPOConfig`].
+        sharded (`bool`, *optional*, defaults to `False`):
+            Whether FSDP2 shards the model. Every device then gets as many micro-batches as the first one, the last ones
+            being fillers.
     """
 
     def __init__(
@@ -59,24 +62,23 @@ class Batches:
         dtype: torch.dtype,
         max_length: int | None,
         truncation_mode: str,
+        sharded: bool = False,
     ):
-        self.accelerator, self.devices, self.dtype = accelerator, devices, dtype
+        self.accelerator, self.devices, self.dtype, self.sharded = accelerator, devices, dtype, sharded
         self.collators = {
             "sft": DataCollatorForLanguageModeling(pad_token_id),
             "dpo": PreferenceCollator(pad_token_id, max_length, truncation_mode),
         }
 
-    def micro_batches(
-        self, rows: list[dict], objective: str, micro_batch_size: int | None, sharded: bool = False
-    ) -> list[Batch]:
-        """This device's share of the rows, padded and on the device; those of a length together where it is in parts.
+    def micro_batches(self, rows: list[dict], objective: str, micro_batch_size: int | None) -> list[Batch]:
+        """This device's share of the rows of all devices, padded and on the device.
 
-        With `sharded`, every device gets as many as the first one, the last ones being fillers."""
+        Where a share is cut into several micro-batches, rows of similar length are together."""
         rank, devices = self.devices.rank, self.devices.size
         if micro_batch_size is not None and micro_batch_size * devices < len(rows):  # the mean over them is the same
             rows = sorted(rows, key=_length)
         shares = list(device_share(rows, rank, devices, micro_batch_size))
-        longest = len(list(device_share(rows, 0, devices, micro_batch_size))) if sharded else 0
+        longest = len(list(device_share(rows, 0, devices, micro_batch_size))) if self.sharded else 0
         filler = [rows[:1]] * (longest - len(shares))
         batches = [self._batch(share, objective) for share in [*shares, *filler]]
         for batch in batches[len(shares) :]:
@@ -91,7 +93,7 @@ class Batches:
         return {name: self._moved(value) for name, value in batch.items()}
 
     def _moved(self, value: torch.Tensor) -> torch.Tensor:
-        """On the device, without waiting for what it was asked before: a GPU reads pinned memory by itself."""
+        """The tensor on the device. The copy waits for nothing that was queued there: a GPU reads pinned memory itself."""
         device = self.accelerator.device
         return (value.pin_memory() if device.type == "cuda" else value).to(device, non_blocking=True)
 
@@ -104,17 +106,17 @@ class Batches:
         reshard(model)  # FSDP2 keeps its root gathered after a pass without gradient, and steps would not reach it
 
     def add_reference_to_rows(self, model: nn.Module, rows: list[dict], size: int) -> None:
-        """The same for rows of pairs, so many at a time."""
+        """Adds them to rows of pairs, `size` rows in each pass."""
         for start in range(0, len(rows), size):
-            some = rows[start : start + size]
-            batch = self._batch(some, "dpo")
+            chunk = rows[start : start + size]
+            batch = self._batch(chunk, "dpo")
             self.add_reference(model, [batch])
-            for row, *pair in zip(some, *batch["reference_log_probs"].view(2, -1).tolist(), strict=True):
+            for row, *pair in zip(chunk, *batch["reference_log_probs"].view(2, -1).tolist(), strict=True):
                 row["reference_log_probs"] = pair
 
 
 def _length(row: dict) -> int:
-    """Tokens of a row, or of the longer answer of a pair and its prompt."""
+    """Number of tokens of a row; of a pair, those of its prompt and longer answer."""
     if "input_ids" in row:
         return len(row["input_ids"])
     return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))

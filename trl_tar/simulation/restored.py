@@ -17,7 +17,7 @@ from ..models.lora import lora_config
 from ..optim.offload import host_like, park
 
 
-ATTACK_ADAPTER = "attack"  # beside the adapter that is being trained, where there is one
+ATTACK_ADAPTER = "attack"  # name that keeps it apart from an adapter that is being trained
 
 
 @dataclass
@@ -28,16 +28,16 @@ class Attacked:
         model (`nn.Module`):
             The model to run: the caller's own, or a [`~peft.PeftModel`] around it for a LoRA attack.
         parameters (`list[nn.Parameter]`):
-            What the adversary trains.
+            The parameters that the adversary trains.
         snapshot (`list[tuple[torch.Tensor, torch.Tensor]]`):
             Each buffer and, unless the attack is through LoRA, each parameter, and its value before the attack (of a
             sharded one, this device's part).
         seed (`int`):
-            Of the attack.
+            Seed of the attack's rounding.
         losses (`list[float]`):
             The adversary's loss before each step, in nats.
         tamper_resistance_losses (`list[float]`):
-            L_TR at each judgement, in nats.
+            L_TR at each evaluation, in nats.
     """
 
     model: nn.Module
@@ -48,14 +48,32 @@ class Attacked:
     tamper_resistance_losses: list[float] = field(default_factory=list)
 
 
+class SnapshotRoom:
+    """Memory for snapshots of one model, kept from attack to attack: fresh memory would cost more than the copying.
+
+    Args:
+        offload (`bool`, *optional*, defaults to `False`):
+            Keep it on the host.
+
+    Attributes:
+        tensors (`list[torch.Tensor]`):
+            The memory, of the buffers first: an attack through LoRA leaves that of the parameters unused.
+    """
+
+    def __init__(self, offload: bool = False):
+        self.offload = offload
+        self.tensors: list[torch.Tensor] = []
+
+    @torch.no_grad()
+    def copies(self, tensors: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Each tensor with a copy of its value (of a sharded one, of this device's part)."""
+        new = tensors[len(self.tensors) :]
+        self.tensors.extend(host_like(t) if self.offload else torch.empty_like(local(t)) for t in new)
+        return [(t, park(t, room)) for t, room in zip(tensors, self.tensors, strict=False)]
+
+
 @contextlib.contextmanager
-def restored(
-    model: nn.Module,
-    adversary: Adversary,
-    seed: int,
-    room: list[torch.Tensor] | None = None,
-    offload: bool = False,
-) -> Iterator[Attacked]:
+def restored(model: nn.Module, adversary: Adversary, seed: int, room: SnapshotRoom | None = None) -> Iterator[Attacked]:
     """Opens `model` to an attack; on exit, also by an exception, everything is bitwise as it was.
 
     That covers parameters, buffers, gradients, `requires_grad`, training mode, adapters and the state of torch's random
@@ -67,16 +85,14 @@ def restored(
         adversary ([`Adversary`]):
             Says whether the attack is on all parameters or through LoRA.
         seed (`int`):
-            Of the adapter's initialisation, of dropout during the attack, and of rounding.
-        room (`list[torch.Tensor]`, *optional*):
-            Memory for the snapshot, kept from attack to attack of the same model; filled where it is too short.
-        offload (`bool`, *optional*, defaults to `False`):
-            Keep the snapshot on the host.
+            Seed of the adapter's initialisation, of dropout during the attack, and of rounding.
+        room ([`SnapshotRoom`], *optional*):
+            Memory for the snapshot, of the same model in every attack. By default it is allocated for this one.
     """
     edited = list(model.buffers())
     if adversary.lora_r is None:  # else the attack steps an adapter of its own, and no parameter of the model
         edited.extend(model.parameters())
-    snapshot = _taken(edited, [] if room is None else room, offload)
+    snapshot = (room or SnapshotRoom()).copies(edited)
     state = [(p, p.grad, p.requires_grad) for p in model.parameters()]
     mode = {module: module.training for module in model.modules()}
     devices = [next(model.parameters()).device] if next(model.parameters()).is_cuda else []
@@ -101,20 +117,9 @@ def restored(
                 module.training = training
 
 
-def _taken(
-    tensors: list[torch.Tensor], room: list[torch.Tensor], offload: bool
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Each tensor with a copy of its value. Fresh memory for it would cost more than the copying."""
-    room.extend(host_like(t) if offload else torch.empty_like(local(t)) for t in tensors[len(room) :])
-    taken = list(zip(tensors, room, strict=False))  # an attack through LoRA leaves the room of parameters to others
-    with torch.no_grad():
-        for t, value in taken:
-            park(t, value)
-    return taken
-
-
 @contextlib.contextmanager
 def _opened(model: nn.Module, adversary: Adversary, snapshot: list, seed: int) -> Iterator[Attacked]:
+    """The model with the parameters of the attack asking for gradients; an adapter of the attack is gone on exit."""
     outer = [p for p in model.parameters() if p.requires_grad]
     if adversary.lora_r is None:
         idle = {id(p) for p in _outside_the_merged_model(model)}
@@ -156,7 +161,8 @@ def _opened(model: nn.Module, adversary: Adversary, snapshot: list, seed: int) -
 
 
 def _outside_the_merged_model(model: nn.Module) -> Iterator[nn.Parameter]:
-    """Matrices of adapters, and the originals of `modules_to_save`: who attacks all parameters attacks the merged model."""
+    """Matrices of adapters, and the originals of `modules_to_save`. A full-parameter attack is on the merged model, which
+    has neither."""
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             yield from (p for name, p in module.named_parameters() if not name.startswith("base_layer."))
@@ -165,8 +171,8 @@ def _outside_the_merged_model(model: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def _wrapped(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
-    """The model with a new adapter. PEFT hooks the embeddings for re-entrant checkpointing, at each wrapping anew, and
-    never takes the hook back: this does."""
+    """The model with a new adapter, without the hook that PEFT puts on the embeddings at each wrapping, for re-entrant
+    checkpointing, and never removes."""
     hooks = model.get_input_embeddings()._forward_hooks
     before = set(hooks)
     attacked = get_peft_model(model, config)
@@ -177,9 +183,10 @@ def _wrapped(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
 
 @contextlib.contextmanager
 def swapped_in(model: nn.Module, values: list[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[None]:
-    """Other values for some tensors of the model; for forward passes without gradient.
+    """Gives some tensors of the model other values, for forward passes without gradient.
 
-    By reference, without a copy of what is on the model's device, unless FSDP2 shards the model: it reads from memory of its own."""
+    Values on the model's device are swapped in by reference. A model that FSDP2 shards gets copies, since FSDP2 reads from
+    memory of its own."""
     if not is_sharded(model):
         current = [tensor.data for tensor, _ in values]
         for tensor, value in values:
@@ -201,6 +208,7 @@ def swapped_in(model: nn.Module, values: list[tuple[torch.Tensor, torch.Tensor]]
 
 
 def _set(model: nn.Module, values: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Copies values into sharded tensors, and has FSDP2 gather them again."""
     for tensor, value in values:
         tensor.copy_(value)
     reshard(model)

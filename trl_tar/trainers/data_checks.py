@@ -1,4 +1,4 @@
-"""Whether data sets and adversaries fit a trainer."""
+"""Checks that data sets and adversaries fit a trainer."""
 
 from collections.abc import Iterable, Mapping, Sized
 
@@ -18,7 +18,7 @@ from .tar_config import TARConfig
 def check_train_and_eval_datasets(
     train: Dataset, evaluation: Dataset | Mapping[str, Dataset] | None, text_field: str, formatted: bool
 ) -> None:
-    """Raises `ValueError` as [`check_dataset`]; with a `formatting_func` columns may have any name."""
+    """Raises the `ValueError` of [`check_dataset`]. With a `formatting_func`, columns may have any name."""
     parts = evaluation if isinstance(evaluation, Mapping) else {} if evaluation is None else {"": evaluation}
     names = {"train_dataset": train, **{f"eval_dataset[{n!r}]" if n else "eval_dataset": d for n, d in parts.items()}}
     for name, dataset in names.items():
@@ -27,7 +27,7 @@ def check_train_and_eval_datasets(
 
 
 def check_retain_rows(trainer: SFTTrainer) -> None:
-    """Raises `ValueError` for a D_retain without a single batch once tokenised: training would end where it began."""
+    """Raises `ValueError` for a D_retain that fills no batch once tokenised: training would end where it began."""
     args, rows = trainer.args, len(trainer.train_dataset)
     wanted = args.per_device_train_batch_size * trainer.accelerator.num_processes if args.dataloader_drop_last else 1
     if rows < wanted:
@@ -104,7 +104,7 @@ def checked_adversaries(
 
 
 def check_tamper_resistance_rows(rows: Sized, args: TARConfig) -> None:
-    """Raises `ValueError` for a D_TR of less than one batch once tokenised, which drops rows without a label."""
+    """Raises `ValueError` for a D_TR that fills no batch. Tokenisation drops rows without a label, so `rows` come after it."""
     if len(rows) < args.tamper_resistance_batch_size:
         raise ValueError(
             f"`tamper_resistance_dataset` has {len(rows)} rows, fewer than tamper_resistance_batch_size="
@@ -113,7 +113,7 @@ def check_tamper_resistance_rows(rows: Sized, args: TARConfig) -> None:
 
 
 def check_forget_rows(rows: int, batch: int) -> None:
-    """Raises `ValueError` for a D_forget of less than the one batch that all devices take at once."""
+    """Raises `ValueError` for a D_forget with fewer rows than the `batch` that all devices and micro-batches of a step take."""
     if rows < batch:
         raise ValueError(
             f"`forget_dataset` has {rows} rows, fewer than the {batch} that all devices take at once. Lower "

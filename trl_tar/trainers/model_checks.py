@@ -1,4 +1,4 @@
-"""What a model, its adapters and its launch must be for attacks to be simulated; one sentence where they are not."""
+"""Checks that attacks can be simulated on a model, its adapters and its launch."""
 
 from collections.abc import Iterable
 
@@ -12,12 +12,12 @@ from ..simulation.restored import restored
 from .tar_config import TARConfig
 
 
-# of a model that is given as a path; TRL would split it over all GPUs that the process sees
+# for a model that is given as a path; TRL would split it over all GPUs that the process sees
 MODEL_INIT_KWARGS = {"dtype": "float32", "device_map": None}
 
 
 def check_weights(model: PreTrainedModel | PeftModel, bfloat16: bool = False) -> None:
-    """Raises `ValueError` for a model whose weights cannot be stepped and put back; in bfloat16, where that is not allowed."""
+    """Raises `ValueError` for weights that cannot be stepped and put back. `bfloat16` says that this precision is allowed."""
     if getattr(model, "is_quantized", False):
         raise ValueError(
             "The model is quantised, and its weights take no gradient. Load it without quantization_config."
@@ -45,7 +45,7 @@ def check_weights(model: PreTrainedModel | PeftModel, bfloat16: bool = False) ->
 
 
 def check_launch(trainer: Trainer) -> None:
-    """Raises `ValueError` where `accelerate launch` shards parameters or rows, past the fields of the configuration."""
+    """Raises `ValueError` where `accelerate launch` shards parameters or rows in a way that the configuration cannot show."""
     name, accelerator = type(trainer).__name__, trainer.accelerator
     if trainer.is_deepspeed_enabled:
         raise ValueError(
@@ -63,7 +63,7 @@ def check_launch(trainer: Trainer) -> None:
 def check_bfloat16(
     model: PreTrainedModel | PeftModel, args: TARConfig, adversaries: Iterable[Adversary], sharded: bool
 ) -> None:
-    """Raises `ValueError` where weights in bfloat16 cannot be stepped as if they were in float32."""
+    """Raises `ValueError` for weights in bfloat16 that cannot be stepped as if they were in float32."""
     low = next((name for name, p in model.named_parameters() if p.dtype == torch.bfloat16), None)
     if low is None:
         return
@@ -91,12 +91,12 @@ def check_8bit(model: PreTrainedModel | PeftModel, adversaries: Iterable[Adversa
     for adversary in adversaries:
         if adversary.optimizer != "adamw_8bit":
             continue
-        given = f"Adversary {adversary.name!r} has optimizer='adamw_8bit'"
+        attack = f"Adversary {adversary.name!r} has optimizer='adamw_8bit'"
         if sharded:
-            raise ValueError(f"{given}, and FSDP2 shards the model, whose parts it cannot step. Use 'adamw'.")
+            raise ValueError(f"{attack}, and FSDP2 shards the model, whose parts it cannot step. Use 'adamw'.")
         double = next((name for name, p in model.named_parameters() if p.dtype == torch.float64), None)
         if double is not None:
-            raise ValueError(f"{given}, and parameter {double!r} is torch.float64, which it cannot step. Use 'adamw'.")
+            raise ValueError(f"{attack}, and parameter {double!r} is torch.float64, which it cannot step. Use 'adamw'.")
 
 
 def check_memory_modes(args: TARConfig, adversaries: Iterable[Adversary], sharded: bool) -> None:

@@ -1,4 +1,4 @@
-"""Cards and pushes of the trainers: with the evidence of a red team, or the word that there is none."""
+"""How trainers write model cards and push: with the evidence of a red team, or saying that there is none."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class EvidenceCardMixin:
-    """For a trainer whose model should not be called safe before somebody has attacked it."""
+    """Gives a trainer cards and pushes that call no model safe that nobody has attacked."""
 
     args: Any
     state: Any
@@ -23,7 +23,7 @@ class EvidenceCardMixin:
     def create_model_card(
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
     ) -> None:
-        """A card that says "not attacked"; one that comes from a report stays."""
+        """Writes a card that says "not attacked", unless the folder has a report: its card stays."""
         from ..report.report import FILE_NAME
 
         folder = Path(self.args.output_dir)
@@ -38,7 +38,7 @@ class EvidenceCardMixin:
         (folder / "README.md").write_text(card, encoding="utf-8")
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves the model; a card beside it that is about other weights gives way to one that says "not attacked"."""
+        """Saves the model. A card in the folder that is about other weights is replaced by one that says "not attacked"."""
         from ..hub.evidence_folder import belongs
 
         super().save_model(output_dir, _internal_call)
@@ -98,12 +98,18 @@ class EvidenceCardMixin:
         )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Nothing: transformers would push `training_args.bin` from here, a pickle with the token, and no evidence."""
+        """Does nothing: transformers would push `training_args.bin` from here, a pickle with the token, and no evidence."""
 
     def _description(self) -> str:
-        paper = f"https://huggingface.co/papers/{self._paper['id']}"
-        return f"Trained with {type(self).__name__} of [trl-tar](https://pypi.org/project/trl-tar), see [the paper]({paper})."
+        """One sentence for a card: which trainer trained the model, and by which paper."""
+        paper = f", see [the paper](https://huggingface.co/papers/{self._paper['id']})" if self._paper else ""
+        return f"Trained with {type(self).__name__} of [trl-tar](https://pypi.org/project/trl-tar){paper}."
 
     def _phase(self) -> dict[str, Any]:
+        """This training as a phase of a report's `training`."""
         settings = decisive(self.args.to_dict())
-        return {"name": self._name, "settings": settings, "adversaries": [asdict(each) for each in self.adversaries]}
+        return {
+            "name": self._name,
+            "settings": settings,
+            "adversaries": [asdict(adversary) for adversary in self.adversaries],
+        }

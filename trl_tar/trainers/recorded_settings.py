@@ -1,11 +1,11 @@
-"""The settings that decide a result, for the record; no secrets."""
+"""Which settings of a trainer a record keeps: those that decide the result, and no secrets."""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
 
-# of a trainer's settings those that decide what it writes and where, but not what it comes to
+# beginnings of names of settings that decide what a trainer writes and where, but not the weights
 UNDECISIVE = ("output_dir", "logging", "log_", "save_", "report_to", "run_name", "push_to_hub", "hub_", "disable_tqdm")
 
 SECRETS = re.compile(
@@ -16,13 +16,13 @@ SECRET_VALUES = re.compile(r"hf_\w{8,}|Bearer\s.*")
 
 
 def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that decide what a phase comes to, without secrets, such as the token in `model_init_kwargs`."""
+    """The settings that decide the weights of a phase, without secrets such as the token in `model_init_kwargs`."""
     return _without_secrets({name: value for name, value in settings.items() if not name.startswith(UNDECISIVE)})
 
 
 def _without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in settings.items() if not _is_secret(name, value)}
-    return {name: _described(value) for name, value in kept.items()}
+    public = {name: value for name, value in settings.items() if not _is_secret(name, value)}
+    return {name: _described(value) for name, value in public.items()}
 
 
 def _is_secret(name: str, value: Any) -> bool:
@@ -35,5 +35,5 @@ def _described(value: Any) -> Any:
     if isinstance(value, Mapping):
         return _without_secrets(value)
     if isinstance(value, list | tuple):
-        return [_described(each) for each in value if not _is_secret("", each)]
+        return [_described(item) for item in value if not _is_secret("", item)]
     return value

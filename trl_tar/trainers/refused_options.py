@@ -8,7 +8,7 @@ from transformers.training_args import OptimizerNames
 from trl import SFTConfig
 
 
-# inherited fields that have no meaning for an objective made of logits and hidden states → the only value they may have
+# inherited fields that would change the objective or break the attack → the only value they may have, and why
 REFUSED_FIELDS = {
     "packing": (False, "rows of different documents would attack each other"),
     "eval_packing": (None, "rows of different documents would be scored together"),

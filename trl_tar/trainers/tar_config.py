@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass, field
 
-from trl import SFTConfig
-
-from ..losses import TAMPER_RESISTANCE_LOSSES
-from ..validation import check_choices, check_sizes, coerce_numbers
-from .refused_options import check_refused_fields
+from ..losses import TAMPER_RESISTANCE_LOSSES, Loss
+from ..validation import check_choices, check_not_negative, check_sizes, coerce_numbers
+from .safeguard_config import SafeguardConfig
 
 
 @dataclass
-class TARConfig(SFTConfig):
+class TARConfig(SafeguardConfig):
     r"""
     Configuration class for the [`TARTrainer`].
 
@@ -64,23 +62,14 @@ class TARConfig(SFTConfig):
         `ValueError`: from the trainer, for a value that cannot be trained with.
 
     > [!NOTE]
-    > These parameters have default values different from [`~trl.SFTConfig`]:
-    > - `optim`: Defaults to `"schedule_free_adamw"` instead of `"adamw_torch_fused"`.
-    > - `lr_scheduler_type`: Defaults to `"constant"` instead of `"linear"`.
-    > - `max_grad_norm`: Defaults to `0.0` (no clipping) instead of `1.0`.
-    > - `max_length`: Defaults to `256` instead of `1024`.
-    > - `activation_checkpointing`: Defaults to `False`; TRL's trainers turn it on.
+    > [`SafeguardConfig`] lists the defaults that differ from those of [`~trl.SFTConfig`].
     """
 
     tamper_resistance_loss: str = field(
         default="entropy",
-        metadata={
-            "help": "Loss on the attacked model.",
-            "choices": [*TAMPER_RESISTANCE_LOSSES, "dpo"],
-        },
+        metadata={"help": "Loss on the attacked model.", "choices": [*TAMPER_RESISTANCE_LOSSES]},
     )
     tamper_resistance_weight: float = field(default=4.0, metadata={"help": "Weight of the tamper-resistance term."})
-    retain_weight: float = field(default=1.0, metadata={"help": "Weight of the retain term, anchor included."})
     representation_weight: float = field(default=1.0, metadata={"help": "Weight of the anchor in the retain term."})
     representation_loss: str = field(
         default="l2", metadata={"help": "Norm of the anchor.", "choices": ["l2", "l2_squared"]}
@@ -113,28 +102,16 @@ class TARConfig(SFTConfig):
         default=False, metadata={"help": "Step the attack's parameters during its backward passes. Less device memory."}
     )
 
-    optim: str = field(default="schedule_free_adamw", metadata={"help": "Outer optimizer."})
-    lr_scheduler_type: str = field(default="constant", metadata={"help": "Outer learning-rate schedule."})
-    max_grad_norm: float = field(default=0.0, metadata={"help": "Clipping of the outer gradient; 0 is none."})
-    max_length: int | None = field(default=256, metadata={"help": "Longest row in tokens; longer ones are cut."})
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "Old name of activation_checkpointing."})
+    @property
+    def loss(self) -> Loss:
+        """L_TR, the row of `TAMPER_RESISTANCE_LOSSES` that `tamper_resistance_loss` names."""
+        return TAMPER_RESISTANCE_LOSSES[self.tamper_resistance_loss]
 
     def check(self) -> None:
-        """Makes numbers of strings, as YAML has them, and raises `ValueError` for values that TAR cannot train with.
-
-        The trainer's constructor calls it."""
-        check_refused_fields(self)
-        choices = {
-            "tamper_resistance_loss": (*TAMPER_RESISTANCE_LOSSES, "dpo"),
-            "representation_loss": ("l2", "l2_squared"),
-            "inner_weighting": ("exponential", "uniform"),
-        }
-        check_choices(self, choices)
-        weights = ("tamper_resistance_weight", "retain_weight", "representation_weight", "inner_weighting_rate")
-        coerce_numbers(self, (*weights, "beta", "learning_rate"), float)
-        for name in weights:
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"TARConfig has {name}={getattr(self, name)}. Use a finite number of at least 0.")
+        super().check()
+        check_choices(self, ("tamper_resistance_loss", "representation_loss", "inner_weighting"))
+        check_not_negative(self, ("tamper_resistance_weight", "representation_weight", "inner_weighting_rate"))
+        coerce_numbers(self, ("beta",), float)
         if not 0 < self.beta < float("inf"):
             raise ValueError(f"TARConfig has beta={self.beta}. Use a finite number above 0.")
         sizes = ("interval", "batch_size", "micro_batch_size")
@@ -146,12 +123,15 @@ class TARConfig(SFTConfig):
                 f"{self.adversary_parallel_size}, which leaves groups without an attack. Use a multiple of it."
             )
         if self.optimizer_in_backward:
-            given = "TARConfig has optimizer_in_backward=True with"
-            remedy = "that needs the whole gradient. Leave one of the two out."
-            if self.tamper_resistance_loss == "negative_cross_entropy":
-                raise ValueError(f"{given} a tamper_resistance_loss that is clamped by its mean: {remedy}")
-            size = self.tamper_resistance_micro_batch_size
-            if size is not None:
-                raise ValueError(
-                    f"{given} tamper_resistance_micro_batch_size={size}, which adds up micro-batches: {remedy}"
-                )
+            self._check_in_backward()
+
+    def _check_in_backward(self) -> None:
+        setting = "TARConfig has optimizer_in_backward=True with"
+        remedy = "that needs the whole gradient. Leave one of the two out."
+        if self.loss.bound is not None:
+            raise ValueError(f"{setting} a tamper_resistance_loss that is clamped by its mean: {remedy}")
+        size = self.tamper_resistance_micro_batch_size
+        if size is not None:
+            raise ValueError(
+                f"{setting} tamper_resistance_micro_batch_size={size}, which adds up micro-batches: {remedy}"
+            )

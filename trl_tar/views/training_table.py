@@ -5,6 +5,7 @@ from typing import Any
 
 from ..adversaries.adversary import Adversary
 from ..adversaries.in_words import NONE
+from ..losses import TAMPER_RESISTANCE_LOSSES
 from ..report.report import Report
 
 
@@ -83,7 +84,7 @@ def _settings(phase: Mapping[str, Any]) -> dict[str, str]:
             "adversaries a step": given("adversaries_per_step"),
             "weighting of L_TR along the attack": given("inner_weighting"),
         }
-    if "beta" in settings and (rows["loss"] == "dpo" or not tar):
+    if "beta" in settings and (not tar or _reads_pairs(rows["loss"])):
         rows["β"] = given("beta")
     steps = given("max_steps") if settings.get("max_steps", 1) > 0 else f"{given('num_train_epochs')} epochs"
     rows |= {"optimizer": given("optim"), "learning rate": given("learning_rate")}
@@ -95,8 +96,15 @@ def _settings(phase: Mapping[str, Any]) -> dict[str, str]:
     return rows | {"seed": str(phase.get("seed", given("seed")))}
 
 
+def _reads_pairs(loss: str) -> bool:
+    """Whether L_TR is a loss on preference pairs, which has a β."""
+    return loss in TAMPER_RESISTANCE_LOSSES and TAMPER_RESISTANCE_LOSSES[loss].objective == "dpo"
+
+
 def _loss(settings: Mapping[str, Any]) -> str:
-    """Of a phase that is not TAR."""
+    """The loss of a phase that is not TAR. A record of before trainers wrote their `method` has the fields of its own."""
+    if "method" in settings:
+        return settings["method"]
     if {"forget_weight", "forget_batch_size"} & set(settings):
         return "random mapping"
     kinds = settings.get("loss_type", DEFAULT)

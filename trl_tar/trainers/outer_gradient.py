@@ -1,0 +1,114 @@
+"""The gradient of an outer step, g_retain + g_TR, as it is gathered around its attacks."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from ..adversaries.adversary import AttackDiverged
+from ..distributed.device_groups import DeviceGroup
+from ..distributed.gradients import all_reduce
+from ..distributed.sharding import all_parts, inner_product, total_norm
+from ..optim.offload import host_like, park
+from ..optim.stochastic_rounding import at_least_float32
+
+
+class OuterGradient:
+    """Holds the two terms of the outer gradient while attacks use `.grad` and the weights.
+
+    In each outer step, `take_retain` comes first, `add` or `adding` after each evaluation of L_TR, and `set` last.
+
+    Args:
+        model (`nn.Module`):
+            The model that is trained.
+        devices ([`DeviceGroup`]):
+            Groups that share the attacks of an outer step.
+        offload (`bool`):
+            Keep g_retain on the host.
+
+    Attributes:
+        parameters (`list[torch.nn.Parameter]`):
+            The trained parameters.
+        retain (`list[torch.Tensor]`):
+            g_retain. With `offload`, its memory on the host stays from step to step; without, it is empty between them.
+        tamper_resistance (`list[torch.Tensor]`):
+            g_TR, in float32 where the weights are in bfloat16; empty before the first evaluation of a step.
+    """
+
+    def __init__(self, model: nn.Module, devices: DeviceGroup, offload: bool):
+        self.offload, self._devices = offload, devices
+        self._names = [name for name, p in model.named_parameters() if p.requires_grad]
+        self.retain: list[torch.Tensor] = []
+        self.tamper_resistance: list[torch.Tensor] = []
+        self.rebind(model)
+
+    def rebind(self, model: nn.Module) -> None:
+        """Looks the parameters up by name: FSDP2 puts new ones in the place of those at construction."""
+        parameters = dict(model.named_parameters())
+        self.parameters = [parameters[name] for name in self._names]
+
+    def take_retain(self) -> None:
+        """Begins an outer step: moves g_retain out of `.grad`, with `offload` to the host."""
+        self.tamper_resistance.clear()  # also of a step that was interrupted
+        gradient = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
+        self._retain_norm = total_norm(gradient).double()
+        if self.offload:
+            self.retain = self.retain or list(map(host_like, gradient))
+            for g, room in zip(gradient, self.retain, strict=True):
+                park(g, room)
+        else:
+            self.retain = gradient
+        for p in self.parameters:
+            p.grad = None
+
+    def add(self, weight: float, gradient: list[torch.Tensor]) -> None:
+        """g_TR += weight · gradient; `AttackDiverged` for a gradient that is not finite, which is not added."""
+        if not total_norm(gradient).isfinite():
+            raise AttackDiverged("gradient of the tamper-resistance loss")
+        for total, g in zip(self._totals(), gradient, strict=True):
+            total.add_(g, alpha=weight)
+
+    @contextmanager
+    def adding(self, weight: float) -> Iterator[Callable[[nn.Parameter, torch.Tensor], None]]:
+        """Gives a function that adds a parameter's gradient times `weight` to g_TR, for a backward pass that keeps none.
+
+        Raises `AttackDiverged` at the end where g_TR is not finite; all of this step's g_TR is then lost."""
+        totals = dict(zip(self.parameters, self._totals(), strict=True))
+
+        def add(p: nn.Parameter, gradient: torch.Tensor) -> None:
+            totals[p].add_(gradient, alpha=weight)
+
+        yield add
+        if not total_norm(self.tamper_resistance).isfinite():
+            for total in self.tamper_resistance:
+                total.zero_()
+            raise AttackDiverged("gradient of the tamper-resistance loss")
+
+    def set(self) -> dict[str, float]:
+        """`.grad` = g_retain + g_TR, in the precision of the weights. Returns both norms and the cosine, for the log."""
+        totals = self._totals()
+        if self._devices.groups > 1:
+            all_reduce(totals, self._devices.across)
+        retain, tamper = self._retain_norm, total_norm(totals).double()
+        products = []
+        totals.reverse()
+        for p, r in zip(self.parameters, self.retain, strict=True):
+            g = totals.pop()  # freed once `.grad` has it
+            r = r.to(g, non_blocking=True)
+            products.append(inner_product(r, g))
+            p.grad = g.add_(r).to(p.dtype)
+        product = all_parts(torch.stack(products).sum(), self.parameters)
+        if not self.offload:
+            self.retain = []
+        log = {"grad_norm/retain": retain.item(), "grad_norm/tamper_resistance": tamper.item()}
+        if retain > 0 and tamper > 0:
+            log["grad_cosine"] = (product / (retain * tamper)).item()
+        return log
+
+    def _totals(self) -> list[torch.Tensor]:
+        """g_TR, zeros at first. It is allocated no earlier, since not every attack gets to an evaluation."""
+        if not self.tamper_resistance:
+            zeros = (torch.zeros_like(p, dtype=at_least_float32(p)) for p in self.parameters)
+            self.tamper_resistance.extend(zeros)
+        return self.tamper_resistance
