@@ -1,10 +1,10 @@
 """The pages of a report: a summary in Markdown, and a page of HTML that opens from disk and asks no network for anything."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from plotly.offline import get_plotlyjs
 
@@ -34,6 +34,30 @@ COLOURS_BY_ROLE = {
         ROLES, COLOURS, ("#56B4E9", "#F58A3C", "#2DC497", "#E0A3C6"), LINES, strict=False
     )
 }
+
+
+class Column(NamedTuple):
+    """A column of the table of every attack: its heading, the field of [`attack_rows`], and how a value is written."""
+
+    label: str
+    field: str
+    is_number: bool = False
+    words: Callable[[Any], str] = str
+
+
+COLUMNS = (
+    Column("attack", "attack"),
+    Column("seed", "seed", True),
+    Column("harm after", "harm", True, number),
+    Column("R", "recovery", True, number),
+    Column("capability after", "capability", True, number),
+    Column("broken at step", "broken", True),
+    Column("data", "data"),
+    Column("method", "method"),
+    Column("learning rate", "learning_rate", True),
+    Column("steps × batch", "steps", True),
+    Column("status", "status"),
+)
 STRONGEST_SHOWN = 10  # a choice: more make the summary longer than a page
 DIGITS = 5  # significant digits of a point of a curve: more than a screen can show, and the page stays small
 UNDESCRIBED = asdict(AttackInWords(NONE, NONE, NONE, NONE))
@@ -72,6 +96,7 @@ def _render(template: str, report: Report, title: str, escape: bool, **more: Any
             name: _break(report.summary[name]) for name in ("steps_to_break", "usable_steps_to_break", "flops_to_break")
         },
         rows=rows,
+        columns=COLUMNS,
         strongest=rows[:STRONGEST_SHOWN],
         number=number,
         interval=interval,
