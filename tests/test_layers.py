@@ -70,6 +70,19 @@ def test_nothing_imports_plainly_past_the_check():
     assert plain == set()
 
 
+def test_no_optional_package_is_imported_before_it_is_used():
+    optional = {"lm_eval", "bitsandbytes", "optuna", "playwright"}  # of the extras in pyproject.toml
+    found = set()
+    for module, path in MODULES.items():
+        for node in ast.parse(
+            path.read_text(encoding="utf-8")
+        ).body:  # not those in functions, or for annotations alone
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            found |= {(module, name) for name in names if name.split(".")[0] in optional}
+    assert found == set()
+
+
 def test_the_root_holds_few_files_and_every_folder_is_on_a_floor():
     assert len(list(ROOT.glob("*.py"))) <= 10
     assert {module.split(".")[0] for module in MODULES} - OUTSIDE == set(FLOOR)

@@ -7,6 +7,7 @@ from datasets import Dataset
 from support import tiny
 
 from trl_tar import Adversary
+from trl_tar.adversaries.choices import EDITS
 from trl_tar.red_teaming.abliteration import abliterate, fitted_direction, last_prompt_states, remove_direction
 from trl_tar.red_teaming.weight_edits import (
     NF4_LEVELS,
@@ -113,6 +114,16 @@ def test_interpolation_reaches_the_base(name):
     for n, p in base.named_parameters():
         torch.testing.assert_close(dict(model.named_parameters())[n], p)
         torch.testing.assert_close(dict(halfway.named_parameters())[n], (start[n] + p) / 2)
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_every_row_of_the_edits_has_its_case(edit):
+    row = EDITS[edit]
+    data = {"dataset": "hazard", "contrast_dataset": "retain"} if row.needs_data else {}
+    strength = None if row.strength is None else 1
+    adversary = Adversary("a", num_steps=0, edit=edit, edit_strength=strength, **data)
+    after, before = edited("llama", adversary, tiny.llama(seed=1)), tiny.llama()
+    assert any(not torch.equal(p, q) for p, q in zip(after.parameters(), before.parameters(), strict=True))
 
 
 def test_a_missing_or_different_base_is_refused():
