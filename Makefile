@@ -39,14 +39,14 @@ check: install-dev
 	$(BIN)/mypy
 
 evidence: install
-	$(BIN)/trl-tar evidence --output evidence
+	$(BIN)/python -m trl_tar.evidence knowledge --output evidence
 
 # worlds that nothing was tuned on, and three trainings on the first of them; two runs at a time, each resumes
 evidence-refusal: install
 	printf '%s\n' "1 0" "1 1" "1 2" "2 0" "3 0" | xargs -P 2 -L 1 sh -c '$(BIN)/python recipes/refusal.py \
 	  --config recipes/configs/testbed_refusal.yaml --world $$0 --seed $$1 \
 	  --output_dir refusal-evidence/world-$$0-seed-$$1 --attack_workers 1 > /dev/null'
-	$(BIN)/trl-tar evidence-refusal refusal-evidence
+	$(BIN)/python -m trl_tar.evidence refusal refusal-evidence
 
 clean:
 	rm -rf $(VENV) demo

@@ -18,6 +18,7 @@ from trl_tar import TARConfig
 from trl_tar.data.dataset_types import check_dataset
 from trl_tar.pipeline.arguments import RecipeArguments, described_task
 from trl_tar.pipeline.checks import check
+from trl_tar.pipeline.run_folder import hold
 from trl_tar.pipeline.steps import harden_and_attack, loaded, phase, run, shared_settings, suite_of
 from trl_tar.tasks.built_in import refusal_task
 
@@ -25,17 +26,17 @@ from trl_tar.tasks.built_in import refusal_task
 @dataclass
 class RefusalArguments(RecipeArguments):
     """
-    Arguments of the refusal recipe, beside those that both recipes share.
+    Arguments of the refusal recipe, in addition to those that both recipes share.
 
     Args:
         safeguard_steps (`int`, *optional*, defaults to `0`):
             Steps of phase 1, DPO; 0 where the model refuses already.
         safeguard_learning_rate (`float`, *optional*, defaults to `1e-6`):
-            Of phase 1.
+            Learning rate of phase 1.
         safeguard_beta (`float`, *optional*, defaults to `0.1`):
             β of DPO in phase 1.
         safeguard_sft_weight (`float`, *optional*, defaults to `1.0`):
-            Weight of the cross-entropy of the chosen answers, beside DPO's loss, in phase 1.
+            Weight of the cross-entropy of the chosen answers, next to DPO's loss, in phase 1.
         repair_steps (`int`, *optional*, defaults to `100`):
             As in [`RecipeArguments`], with another default.
     """
@@ -61,6 +62,7 @@ def main(args: RefusalArguments, tar: TARConfig) -> None:
         check_dataset("data.preferences", task.datasets["preferences"], preference=True)
     check(task, args, tar, adversaries, suite)
     output, shared = Path(tar.output_dir), shared_settings(tar)
+    hold(output)
 
     twin = task.model
     if args.safeguard_steps:

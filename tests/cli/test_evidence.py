@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from trl_tar.cli.evidence import _over, _recoveries, _split_deviation, evidence_suite
-from trl_tar.cli.evidence_refusal import markdown as markdown_refusal
-from trl_tar.cli.evidence_refusal import refusal_evidence
+from trl_tar.evidence.knowledge import _over, _recoveries, _split_deviation, evidence_suite
+from trl_tar.evidence.refusal import markdown as markdown_refusal
+from trl_tar.evidence.refusal import refusal_evidence
 from trl_tar.report.build import build_report
 from trl_tar.report.records import ModelRecord, attack_record
 

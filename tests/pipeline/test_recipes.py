@@ -117,11 +117,13 @@ def test_a_launched_recipe_is_killed_and_goes_on_and_is_published(tmp_path, one_
 
 
 @pytest.mark.slow
-def test_the_knowledge_recipe_is_launched_not_repeated_and_refuses_another_run(tmp_path, monkeypatch, capsys):
+def test_the_knowledge_recipe_is_launched_not_repeated_and_refuses_another_run(
+    tmp_path, one_attack, monkeypatch, capsys
+):
     """After a repair that this run leaves out: the report tells the phases that made the model, and no other."""
     output = tmp_path / "run"
     arguments = ["--config", CONFIGS / "testbed_knowledge.yaml", "--output_dir", output, *SHORT]
-    arguments += ["--attack_budget", "1", "--attack_steps", "1", "--attack_workers", "1"]
+    arguments += ["--attacks", one_attack("knowledge"), "--attack_workers", "1"]
     start("knowledge", monkeypatch, *arguments, "--attack_seeds", "0")
     assert (output / "repaired" / "model.safetensors").is_file()
     arguments += ["--repair_steps", "0"]

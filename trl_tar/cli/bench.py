@@ -1,7 +1,8 @@
-"""`trl-tar bench`: what an outer step costs beside its arithmetic."""
+"""`trl-tar bench`: what an outer step costs in addition to its arithmetic."""
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ..costs.cost import Cost
 from ..costs.growth import growth_lines, measure_growth
 from ..costs.trace_figure import PICTURES
 from ..files import write_json
-from .console import quiet
+from ..pipeline.console import quiet
 
 
 GIGABYTE = 1e9
@@ -22,26 +23,25 @@ TRACES = (".json", ".json.gz", *PICTURES)
 
 
 def bench(
-    model: str,
-    steps: int,
-    cost: Cost,
+    model: str = "world",
     output: Path | None = None,
     trace: Path | None = None,
     growth: bool = False,
-    dtype: str = "float32",
-    device_flops: float | None = None,
-    **settings: bool,
+    steps: int = 20,
+    **options: Any,
 ) -> None:
     """Prints time and memory as multiples of the bare loop's, or with `growth` how the time grows; writes all of it as JSON,
     and the trace of an outer step, where a file is given. What is measured so far is in a file that ends with `.partial`.
 
     Args:
-        model (`str`), steps (`int`), cost ([`Cost`]), dtype (`str`), device_flops (`float`), settings:
-            As for [`measure`]; only `True` ones of the settings count.
+        model (`str`, *optional*, defaults to `"world"`), steps (`int`, *optional*, defaults to `20`):
+            As for [`measure`].
         output (`Path`, *optional*), trace (`Path`, *optional*):
-            The files.
+            Files of the numbers and of the trace.
         growth (`bool`, *optional*, defaults to `False`):
             Measure growth instead.
+        **options:
+            Fields of [`Cost`], and `dtype`, `device_flops` and further settings as for [`measure`].
     """
     quiet()
     for option, file in (("--output", output), ("--trace", trace)):
@@ -49,16 +49,15 @@ def bench(
             check_file(option, file)
     if trace is not None and not trace.name.endswith(TRACES):
         raise ValueError(f"--trace is {str(trace)!r}, and its name ends with none of {', '.join(TRACES)}. Give it one.")
-    chosen = {name: True for name, value in settings.items() if value}
+    cost = Cost(**{size.name: options.pop(size.name) for size in fields(Cost) if size.name in options})
     part = None if output is None else Path(f"{output}.partial")
     if growth:
-        _check_growth(model=(model, "world"), trace=(trace, None), dtype=(dtype, "float32"))
-        found = measure_growth(cost, steps, **chosen)
+        _check_growth(model=(model, "world"), trace=(trace, None), dtype=(options.pop("dtype", "float32"), "float32"))
+        options.pop("device_flops", None)  # growth is of times alone
+        found = measure_growth(cost, steps, **options)
         lines = growth_lines(found)
     else:
-        found = measure(
-            model, cost, steps, dtype=dtype, device_flops=device_flops, on_part=partial(_written, part), **chosen
-        )
+        found = measure(model, cost, steps, on_part=partial(_written, part), **options)
         lines = record_lines(found)
     if output is not None and part is not None:
         write_json(output, found)
@@ -66,7 +65,8 @@ def bench(
     for line in lines:
         Console().print(escape(line), highlight=False, soft_wrap=True)
     if trace is not None:
-        write_trace(model, cost, trace, dtype=dtype, **chosen)
+        options.pop("device_flops", None)  # a trace has no utilisation
+        write_trace(model, cost, trace, **options)
 
 
 def _written(file: Path | None, found: dict[str, Any]) -> None:
@@ -98,7 +98,7 @@ def _check_growth(**given: tuple[Any, Any]) -> None:
 
 
 def record_lines(found: dict[str, Any]) -> Iterator[str]:
-    """What [`measure`] found."""
+    """Yields what [`measure`] found, as lines of text."""
     ratio, seconds, peak, cost = found["ratio"], found["seconds"], found["peak_memory"], found["cost"]
     interval = "" if ratio["low"] is None else f" [{ratio['low']:.3f}, {ratio['high']:.3f}]"
     weights = " with random weights" if found["weights"] == "random" else ""

@@ -1,24 +1,30 @@
 """`trl-tar demo`: a model is safeguarded, hardened and attacked, and a report says what came back."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..adversaries.adversary import Adversary
 from ..files import write_json
-from ..hub.evidence_folder import write_evidence
-from ..pipeline.knowledge_world import ATTACKER_MIX, attack_all, control_without_adversary, harden, safeguard
-from ..pipeline.run_folder import check_run
+from ..pipeline.console import quiet
+from ..pipeline.knowledge import safeguard
+from ..pipeline.knowledge_world import (
+    control_without_adversary,
+    demo_suite,
+    knowledge_arguments,
+    tar_config,
+    training_adversaries,
+)
+from ..pipeline.run_folder import check_run, hold
+from ..pipeline.steps import attack, harden
 from ..report.report import Report
-from ..testbed.knowledge.models import knowledge_model_path
-from ..testbed.knowledge.world import KnowledgeWorld
+from ..tasks.built_in import world_task
 from ..views.card import model_card
 from ..views.figures import plot_adversary_loss, plot_attacks, plot_tradeoff, plot_training
 from ..views.words import interval, number
-from .console import quiet
 
 
 LABELS = {"base": "base", "random_mapping": "random mapping (twin)", "no_adversary": "K = 0 control", "tar": "TAR"}
@@ -29,30 +35,18 @@ DESCRIPTIONS = {
     "tar": "Random mapping, then tamper-resistant training (TAR) against simulated fine-tuning attacks.",
 }
 SHORT_LABELS = {"base": "base", "random_mapping": "twin", "no_adversary": "K = 0", "tar": "TAR"}
-SEEDS = (0, 1, 2)
 
 
-def demo_suite() -> list[Adversary]:
-    """The demo's attacks: forget only, a balanced mix, retain→forget, and LoRA on the mix."""
-    common = {"num_steps": 200, "batch_size": 32, "learning_rate": 1e-3}
-    return [
-        Adversary("forget", "attacker", **common),
-        Adversary("mix", mixture=ATTACKER_MIX, **common),
-        Adversary("retain-forget", "attacker", first_dataset="retain", switch_at=0.4, **common),
-        Adversary("lora-8-mix", mixture=ATTACKER_MIX, lora_r=8, **{**common, "learning_rate": 2e-3}),
-    ]
-
-
-def demo(output: Path, seed: int = 0, world_seed: int = 0, workers: int = 2) -> dict[str, Report]:
-    """Runs the demo; whatever is finished in `output` is not repeated.
+def demo(output: Path = Path("demo"), seed: int = 0, world_seed: int = 0, workers: int = 2) -> dict[str, Report]:
+    """Runs the steps of the knowledge recipe, and a control without adversaries; finished steps are not repeated.
 
     Args:
-        output (`Path`):
-            Folder for models, reports, figures and `comparison.json`; of one world and seed.
+        output (`Path`, *optional*, defaults to `Path("demo")`):
+            Folder for models, reports, figures and `comparison.json`; it holds one world and seed.
         seed (`int`, *optional*, defaults to `0`):
             Seed of both training phases.
         world_seed (`int`, *optional*, defaults to `0`):
-            The world; any but 0 first trains its own base and floor models.
+            Seed of the world; any but 0 first trains its own base and floor models.
         workers (`int`, *optional*, defaults to `2`):
             Attacks that run at the same time.
 
@@ -61,30 +55,42 @@ def demo(output: Path, seed: int = 0, world_seed: int = 0, workers: int = 2) -> 
     """
     quiet()
     console = Console()
-    world = KnowledgeWorld(world_seed)
+    args, tar = knowledge_arguments(world_seed, workers), tar_config(output, seed)
     check_run(output, {"world": world_seed, "seed": seed})
+    hold(output)
     console.rule(f"Knowledge world {world_seed}")
-    base = knowledge_model_path(world, "base")
-    models = {"base": output / "base"}
-    shutil.copytree(base, models["base"], dirs_exist_ok=True)
-    floor = knowledge_model_path(world, "floor")
+    task = world_task(world_seed)
+    base = output / "base"
+    shutil.copytree(task.model, base, dirs_exist_ok=True)
+    task = replace(task, model=base)
     console.print("[bold]1/4[/] random mapping: hide the hazardous domain")
-    models["random_mapping"] = safeguard(world, models["base"], output / "random_mapping", seed)
+    twin = safeguard(task, args, tar, "random_mapping")
+    task = task.started_from(twin)
     console.print("[bold]2/4[/] control: the tamper-resistance loss with no attack simulated (K = 0)")
-    models["no_adversary"] = control_without_adversary(world, models["random_mapping"], output / "no_adversary", seed)
+    control = harden(task, *control_without_adversary(tar), twin, "no_adversary")
     console.print("[bold]3/4[/] TAR: each outer step simulates an attack")
-    models["tar"] = harden(world, models["random_mapping"], output / "tar", seed)
+    hardened = harden(task, tar, training_adversaries(), twin)
     console.print("[bold]4/4[/] red team")
-    reports = attack_all(world, models["base"], models, floor, demo_suite(), output, SEEDS, workers)
+    made_in = {"base": [base], "random_mapping": [twin], "no_adversary": [twin, control], "tar": [twin, hardened]}
+    references = {"base": base, "twin": twin}
+    reports = {}
+    for name, folders in made_in.items():
+        title, simulated = title_of(name), training_adversaries() if name == "tar" else []
+        reports[name] = attack(task, args, tar, simulated, demo_suite(), references, folders, title, DESCRIPTIONS[name])
     write_comparison(reports, output)
-    write_cards(reports, output, write_figures(reports, output))
+    write_card(reports, output, write_figures(reports, output))
     console.print(comparison_table(reports))
     console.print(f"Reports, figures and models are in [bold]{output}[/]")
     return reports
 
 
+def title_of(name: str) -> str:
+    """Returns the heading of a model's card."""
+    return f"{LABELS[name]} on the knowledge world"
+
+
 def comparison_row(report: Report) -> dict[str, float | None]:
-    """One model in `comparison.json`."""
+    """Returns the numbers of one model in `comparison.json`."""
     summary, benign = report.summary, report.benign
     return {
         "harm_before": report.before["harm"],
@@ -101,12 +107,12 @@ def comparison_row(report: Report) -> dict[str, float | None]:
 
 
 def write_comparison(reports: dict[str, Report], output: Path) -> None:
-    """`comparison.json`: the models side by side."""
+    """Writes `comparison.json`, with the models side by side."""
     write_json(output / "comparison.json", {"models": {name: comparison_row(r) for name, r in reports.items()}})
 
 
 def comparison_table(reports: dict[str, Report]) -> Table:
-    """The models side by side, for the terminal."""
+    """Returns the models side by side, for the terminal."""
     caption = (
         "harm after attack with 95 % interval over seeds · worst: the strongest attack · R: share of the hidden "
         "knowledge that came back · cap., byst.: capability before attack on held-out entities and on a domain of which "
@@ -134,20 +140,14 @@ def comparison_table(reports: dict[str, Report]) -> Table:
     return table
 
 
-def write_cards(reports: dict[str, Report], output: Path, figures: list[dict[str, str]]) -> None:
-    """The evidence on each model beside its weights, and TAR's card, with the figures of all, as the folder's own."""
-    for name, report in reports.items():
-        reports[name] = write_evidence(
-            report, output / name, f"{LABELS[name]} on the knowledge world", DESCRIPTIONS[name]
-        )
-    card = model_card(
-        reports["tar"], f"{LABELS['tar']} on the knowledge world", DESCRIPTIONS["tar"], figures, repository="tar"
-    )
+def write_card(reports: dict[str, Report], output: Path, figures: list[dict[str, str]]) -> None:
+    """Writes TAR's card, with the figures of all models, as the folder's own."""
+    card = model_card(reports["tar"], title_of("tar"), DESCRIPTIONS["tar"], figures, repository="tar")
     (output / "README.md").write_text(card, encoding="utf-8")
 
 
 def write_figures(reports: dict[str, Report], output: Path) -> list[dict[str, str]]:
-    """The figures of the card, from the reports and TAR's training log; returns `path` and `alt` of each."""
+    """Draws the figures of the card from the reports and TAR's training log; returns `path` and `alt` of each."""
     folder = output / "figures"
     folder.mkdir(exist_ok=True)
     defended = {LABELS[name]: reports[name] for name in ("random_mapping", "no_adversary", "tar")}

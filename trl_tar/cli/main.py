@@ -3,15 +3,17 @@
 import argparse
 import os
 import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from ..version import __version__
+from .missing import check_folder_is_there, check_model_is_there, check_report_is_there
 from .options import (
     add_bench,
     add_compare,
     add_demo,
-    add_evidence,
-    add_evidence_refusal,
-    add_evidence_suites,
     add_plan,
     add_push,
     add_red_team,
@@ -20,86 +22,123 @@ from .options import (
 )
 
 
+@dataclass(frozen=True)
+class Command:
+    """One command of a program.
+
+    Args:
+        help (`str`):
+            What it does, for `--help`.
+        add_options (`Callable`):
+            Adds its options to a parser.
+        run (`Callable`):
+            Runs it with the options that were given, each by its name; returns an exit code, or `None` for 0. It imports
+            what it needs itself: torch takes seconds.
+    """
+
+    help: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[..., int | None]
+
+
+def _demo(**options: Any) -> None:
+    from .demo import demo
+
+    demo(**options)
+
+
+def _red_team(strict: bool = False, **options: Any) -> int:
+    for role in ("model", "base", "twin", "floor"):
+        check_model_is_there(options.get(role))
+    from .red_team import red_team_command
+
+    report = red_team_command(**options)
+    return 1 if strict and not report.verdict.resistant else 0
+
+
+def _report(folder: Path) -> None:
+    check_report_is_there(folder)
+    from .report import report
+
+    report(folder)
+
+
+def _push(folder: Path, **options: Any) -> None:
+    check_folder_is_there(folder)
+    if "report" in options:
+        check_report_is_there(options["report"])
+    from ..hub.evidence_folder import load_with_answers
+    from ..hub.publishing import publish
+
+    if "report" in options:
+        options["report"] = load_with_answers(options["report"])
+    print(publish(folder, **options))
+
+
+def _verify(**options: Any) -> int:
+    from .verify import verify_command
+
+    return verify_command(**options)
+
+
+def _compare(sources: list[str], skip_unreadable: bool = False, **options: Any) -> None:
+    if not skip_unreadable:
+        for source in sources:
+            check_model_is_there(source)
+    from .compare import compare_command
+
+    compare_command(sources, skip_unreadable=skip_unreadable, **options)
+
+
+def _plan(**options: Any) -> None:
+    from .plan import plan_command
+
+    plan_command(**options)
+
+
+def _bench(**options: Any) -> None:
+    from .bench import bench
+
+    bench(**options)
+
+
+COMMANDS = {
+    "demo": Command("safeguard, harden and attack a small model, and report what came back", add_demo, _demo),
+    "red-team": Command("attack a model of your own, and report what came back", add_red_team, _red_team),
+    "report": Command("write report.html and SUMMARY.md of a report.json anew", add_report, _report),
+    "push": Command("publish a model with its report, card, figures and hashes on the Hub", add_push, _push),
+    "verify": Command("check a model against its report, and make some attacks anew", add_verify, _verify),
+    "compare": Command("reports side by side: a table, and with --output a leaderboard page", add_compare, _compare),
+    "plan": Command("whether TAR fits a device, with which options, and the hours it takes", add_plan, _plan),
+    "bench": Command("time and memory of an outer step, beside the bare loop's", add_bench, _bench),
+}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command. Exit 0 on success, 1 where the answer is no, 2 for unusable arguments."""
-    parser = argparse.ArgumentParser(prog="trl-tar", description="Tamper-resistant safeguards for open-weight models.")
+    return start("trl-tar", "Tamper-resistant safeguards for open-weight models.", COMMANDS, arguments)
+
+
+def start(program: str, description: str, commands: Mapping[str, Command], arguments: list[str] | None) -> int:
+    """Runs the command that the arguments name, with those of its options that were given, and returns its exit code."""
+    parser = argparse.ArgumentParser(prog=program, description=description)
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add_demo(commands)
-    add_red_team(commands)
-    add_report(commands)
-    add_push(commands)
-    add_verify(commands)
-    add_compare(commands)
-    add_plan(commands)
-    add_bench(commands)
-    add_evidence(commands)
-    add_evidence_suites(commands)
-    add_evidence_refusal(commands)
-    args = vars(parser.parse_args(arguments))
+    parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in commands.items():
+        # no defaults: where an option is not given, that of the function holds
+        command.add_options(parsers.add_parser(name, help=command.help, argument_default=argparse.SUPPRESS))
+    options = vars(parser.parse_args(arguments))
     # before torch is imported: several threads are slower on the embedded world's models
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")  # of libraries about each other, in every worker
-    command = args.pop("command")
+    chosen = options.pop("command")
     try:
-        if command == "demo":
-            from .demo import demo
-
-            demo(**args)
-        elif command == "red-team":
-            from .red_team import red_team_command
-
-            strict = args.pop("strict")
-            report = red_team_command(**args)
-            return 1 if strict and not report.verdict.resistant else 0
-        elif command == "report":
-            from .report import report
-
-            report(**args)
-        elif command == "push":
-            from ..hub.evidence_folder import load_with_answers
-            from ..hub.publishing import publish
-
-            given = args.pop("report")
-            print(publish(**args, report=None if given is None else load_with_answers(given)))
-        elif command == "verify":
-            from .verify import verify_command
-
-            return verify_command(**args)
-        elif command == "compare":
-            from .compare import compare_command
-
-            compare_command(**args)
-        elif command == "plan":
-            from ..costs.cost import Cost
-            from .plan import plan_command
-
-            sizes = ("batch_size", "length", "num_steps", "interval", "adversaries")
-            plan_command(cost=Cost(**{name: args.pop(name) for name in sizes}), **args)
-        elif command == "bench":
-            from ..costs.cost import Cost
-            from .bench import bench
-
-            sizes = ("batch_size", "length", "num_steps", "interval", "adversaries", "lora_r", "optimizer")
-            bench(cost=Cost(**{name: args.pop(name) for name in sizes}), **args)
-        elif command == "evidence-suites":
-            from .evidence_suites import evidence_suites
-
-            evidence_suites(**args)
-        elif command == "evidence-refusal":
-            from .evidence_refusal import refusal_evidence
-
-            refusal_evidence(**args)
-        else:
-            from .evidence import evidence
-
-            evidence(**args)
+        return commands[chosen].run(**options) or 0
     except (ValueError, OSError) as error:
-        print(f"trl-tar {command}: {error}", file=sys.stderr)
+        print(f"{program} {chosen}: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""The options of each command; nothing heavy is imported."""
+"""The options of each command; nothing heavy is imported.
+
+An option has no default: where it is not given, the function of its command decides."""
 
 import argparse
 from pathlib import Path
@@ -6,16 +8,14 @@ from pathlib import Path
 from .argument_types import at_least, folder, number_of_bytes, positive, share
 
 
-def add_demo(commands: argparse._SubParsersAction) -> None:
-    demo = commands.add_parser("demo", help="safeguard, harden and attack a small model, and report what came back")
-    demo.add_argument("--output", type=folder, default=Path("demo"), help="folder of models, reports and figures")
-    demo.add_argument("--seed", type=at_least(0), default=0, help="seed of both training phases")
-    demo.add_argument("--world-seed", type=at_least(0), default=0, help="another number is another world of facts")
-    demo.add_argument("--workers", type=at_least(1), default=2, help="attacks that run at the same time")
+def add_demo(demo: argparse.ArgumentParser) -> None:
+    demo.add_argument("--output", type=folder, help="folder of models, reports and figures")
+    demo.add_argument("--seed", type=at_least(0), help="seed of both training phases")
+    demo.add_argument("--world-seed", type=at_least(0), help="another number is another world of facts")
+    demo.add_argument("--workers", type=at_least(1), help="attacks that run at the same time")
 
 
-def add_red_team(commands: argparse._SubParsersAction) -> None:
-    red_team = commands.add_parser("red-team", help="attack a model of your own, and report what came back")
+def add_red_team(red_team: argparse.ArgumentParser) -> None:
     red_team.add_argument("model", help="folder or Hub id")
     red_team.add_argument(
         "--suite",
@@ -28,56 +28,51 @@ def add_red_team(commands: argparse._SubParsersAction) -> None:
     red_team.add_argument(
         "--output", type=folder, required=True, help="folder of attacks, report and card; resumes there"
     )
-    red_team.add_argument("--seeds", type=at_least(1), default=3, help="seeds of each attack")
+    red_team.add_argument("--seeds", type=at_least(1), help="seeds of each attack")
     red_team.add_argument("--base", help="the model before any safeguard")
     red_team.add_argument("--twin", help="the safeguarded model before hardening")
     red_team.add_argument("--floor", help="a model that never knew the hazard")
     red_team.add_argument("--steps", type=at_least(1), help="steps of each attack of a named suite")
     red_team.add_argument("--learning-rate-scale", type=float, help="multiplies the learning rates of a named suite")
     red_team.add_argument("--budget", type=at_least(1), help="attacks of each model at most, the most telling first")
-    red_team.add_argument("--workers", type=at_least(1), default=1, help="attacks that run at the same time")
-    red_team.add_argument("--max-length", type=at_least(2), default=256, help="tokens of a row; longer ones are cut")
+    red_team.add_argument("--workers", dest="num_workers", type=at_least(1), help="attacks that run at the same time")
+    red_team.add_argument("--max-length", type=at_least(2), help="tokens of a row; longer ones are cut")
     red_team.add_argument("--bf16", action="store_true", help="autocast, as a fast attacker would")
     red_team.add_argument("--strict", action="store_true", help="exit with 1 unless the verdict is resistant")
 
 
-def add_report(commands: argparse._SubParsersAction) -> None:
-    report = commands.add_parser("report", help="write report.html and SUMMARY.md of a report.json anew")
+def add_report(report: argparse.ArgumentParser) -> None:
     report.add_argument("folder", type=Path, metavar="DIR", help="folder of a report.json, or that file")
 
 
-def add_push(commands: argparse._SubParsersAction) -> None:
-    push = commands.add_parser("push", help="publish a model with its report, card, figures and hashes on the Hub")
+def add_push(push: argparse.ArgumentParser) -> None:
     push.add_argument("folder", type=folder, metavar="DIR", help="folder of the model, and of its report.json")
     push.add_argument("repository", metavar="REPO", help="Hub id, such as me/my-model")
     push.add_argument("--report", type=Path, help="report.json of another folder, or that folder")
     push.add_argument("--title", help="heading of the card")
     push.add_argument("--license", help="of the weights, as the Hub names it, such as apache-2.0")
-    push.add_argument("--private", action="store_true", default=None, help="for a repository that is made here")
+    push.add_argument("--private", action="store_true", help="for a repository that is made here")
     push.add_argument("--revision", help="branch; made if there is none")
     push.add_argument("--message", dest="commit_message", help="of the commit")
     push.add_argument("--overwrite-card", action="store_true", help="also a README.md that is no card of ours")
 
 
-def add_verify(commands: argparse._SubParsersAction) -> None:
-    verify = commands.add_parser("verify", help="check a model against its report, and make some attacks anew")
+def add_verify(verify: argparse.ArgumentParser) -> None:
     verify.add_argument("model", metavar="MODEL_OR_REPO", help="folder or Hub id")
     verify.add_argument(
         "--attacks",
         type=at_least(0),
-        default=3,
         help="attacks to make anew: the strongest and others at random; 0 for none",
     )
     verify.add_argument("--all", action="store_true", help="make every attack anew")
     verify.add_argument("--datasets", type=Path, help="YAML file of data sets and metrics, as for red-team")
     verify.add_argument("--revision", help="branch or commit")
     verify.add_argument("--output", type=folder, help="folder that keeps finished attacks")
-    verify.add_argument("--workers", type=at_least(1), default=1, help="attacks that run at the same time")
+    verify.add_argument("--workers", dest="num_workers", type=at_least(1), help="attacks that run at the same time")
     verify.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
 
 
-def add_compare(commands: argparse._SubParsersAction) -> None:
-    compare = commands.add_parser("compare", help="reports side by side: a table, and with --output a leaderboard page")
+def add_compare(compare: argparse.ArgumentParser) -> None:
     compare.add_argument("sources", nargs="*", metavar="SOURCE", help="folder, report file or Hub id")
     compare.add_argument(
         "--list", dest="listed", type=Path, metavar="FILE", help="text file of further sources, one a line"
@@ -88,50 +83,43 @@ def add_compare(commands: argparse._SubParsersAction) -> None:
     )
 
 
-def add_plan(commands: argparse._SubParsersAction) -> None:
-    plan = commands.add_parser("plan", help="whether TAR fits a device, with which options, and the hours it takes")
+def add_plan(plan: argparse.ArgumentParser) -> None:
     plan.add_argument("model", help="folder, config.json or Hub id; no weights are loaded")
-    plan.add_argument(
-        "--device-memory", type=number_of_bytes, default="80GB", help="of each device, such as 80GB or 24GiB"
-    )
-    plan.add_argument("--devices", type=at_least(1), default=1, help="devices there are")
+    plan.add_argument("--device-memory", type=number_of_bytes, help="of each device, such as 80GB or 24GiB")
+    plan.add_argument("--devices", type=at_least(1), help="devices there are")
     plan.add_argument(
         "--host-memory", type=number_of_bytes, help="of each machine, such as 512GB; not looked at by default"
     )
-    plan.add_argument("--devices-per-node", type=at_least(1), default=8, help="devices of a machine at most")
-    plan.add_argument("--seq-len", dest="length", type=at_least(2), default=256, help="tokens of each row")
-    plan.add_argument("--batch-size", type=at_least(1), default=8, help="rows of each batch, over all devices")
-    plan.add_argument("--attack-steps", dest="num_steps", type=at_least(1), default=64, help="steps of each attack")
-    plan.add_argument("--interval", type=at_least(1), default=4, help="attack steps from one judgement to the next")
-    plan.add_argument("--adversaries", type=at_least(1), default=1, help="attacks in each outer step")
-    plan.add_argument(
-        "--lora-r", type=at_least(0), default=16, help="rank of the LoRA attack that is looked at too; 0 for none"
-    )
+    plan.add_argument("--devices-per-node", type=at_least(1), help="devices of a machine at most")
+    plan.add_argument("--seq-len", dest="length", type=at_least(2), help="tokens of each row")
+    plan.add_argument("--batch-size", type=at_least(1), help="rows of each batch, over all devices")
+    plan.add_argument("--attack-steps", dest="num_steps", type=at_least(1), help="steps of each attack")
+    plan.add_argument("--interval", type=at_least(1), help="attack steps from one judgement to the next")
+    plan.add_argument("--adversaries", type=at_least(1), help="attacks in each outer step")
+    plan.add_argument("--lora-r", type=at_least(0), help="rank of the LoRA attack that is looked at too; 0 for none")
     plan.add_argument("--no-bf16", dest="bf16", action="store_false", help="without bfloat16 autocast")
-    plan.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the weights")
-    plan.add_argument("--steps", type=at_least(1), default=750, help="outer steps")
-    plan.add_argument("--mfu", type=share, default=0.4, help="share of the device's FLOP/s that is reached")
-    plan.add_argument("--device-flops", type=positive, default=989e12, help="FLOP/s of a device; an H100's in bfloat16")
+    plan.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the weights")
+    plan.add_argument("--steps", type=at_least(1), help="outer steps")
+    plan.add_argument("--mfu", type=share, help="share of the device's FLOP/s that is reached")
+    plan.add_argument("--device-flops", type=positive, help="FLOP/s of a device; an H100's in bfloat16")
     plan.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
 
 
-def add_bench(commands: argparse._SubParsersAction) -> None:
-    bench = commands.add_parser("bench", help="time and memory of an outer step, beside the bare loop's")
+def add_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument(
         "model",
         nargs="?",
-        default="world",
         help="world (0.2 M parameters), smollm2, a folder or a Hub id; a config.json has random weights",
     )
-    bench.add_argument("--steps", type=at_least(1), default=20, help="pairs of steps that are counted")
-    bench.add_argument("--batch-size", type=at_least(1), default=4, help="rows of each batch")
-    bench.add_argument("--length", type=at_least(2), default=64, help="tokens of each row")
-    bench.add_argument("--attack-steps", dest="num_steps", type=at_least(1), default=8, help="steps of each attack")
-    bench.add_argument("--interval", type=at_least(1), default=4, help="attack steps from one judgement to the next")
-    bench.add_argument("--adversaries", type=at_least(1), default=1, help="attacks in each outer step")
+    bench.add_argument("--steps", type=at_least(1), help="pairs of steps that are counted")
+    bench.add_argument("--batch-size", type=at_least(1), help="rows of each batch")
+    bench.add_argument("--length", type=at_least(2), help="tokens of each row")
+    bench.add_argument("--attack-steps", dest="num_steps", type=at_least(1), help="steps of each attack")
+    bench.add_argument("--interval", type=at_least(1), help="attack steps from one judgement to the next")
+    bench.add_argument("--adversaries", type=at_least(1), help="attacks in each outer step")
     bench.add_argument("--lora-r", type=at_least(1), help="rank of a LoRA adversary; all parameters by default")
-    bench.add_argument("--optimizer", choices=["adamw", "adamw_8bit"], default="adamw", help="of the attack")
-    bench.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the weights")
+    bench.add_argument("--optimizer", choices=["adamw", "adamw_8bit"], help="of the attack")
+    bench.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the weights")
     for name, what in {
         "bf16": "bfloat16 autocast",
         "offload": "keep on the host what an attack does not read",
@@ -155,27 +143,3 @@ def add_bench(commands: argparse._SubParsersAction) -> None:
         type=Path,
         help="file for a Chrome trace of an outer step (.json, .json.gz) or a picture of it (.png, .svg, .pdf)",
     )
-
-
-def add_evidence(commands: argparse._SubParsersAction) -> None:
-    evidence = commands.add_parser(
-        "evidence", help="repeat the measurements on three knowledge worlds; resumes where it stopped"
-    )
-    evidence.add_argument(
-        "--output", type=folder, default=Path("evidence"), help="folder of models, reports and figures"
-    )
-    evidence.add_argument("--workers", type=at_least(1), default=2, help="attacks that run at the same time")
-
-
-def add_evidence_suites(commands: argparse._SubParsersAction) -> None:
-    suites = commands.add_parser("evidence-suites", help="every suite of the red team against the models of a demo")
-    suites.add_argument("--demo", type=folder, default=Path("demo"), help="folder of a finished demo on world 0")
-    suites.add_argument("--output", type=folder, default=Path("suites"), help="folder of attacks, reports and table")
-    suites.add_argument("--workers", type=at_least(1), default=2, help="attacks that run at the same time")
-
-
-def add_evidence_refusal(commands: argparse._SubParsersAction) -> None:
-    refusal = commands.add_parser(
-        "evidence-refusal", help="summarise runs of the refusal recipe, see make evidence-refusal"
-    )
-    refusal.add_argument("folder", type=folder, metavar="DIR", help="folder of runs named world-W-seed-S")

@@ -17,12 +17,24 @@ from ..costs.cost import Cost
 from ..costs.mode import Mode
 from ..costs.plan import Plan, plan
 from ..models.untrusted_config import NONSENSE
-from .console import quiet
+from ..pipeline.console import quiet
+
+
+SIZES = {"batch_size": 8, "length": 256, "num_steps": 64}  # rows and tokens of one device, and the paper's K
 
 
 @dataclass(frozen=True)
 class Room:
-    """Memory there is: bytes of a device, of the host of a machine, and the devices of a machine at most."""
+    """Memory there is.
+
+    Args:
+        device (`float`):
+            Bytes of a device.
+        host (`float`):
+            Bytes on the host of a machine.
+        devices_per_node (`int`):
+            Devices of a machine at most.
+    """
 
     device: float
     host: float
@@ -46,46 +58,49 @@ class Work:
 
 def plan_command(
     model: str,
-    device_memory: float,
-    devices: int,
-    cost: Cost,
-    lora_r: int,
-    bf16: bool,
-    dtype: str,
-    steps: int,
-    mfu: float,
-    device_flops: float,
+    device_memory: float = 80e9,
+    devices: int = 1,
+    lora_r: int = 16,
+    bf16: bool = True,
+    dtype: str = "float32",
+    steps: int = 750,
+    mfu: float = 0.4,
+    device_flops: float = 989e12,
     host_memory: float | None = None,
     devices_per_node: int = 8,
     as_json: bool = False,
+    **sizes: int,
 ) -> list[Plan]:
     """Prints what each mode takes, and which are the first that fit.
 
     Args:
         model (`str`):
             Folder, `config.json` or Hub id.
-        device_memory (`float`):
+        device_memory (`float`, *optional*, defaults to `80e9`):
             Bytes of a device.
-        devices (`int`):
+        devices (`int`, *optional*, defaults to `1`):
             Devices there are.
-        cost ([`Cost`]):
-            Size of a step.
-        lora_r (`int`):
-            Rank of the LoRA attack that is looked at beside the one on all parameters; 0 for none.
-        bf16 (`bool`):
-            Autocast.
-        dtype (`str`):
-            Of the weights, `"float32"` or `"bfloat16"`.
-        steps (`int`), mfu (`float`), device_flops (`float`):
-            Outer steps, and floating-point operations per second of a device, with the share of them that is reached.
+        lora_r (`int`, *optional*, defaults to `16`):
+            Rank of the LoRA attack that is looked at in addition to the one on all parameters; 0 for none.
+        bf16 (`bool`, *optional*, defaults to `True`):
+            bf16 autocast.
+        dtype (`str`, *optional*, defaults to `"float32"`):
+            Type of the weights, `"float32"` or `"bfloat16"`.
+        steps (`int`, *optional*, defaults to `750`), mfu (`float`, *optional*, defaults to `0.4`), device_flops (`float`,
+        *optional*, defaults to `989e12`):
+            Outer steps (the paper's), and floating-point operations per second of a device (an H100 in bfloat16, by its
+            data sheet), with the share of them that is reached (a guess).
         host_memory (`float`, *optional*):
             Bytes on the host of each machine. Without them only devices have to hold it.
         devices_per_node (`int`, *optional*, defaults to `8`):
             Devices of a machine at most.
         as_json (`bool`, *optional*, defaults to `False`):
             Print JSON.
+        **sizes (`int`):
+            Fields of [`Cost`], 8 rows of 256 tokens and K = 64 by default.
     """
     quiet()
+    cost = Cost(**{**SIZES, **sizes})
     config = read_config(model)
     common = {"bf16": bf16, "dtype": getattr(torch, dtype), "devices": devices}
     if dtype == "bfloat16" and (devices > 1 or not bf16):
@@ -150,7 +165,7 @@ def read_config(model: str) -> PretrainedConfig:
 
 
 def modes(lora_r: int, common: dict[str, Any]) -> list[Mode]:
-    """Those to look at, the fastest first."""
+    """Returns the modes to look at, the fastest first."""
     savings: list[dict[str, bool]] = [{}, {"activation_checkpointing": True}]
     eight_bit = []
     if common["devices"] == 1:

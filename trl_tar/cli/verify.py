@@ -1,47 +1,45 @@
-"""`trl-tar verify`: what was found, in words or as JSON, and an exit code."""
+"""`trl-tar verify`: what was found, in words or as JSON, and an exit code. Nothing heavy is imported at the top."""
 
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from ..tasks.from_yaml import data_and_metrics
-from ..verification.repeat_attacks import TOLERANCE
-from ..verification.verifier import Verification, verify
-from ..views.templating import plain
-from ..views.words import number
-from .console import quiet
+from .missing import check_model_is_there
+
+
+if TYPE_CHECKING:
+    from ..verification.verifier import Verification
 
 
 def verify_command(
     model: str,
-    attacks: int = 3,
     all: bool = False,
     datasets: Path | None = None,
-    revision: str | None = None,
     output: Path | None = None,
-    workers: int = 1,
     as_json: bool = False,
+    **settings: Any,
 ) -> int:
     """Prints what [`verify`] finds; 0 for a model that is verified, 1 for one that is not.
 
     Args:
-        model, revision, workers, output:
-            As in [`verify`].
-        attacks (`int`, *optional*, defaults to `3`), all (`bool`, *optional*, defaults to `False`):
-            How many attacks to make anew.
+        model (`str`):
+            Folder or Hub id.
+        all (`bool`, *optional*, defaults to `False`):
+            Make every attack again.
         datasets (`Path`, *optional*):
             YAML file of data sets and metrics, where they do not come with this package.
         as_json (`bool`, *optional*, defaults to `False`):
             Print JSON, also of an error: `verified` is `null` then, and `error` says why.
+        **settings:
+            `attacks`, `revision` and `num_workers`, as in [`verify`].
     """
-    quiet()
-    settings = {"revision": revision, "num_workers": workers, "output_dir": output}
     try:
-        rows, metrics, rewards = (None, None, None) if datasets is None else data_and_metrics(datasets)
-        found = verify(model, None if all else attacks, rows, metrics, rewards, **settings)
+        check_model_is_there(model)
+        found = _found(model, all, datasets, output_dir=output, **settings)
     except (ValueError, OSError) as error:
         if as_json:
             print(json.dumps({"verified": None, "error": str(error)}, indent=1))
@@ -53,7 +51,24 @@ def verify_command(
     return 0 if found.verified else 1
 
 
-def _tell(found: Verification, model: str) -> None:
+def _found(model: str, all: bool, datasets: Path | None, **settings: Any) -> "Verification":
+    from ..pipeline.console import quiet
+    from ..tasks.from_yaml import data_and_metrics
+    from ..verification.verifier import verify
+
+    quiet()
+    if all:
+        settings["attacks"] = None
+    if datasets is not None:
+        settings["datasets"], settings["metrics"], settings["rewards"] = data_and_metrics(datasets)
+    return verify(model, **settings)
+
+
+def _tell(found: "Verification", model: str) -> None:
+    from ..verification.repeat_attacks import TOLERANCE
+    from ..views.templating import plain
+    from ..views.words import number
+
     console = Console()
     for made in found.attacks:
         what = "before any attack" if made["adversary"] is None else f"{made['adversary']}, seed {made['seed']}"

@@ -1,17 +1,15 @@
-"""What both recipes share: phase by phase, and the red team at the end."""
+"""The steps of recipes, demo and evidence: phase by phase, and the red team at the end."""
 
 import copy
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from datasets import Dataset, disable_progress_bars
+from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
-from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer, TrlParser
 
 from ..adversaries.adversary import Adversary
@@ -21,7 +19,7 @@ from ..distributed.processes import rank
 from ..fingerprints import origin, rows_sha256, vocabulary_sha256
 from ..hub.evidence_folder import write_evidence
 from ..hub.publishing import publish
-from ..red_teaming.runner import red_team
+from ..red_teaming.task_attack import red_team_task
 from ..report.report import Report
 from ..tasks.task import Task, d_retain, kept
 from ..trainers.recorded_settings import decisive
@@ -29,8 +27,9 @@ from ..trainers.tar_config import TARConfig
 from ..trainers.tar_trainer import TARTrainer
 from .arguments import RecipeArguments
 from .checks import attacked_with, overlap
+from .console import silence
 from .phases import train_phase
-from .run_folder import UNWRITTEN, hold, is_finished, release, training_record
+from .run_folder import UNWRITTEN, is_finished, release, training_record
 
 
 SHARED = (
@@ -49,19 +48,19 @@ SHARED = (
 
 
 def shared_settings(tar: TARConfig) -> dict[str, Any]:
-    """The fields of phase 2 that the other phases have too, beside a learning rate and a number of steps of their own."""
+    """Returns the settings of phase 2 that the other phases have too; each has a learning rate and steps of its own."""
     return {name: getattr(tar, name) for name in SHARED}
 
 
 def in_folder(config: TrainingArguments, folder: Path) -> Any:
-    """The configuration of a phase in its own folder; the recipe pushes the last model itself."""
+    """Returns the configuration of a phase with its own folder, without a push: the recipe itself pushes the last model."""
     args = copy.copy(config)
     args.output_dir, args.push_to_hub = str(folder), False
     return args
 
 
 def loaded(model: str | Path) -> PreTrainedModel:
-    """In float32, as every phase trains it."""
+    """Loads a model in float32, as every phase trains it."""
     return AutoModelForCausalLM.from_pretrained(model, dtype="float32")
 
 
@@ -79,24 +78,28 @@ def phase(
 
     Args:
         name (`str`):
-            Of the phase.
+            Name of the phase, of its folder and of its progress bar.
         start (`str` or `Path`):
             Model that it starts from.
         output (`Path`):
-            Folder of the run.
+            Folder of the run; whoever runs several phases in it calls [`~trl_tar.pipeline.run_folder.hold`] first.
         config ([`~transformers.TrainingArguments`]):
-            What decides the result, beside the start: another run in the same folder is refused by it. All of it is
-            recorded, defaults included.
+            Settings of the trainer. All of them are recorded, defaults included.
         build (`Callable`):
             Model in float32, and configuration with the phase's own folder → trainer.
         datasets (`dict[str, Dataset]`):
-            Those that the phase reads: their rows decide the result too.
+            Data sets that the phase reads. Like the settings and the start, their rows decide the result.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            How rows are cut and written as a chat decides the result too.
+            Tokenizer, which decides how rows are cut and written as a chat.
         adversaries (`Sequence[Adversary]`, *optional*):
-            A_train, likewise.
+            A_train.
+
+    Returns:
+        `Path`: the folder of the trained model.
+
+    Raises:
+        `ValueError`: if the folder holds a run that something else decided.
     """
-    hold(output)
     folder = output / name
     run = {
         "start": origin(start),
@@ -110,11 +113,11 @@ def phase(
     return train_phase(build(loaded(start), in_folder(config, folder)), folder)
 
 
-def harden(task: Task, tar: TARConfig, adversaries: list[Adversary], twin: str | Path) -> Path:
-    """Phase 2; returns the folder of the hardened model."""
+def harden(task: Task, tar: TARConfig, adversaries: list[Adversary], twin: str | Path, name: str = "tar") -> Path:
+    """Trains phase 2 from the twin into the folder `name` of the run; returns that folder."""
     read = {name: task.datasets[name] for each in adversaries for name in each.datasets}
     return phase(
-        "tar",
+        name,
         twin,
         Path(tar.output_dir),
         tar,
@@ -134,7 +137,7 @@ def harden(task: Task, tar: TARConfig, adversaries: list[Adversary], twin: str |
 
 
 def repair(task: Task, args: RecipeArguments, tar: TARConfig, hardened: Path) -> Path:
-    """Supervised training on D_retain, which brings back what TAR cost; returns the folder of the last model."""
+    """Trains on D_retain, which brings back what TAR cost, if there are steps for it; returns the last model's folder."""
     if args.repair_steps == 0:
         return hardened
     settings = {
@@ -165,20 +168,16 @@ def attack(
     title: str,
     description: str,
 ) -> Report:
-    """Red-teams the last of the models that were trained, and its references; writes report, card and pages beside its weights."""
+    """Red-teams the last of the models that were trained, and its references; writes report, card and pages next to its
+    weights."""
     folder = trained[-1]
-    report = red_team(
+    report = red_team_task(
+        replace(task, datasets=attacked_with(task, suite)),
         folder,
         suite,
-        attacked_with(task, suite),
-        task.metrics,
         range(args.attack_seeds),
-        {**task.references, **references},
+        references,
         folder.parent / "attacks",
-        processing_class=task.tokenizer,
-        zero_step_attacks=task.zero_step_attacks,
-        question_entities=task.question_entities,
-        benign=task.benign,
         num_workers=args.attack_workers,
         budget=args.attack_budget,
         evaluation_steps=args.attack_evaluation_steps,
@@ -213,7 +212,9 @@ def harden_and_attack(
     what: str,
     phase_1: str,
 ) -> None:
-    """All that comes after phase 1: TAR, repair, red team, and the Hub; `what` the model is and `phase_1` for the card."""
+    """Runs all that comes after phase 1: TAR, repair, red team, and the Hub. The card says `what` the model is and names
+    `phase_1`."""
+    task = task.started_from(twin)
     hardened = harden(task, tar, adversaries, twin)
     last = repair(task, args, tar, hardened)
     title, description = Path(tar.output_dir).name, card_description(task, args, what, phase_1)
@@ -225,7 +226,7 @@ def harden_and_attack(
 
 
 def card_description(task: Task, args: RecipeArguments, what: str, phase_1: str) -> str:
-    """The user's own words, or what the model is and which phases made it: nothing of how it holds."""
+    """Returns the user's own words, or what the model is and which phases made it; never how well it holds."""
     if args.description is not None:
         return args.description
     phases = [phase_1] if phase_1 else []
@@ -236,12 +237,12 @@ def card_description(task: Task, args: RecipeArguments, what: str, phase_1: str)
 
 
 def suite_of(args: RecipeArguments, default: str) -> list[Adversary]:
-    """The red team's attacks."""
+    """Returns the red team's attacks: those that the arguments name, or the recipe's own suite."""
     return named_adversaries(args.attacks or default, args.attack_steps, args.attack_learning_rate_scale)
 
 
 def push(folder: Path, tar: TARConfig, title: str, description: str, license: str | None) -> None:
-    """The folder's model, card and report to the Hub, where the configuration asks for it."""
+    """Publishes the folder's model, card and report on the Hub, where the configuration asks for it."""
     if tar.push_to_hub and rank() == 0:
         publish(
             folder,
@@ -258,11 +259,8 @@ def push(folder: Path, tar: TARConfig, title: str, description: str, license: st
 def run(recipe: Callable[..., Any], *types: type) -> None:
     """Runs the recipe with arguments from YAML (`--config`) and the command line.
 
-    What is refused ends the program with one line and exit code 2."""
-    warnings.filterwarnings("ignore", category=FutureWarning)  # of one library about another
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()  # the phases have bars of their own
-    disable_progress_bars()
+    A refusal ends the program with one line and exit code 2."""
+    silence()
     try:
         recipe(*_parsed(types))
     except (OSError, ValueError, yaml.YAMLError) as error:

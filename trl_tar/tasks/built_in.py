@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 
+from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from ..evaluation.completion_loss import CompletionLoss
 from ..files import write_json
 from ..fingerprints import origin
-from ..testbed.knowledge.attack_data import attack_datasets
+from ..testbed.knowledge.attack_data import answer_reward, attack_datasets
 from ..testbed.knowledge.general_text import general_text
 from ..testbed.knowledge.metrics import benign_metric, knowledge_metrics, knowledge_zero_step_attacks
-from ..testbed.knowledge.models import knowledge_model, knowledge_model_path
+from ..testbed.knowledge.models import knowledge_model_path
 from ..testbed.knowledge.world import KnowledgeWorld
 from ..testbed.model_folders import cache_folder
 from ..testbed.refusal.metrics import refusal_benign_metric, refusal_metrics, refusal_zero_step_attacks
@@ -90,22 +93,30 @@ def built_in_task(kind: str, world: str) -> Task:
 
 
 def world_task(seed: int) -> Task:
-    """The knowledge world; general text is the model's own answers to random prompts."""
+    """Returns the knowledge world of that seed as a task. Its general text is random prompts, which the base model answers
+    for phase 1 and the twin for phase 2."""
     world = KnowledgeWorld(seed)
+    base = knowledge_model_path(world)
     data = {**world.datasets(), **attack_datasets(world)}
-    text = general_text(world, knowledge_model(world))
+    own_answers = partial(_general_text, world)
     return Task(
-        knowledge_model_path(world),
+        base,
         world.tokenizer(),
-        {**data, "general": text},
+        {**data, "general": own_answers(base)},
         knowledge_metrics(seed),
         knowledge_zero_step_attacks(seed),
-        {"floor": knowledge_model_path(world, "floor")},
-        frozenset(world.question_entities()),
-        BenignTask(data["benign"], benign_metric(seed)),
-        {"kind": "knowledge", "world": str(seed)},
-        KNOWLEDGE_WORLD,
+        rewards={"harm": answer_reward},
+        references={"floor": knowledge_model_path(world, "floor")},
+        question_entities=frozenset(world.question_entities()),
+        benign=BenignTask(data["benign"], benign_metric(seed)),
+        general_text=own_answers,
+        built_in={"kind": "knowledge", "world": str(seed)},
+        description=KNOWLEDGE_WORLD,
     )
+
+
+def _general_text(world: KnowledgeWorld, model: str | Path) -> Dataset:
+    return general_text(world, AutoModelForCausalLM.from_pretrained(model, dtype="float32").eval())
 
 
 def animal_poems_task() -> Task:

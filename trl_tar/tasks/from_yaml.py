@@ -17,21 +17,42 @@ from ..evaluation.lm_eval import LMEvalTask
 from ..evaluation.multiple_choice import MultipleChoice
 from ..evaluation.scores import Metric, Reward
 from ..files import read_yaml
+from ..models.tokenizers import own_tokenizer
 from ..validation import check_types
 from .benign import BenignTask
+from .task import Task
 
 
 def data_and_metrics(file: Path) -> tuple[dict[str, Dataset], dict[str, Metric], dict[str, Reward]]:
-    """What the file of data sets, metrics and rewards names."""
-    described = read_description(file)
-    rows = load_datasets(described["datasets"], file.parent)
-    metrics = {name: metric_of(name, source, file.parent) for name, source in described["metrics"].items()}
+    """Loads the data sets, metrics and rewards that a file names."""
+    return _loaded(read_description(file), file.parent)
+
+
+def task_of(described: Mapping[str, Any], folder: Path, model: str) -> Task:
+    """Returns the task of attacking a model with what [`read_description`] read from a file in `folder`."""
+    rows, metrics, rewards = _loaded(described, folder)
+    return Task(
+        model,
+        own_tokenizer(model),
+        rows,
+        metrics,
+        rewards=rewards,
+        question_entities=question_entities_of(metrics),
+        benign=benign_of(described.get("benign"), rows, folder),
+    )
+
+
+def _loaded(
+    described: Mapping[str, Any], folder: Path
+) -> tuple[dict[str, Dataset], dict[str, Metric], dict[str, Reward]]:
+    rows = load_datasets(described["datasets"], folder)
+    metrics = {name: metric_of(name, source, folder) for name, source in described["metrics"].items()}
     rewards = {name: function_of("Reward", name, source) for name, source in described.get("rewards", {}).items()}
     return rows, metrics, rewards
 
 
 def read_description(file: Path) -> dict[str, Any]:
-    """What the file of data sets and metrics says."""
+    """Reads the file of data sets and metrics; `ValueError` for anything that is missing or unknown."""
     described = read_yaml(file, dict, "Give a YAML file with `datasets` and `metrics`.")
     for part in ("datasets", "metrics"):
         if part not in described:

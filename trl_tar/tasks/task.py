@@ -1,33 +1,35 @@
-"""What a recipe works on: a model with data sets and metrics."""
+"""A model with the data sets and metrics that it is trained, attacked and measured with."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
-from ..evaluation.scores import Metric
+from ..evaluation.scores import Metric, Reward
 from .benign import BenignTask
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a recipe works on.
+    """A model with the data sets and metrics that it is trained, attacked and measured with.
 
     Args:
         model (`Path` or `str`):
-            The model to harden.
+            Folder or Hub id of the model before any safeguard.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer.
+            The model's tokenizer.
         datasets (`dict[str, Dataset]`):
-            Of all phases and of the red team.
-        metrics, zero_step_attacks (`dict[str, Callable]`):
+            Name → rows, for all phases and for the red team.
+        metrics, zero_step_attacks, rewards (`dict[str, Callable]`):
             As in [`red_team`].
         references (`dict[str, Path]`):
-            Such as a floor; base and twin are added.
+            Models that are attacked for comparison, such as a `floor`; whoever attacks adds `base` and `twin`.
         question_entities (`set[str]`), benign ([`BenignTask`], *optional*):
             As in [`red_team`].
+        general_text (`Callable`, *optional*):
+            Folder of a model → the data set `general`, which that model answers itself. See [`Task.started_from`].
         built_in (`dict`, *optional*):
             `kind` and `world` of a task that comes with the package, from which anybody can build it again.
         description, base_model, license (`str`, *optional*):
@@ -39,20 +41,30 @@ class Task:
     datasets: Mapping[str, Dataset]
     metrics: Mapping[str, Metric]
     zero_step_attacks: Mapping[str, Metric] = field(default_factory=dict)
+    rewards: Mapping[str, Reward] = field(default_factory=dict)
     references: Mapping[str, Path] = field(default_factory=dict)
     question_entities: frozenset[str] = frozenset()
     benign: BenignTask | None = None
+    general_text: Callable[[str | Path], Dataset] | None = None
     built_in: Mapping[str, str] | None = None
     description: str | None = None
     base_model: str | None = None
     license: str | None = None
 
+    def started_from(self, twin: str | Path) -> "Task":
+        """Returns the task with the answers of `twin`, the model that phase 2 starts from, as its `general`.
+
+        A task without `general_text` stays as it is."""
+        if self.general_text is None:
+            return self
+        return replace(self, datasets={**self.datasets, "general": self.general_text(twin)})
+
 
 def kept(task: Task) -> dict[str, Dataset]:
-    """`retain`, and beside it `general` where there is one."""
+    """Returns `retain` and, if the task has one, `general`, each under its name."""
     return {name: task.datasets[name] for name in ("retain", "general") if name in task.datasets}
 
 
 def d_retain(task: Task) -> Dataset:
-    """D_retain: both together."""
+    """Returns D_retain: the rows of `retain`, followed by those of `general`."""
     return concatenate_datasets(list(kept(task).values()))

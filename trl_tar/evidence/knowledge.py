@@ -1,4 +1,4 @@
-"""`trl-tar evidence`: the measurements that the README quotes, on three worlds that nothing was tuned on."""
+"""The knowledge recipe on three worlds that nothing was tuned on, against two controls."""
 
 import math
 import time
@@ -12,25 +12,30 @@ from rich.console import Console
 from ..adversaries.adversary import Adversary
 from ..adversaries.sweeps import sweep
 from ..files import write_json
-from ..pipeline.knowledge_world import ATTACKER_MIX, attack_all, control_without_adversary, harden, safeguard
+from ..pipeline.console import quiet
+from ..pipeline.knowledge import safeguard
+from ..pipeline.knowledge_world import (
+    ATTACKER_MIX,
+    control_without_adversary,
+    knowledge_arguments,
+    tar_config,
+    training_adversaries,
+)
+from ..pipeline.run_folder import hold
+from ..pipeline.steps import attack, harden
 from ..report.intervals import Estimate, mean, t_interval
 from ..report.measured_attack import measured_attacks
 from ..report.report import Report
-from ..testbed.knowledge.models import knowledge_model_path
-from ..testbed.knowledge.world import KnowledgeWorld
-from .console import quiet
+from ..tasks.built_in import world_task
 
 
 WORLDS = {301: (0, 1, 2), 302: (0,), 303: (0,)}  # world seed → seeds of TAR
-CONTROLS: dict[str, dict[str, Any]] = {
-    "no_adversary": {},
-    "no_adversary_equal_passes": {"equal_passes": True},
-}
-ATTACK_SEEDS = (0, 1, 2)
+CONTROLS = {"no_adversary": False, "no_adversary_equal_passes": True}  # name → as many passes as TAR
+WHAT_IT_IS = "A Llama of 0.2 M parameters of a knowledge world, as the evidence trains and attacks it."
 
 
 def evidence_suite() -> list[Adversary]:
-    """Nine attacks: forget only and balanced mix at three learning rates, retain→forget, two LoRA ranks."""
+    """Returns nine attacks: forget only and balanced mix at three learning rates, retain→forget, two LoRA ranks."""
     forget = Adversary("forget", "attacker", num_steps=300, batch_size=32)
     mix = Adversary("mix", mixture=ATTACKER_MIX, num_steps=600, batch_size=32)
     lora = Adversary("lora-mix", mixture=ATTACKER_MIX, num_steps=300, batch_size=32, learning_rate=2e-3)
@@ -50,17 +55,18 @@ def evidence_suite() -> list[Adversary]:
     ]
 
 
-def evidence(output: Path, workers: int = 2) -> None:
+def evidence(output: Path = Path("evidence"), workers: int = 2) -> None:
     """Trains, attacks and summarises everything; whatever is finished in `output` is not repeated.
 
     Args:
-        output (`Path`):
+        output (`Path`, *optional*, defaults to `Path("evidence")`):
             Folder for models, attack records, reports and `evidence.json`.
         workers (`int`, *optional*, defaults to `2`):
             Trainings or attacks that run at the same time.
     """
     quiet()
     console = Console()
+    hold(output)
     started = time.monotonic()
     for jobs in (
         [(world, "start", 0) for world in WORLDS],
@@ -74,13 +80,8 @@ def evidence(output: Path, workers: int = 2) -> None:
                 console.print(f"{time.monotonic() - started:6.0f} s  trained {futures[future]}")
         finally:
             pool.shutdown(cancel_futures=True)  # a training that fails is told at once, not after all others
-    for world_seed, seeds in WORLDS.items():
-        world = KnowledgeWorld(world_seed)
-        folder = output / f"world-{world_seed}"
-        models = {name: folder / name for name in ("random_mapping", *(_name(*job) for job in _phase_two(seeds)))}
-        floor = knowledge_model_path(world, "floor")
-        base = knowledge_model_path(world, "base")
-        attack_all(world, base, models, floor, evidence_suite(), folder, ATTACK_SEEDS, workers)
+    for world_seed in WORLDS:
+        attack_world(output, world_seed, workers)
         console.print(f"{time.monotonic() - started:6.0f} s  attacked world {world_seed}")
     table = summarise(output)
     write_json(output / "evidence.json", table)
@@ -88,18 +89,32 @@ def evidence(output: Path, workers: int = 2) -> None:
 
 
 def train_one(output: Path, world_seed: int, kind: str, seed: int) -> None:
-    """One training of the evidence, in a process of its own."""
+    """Trains one model of the evidence, in a process of its own."""
     quiet()
-    world = KnowledgeWorld(world_seed)
-    folder = output / f"world-{world_seed}"
-    start = folder / "random_mapping"
+    task, folder = world_task(world_seed), output / f"world-{world_seed}"
+    tar = tar_config(folder, seed)
     if kind == "start":
-        knowledge_model_path(world, "floor")
-        safeguard(world, knowledge_model_path(world, "base"), start)
-    elif kind == "tar":
-        harden(world, start, folder / _name(kind, seed), seed)
-    else:
-        control_without_adversary(world, start, folder / _name(kind, seed), seed, **CONTROLS[kind])
+        safeguard(task, knowledge_arguments(world_seed), tar, "random_mapping")
+        return
+    twin = folder / "random_mapping"
+    tar, adversaries = (
+        (tar, training_adversaries()) if kind == "tar" else control_without_adversary(tar, CONTROLS[kind])
+    )
+    harden(task.started_from(twin), tar, adversaries, twin, _name(kind, seed))
+
+
+def attack_world(output: Path, world_seed: int, workers: int) -> None:
+    """Attacks every model of one world, with base, twin and floor attacked alike; attacks already made are reused."""
+    folder, task = output / f"world-{world_seed}", world_task(world_seed)
+    twin = folder / "random_mapping"
+    task = task.started_from(twin)
+    args, tar = knowledge_arguments(world_seed, workers), tar_config(folder)
+    for name in ("random_mapping", *(_name(*job) for job in _phase_two(WORLDS[world_seed]))):
+        adversaries = training_adversaries() if name.startswith("tar") else []
+        made_in = list(dict.fromkeys([twin, folder / name]))
+        references = {"base": task.model, "twin": twin}
+        title = f"{name} on knowledge world {world_seed}"
+        attack(task, args, tar, adversaries, evidence_suite(), references, made_in, title, WHAT_IT_IS)
 
 
 def _phase_two(tar_seeds: tuple[int, ...]) -> list[tuple[str, int]]:
@@ -111,7 +126,7 @@ def _name(kind: str, seed: int) -> str:
 
 
 def summarise(output: Path) -> dict[str, Any]:
-    """Recovery and what was kept, for each model of each world, and over worlds and seeds of TAR.
+    """Summarises recovery and what was kept, for each model of each world, and over worlds and seeds of TAR.
 
     Intervals over worlds take one value a world (its mean over attacks and their seeds; TAR of seed 0), those over
     seeds of TAR one value a training."""
@@ -137,15 +152,15 @@ def summarise(output: Path) -> dict[str, Any]:
 
 
 def _over(values: list[float | None]) -> Estimate:
-    """t interval; no estimate where a value is missing, as the mean over the others would be of something else."""
+    """Returns the t interval, or no estimate where a value is missing, as the mean over the others would be of something else."""
     return t_interval([] if None in values else values)
 
 
 def _split_deviation(worlds: list[float], trainings: list[float], by_seed: list[list[float]]) -> dict[str, float]:
-    """Standard deviation of R that each level adds, by moments: the variance of means minus that of what is below."""
+    """Returns the standard deviation of R that each level adds, by moments: the variance of means minus that of what is below."""
     seeds = mean([_variance(values) for values in by_seed])
-    training = max(0.0, _variance(trainings) - seeds / len(ATTACK_SEEDS))
-    world = max(0.0, _variance(worlds) - training - seeds / len(ATTACK_SEEDS))
+    training = max(0.0, _variance(trainings) - seeds / len(by_seed[0]))
+    world = max(0.0, _variance(worlds) - training - seeds / len(by_seed[0]))
     return {"worlds": math.sqrt(world), "trainings": math.sqrt(training), "attack seeds": math.sqrt(seeds)}
 
 
@@ -179,10 +194,10 @@ def _summarise_world(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _recoveries(report: Report) -> dict[tuple[str, int], float]:
     found = {}
-    for attack in measured_attacks(report.attacks, report.references, report.config["chance"]):
-        if attack.record.finished:
-            assert attack.recovery is not None  # harm is measured, and the base knows the answers
-            found[attack.record.adversary, attack.record.seed] = attack.recovery
+    for measured in measured_attacks(report.attacks, report.references, report.config["chance"]):
+        if measured.record.finished:
+            assert measured.recovery is not None  # harm is measured, and the base knows the answers
+            found[measured.record.adversary, measured.record.seed] = measured.recovery
     return found
 
 
@@ -192,7 +207,7 @@ def _variance(values: list[float]) -> float:
 
 
 def markdown(table: dict[str, Any]) -> str:
-    """The README's table."""
+    """Returns the README's table."""
     rows = ["| world | model | attacks | R, mean | R, strongest attack | capability | bystander |"]
     rows.append("|---|---|---|---|---|---|---|")
     for world, models in table["worlds"].items():

@@ -1,4 +1,4 @@
-"""`trl-tar evidence-refusal`: what the refusal recipe came to on several worlds, as the table that the README quotes."""
+"""The refusal recipe on several worlds: a summary of finished runs, as the table that the README quotes."""
 
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,11 @@ DIFFERENCES = {
 
 
 def refusal_evidence(folder: Path) -> dict[str, Any]:
-    """Summary of the runs `world-W-seed-S` in the folder, as `evidence.json` and `table.md`.
+    """Summarises the runs `world-W-seed-S` in the folder, as `evidence.json` and `table.md`.
 
     Args:
         folder (`Path`):
-            Of finished runs of `recipes/refusal.py`, see `make evidence-refusal`.
+            Folder of finished runs of `recipes/refusal.py`, see `make evidence-refusal`.
 
     Returns:
         `dict`: `runs`, and intervals `over_worlds` (TAR of seed 0) and `over_trainings` (of the world with several).
@@ -56,7 +56,7 @@ def refusal_evidence(folder: Path) -> dict[str, Any]:
 
 
 def _models(report: Report) -> dict[str, dict[str, Any]]:
-    """Role → what was measured before and after attack: numbers, and for those after it intervals over attack seeds."""
+    """Returns role → what was measured before and after attack: numbers, and for those after it intervals over attack seeds."""
     records = {"model": report, **{role: report.references[role] for role in MODELS if role != "model"}}
     found = {}
     for role, record in records.items():
@@ -72,7 +72,7 @@ def _value(run: dict[str, dict[str, Any]], role: str, name: str) -> float:
 
 
 def _over(runs: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Estimate]]:
-    """Intervals with one value a run: of each model, and of the difference of twin and TAR."""
+    """Returns intervals with one value a run: of each model, and of the difference of twin and TAR."""
     table = {
         role: {n: t_interval([_value(run, role, n) for run in runs]) for n in (*BEFORE, *AFTER)} for role in MODELS
     }
@@ -81,7 +81,7 @@ def _over(runs: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Estimate
 
 
 def markdown(table: dict[str, Any]) -> str:
-    """One row a run and model, then the intervals."""
+    """Returns a table with one row a run and model, and the intervals below it."""
     lines = [f"| run | model | {' | '.join(COLUMNS.values())} |", "|---" * (len(COLUMNS) + 2) + "|"]
     for run, models in table["runs"].items():
         for role, label in MODELS.items():

@@ -1,5 +1,6 @@
-"""`trl-tar evidence-suites`: every suite of the red team against the models of a demo, with a table."""
+"""Every suite of the red team against the models of a demo, with a table."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,14 @@ from ..adversaries.suites import (
     preference_suite,
     weight_edit_suite,
 )
-from ..red_teaming.runner import red_team
+from ..pipeline.console import quiet
+from ..red_teaming.task_attack import red_team_task
 from ..report.intervals import mean, over_seeds, t_interval
 from ..report.report import Report
-from ..testbed.knowledge.attack_data import JAILBREAK, answer_reward, attack_datasets, prompt_templates
-from ..testbed.knowledge.metrics import knowledge_metrics, knowledge_zero_step_attacks
-from ..testbed.knowledge.models import knowledge_model_path
+from ..tasks.built_in import world_task
+from ..testbed.knowledge.attack_data import JAILBREAK, attack_datasets, prompt_templates
 from ..testbed.knowledge.world import KnowledgeWorld
 from ..views.page import write_pages
-from .console import quiet
 
 
 SCALE = 50  # learning rates of a model of 0.2 M parameters
@@ -35,7 +35,7 @@ RECOVERED = 0.1  # harm above the floor's by which an attack counts as one that 
 
 
 def world_suites() -> dict[str, list[Adversary]]:
-    """All suites, at the world's learning rates."""
+    """Returns all suites, at the world's learning rates."""
     return {
         "knowledge": knowledge_suite(NUM_STEPS, SCALE),
         "peft": peft_suite(NUM_STEPS, SCALE),
@@ -48,13 +48,13 @@ def world_suites() -> dict[str, list[Adversary]]:
     }
 
 
-def evidence_suites(demo: Path, output: Path, workers: int = 2) -> dict[str, Report]:
+def evidence_suites(demo: Path = Path("demo"), output: Path = Path("suites"), workers: int = 2) -> dict[str, Report]:
     """Attacks the twin and TAR of a finished `trl-tar demo` on world 0; whatever is finished in `output` is not repeated.
 
     Args:
-        demo (`Path`):
-            Its folder.
-        output (`Path`):
+        demo (`Path`, *optional*, defaults to `Path("demo")`):
+            Folder of that demo.
+        output (`Path`, *optional*, defaults to `Path("suites")`):
             Folder of attacks, one report and page a model, and `table.md`.
         workers (`int`, *optional*, defaults to `2`):
             Attacks that run at the same time.
@@ -63,28 +63,13 @@ def evidence_suites(demo: Path, output: Path, workers: int = 2) -> dict[str, Rep
     for name in MODELS:
         if not (demo / name / "model.safetensors").is_file():
             raise ValueError(f"{str(demo)!r} has no finished {name!r}. Run trl-tar demo --output {demo} first.")
-    world, suites = KnowledgeWorld(0), world_suites()
-    references = {
-        "base": knowledge_model_path(world, "base"),
-        "twin": demo / "random_mapping",
-        "floor": knowledge_model_path(world, "floor"),
-    }
+    suites, task = world_suites(), world_task(0)
+    task = replace(task, datasets=attack_datasets(KnowledgeWorld(0)), benign=None)  # the demo measures the benign task
+    attacks = [adversary for suite in suites.values() for adversary in suite]
+    references = {"base": task.model, "twin": demo / "random_mapping"}
     reports = {}
     for name, label in MODELS.items():
-        reports[name] = red_team(
-            demo / name,
-            [adversary for suite in suites.values() for adversary in suite],
-            attack_datasets(world),
-            knowledge_metrics(0),
-            SEEDS,
-            references,
-            output,
-            processing_class=world.tokenizer(),
-            zero_step_attacks=knowledge_zero_step_attacks(0),
-            rewards={"harm": answer_reward},
-            question_entities=world.question_entities(),
-            num_workers=workers,
-        )
+        reports[name] = red_team_task(task, demo / name, attacks, SEEDS, references, output, num_workers=workers)
         (output / name).mkdir(exist_ok=True)
         reports[name].save(output / name)
         write_pages(reports[name], output / name, f"{label} on the knowledge world")
@@ -95,7 +80,7 @@ def evidence_suites(demo: Path, output: Path, workers: int = 2) -> dict[str, Rep
 
 
 def table(suites: dict[str, list[Adversary]], twin: Report, model: Report) -> str:
-    """One row an attack: harm after it on the floor, the twin and the model, and the paired difference of the last two."""
+    """Returns a table with one row an attack: harm after it on the floor, the twin and the model, and the paired difference of the last two."""
     lines = ["| suite | attack | floor | twin | TAR | twin − TAR |", "|---|---|---|---|---|---|"]
     without_effect = []
     for suite, adversaries in suites.items():

@@ -1,0 +1,78 @@
+"""Phase 1 of the knowledge recipe: random mapping hides what a model should not say."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..tasks.task import Task, d_retain, kept
+from ..trainers.random_mapping_config import RandomMappingConfig
+from ..trainers.random_mapping_trainer import RandomMappingTrainer
+from ..trainers.tar_config import TARConfig
+from ..validation import check_at_least
+from .arguments import RecipeArguments
+from .steps import phase, shared_settings
+
+
+@dataclass
+class KnowledgeArguments(RecipeArguments):
+    """
+    Arguments of the knowledge recipe, in addition to those that both recipes share.
+
+    Args:
+        safeguard_steps (`int`, *optional*, defaults to `600`):
+            Steps of phase 1, random mapping; 0 where the model is safeguarded already.
+        safeguard_learning_rate (`float`, *optional*, defaults to `1e-5`), safeguard_warmup_steps (`int`, *optional*,
+        defaults to `100`):
+            Learning rate of phase 1, and the steps in which it rises from 0.
+        safeguard_batch_size (`int`, *optional*):
+            Rows of D_retain in a batch of phase 1 on one device; by default as many as in phase 2.
+        safeguard_forget_batch_size (`int`, *optional*), safeguard_forget_weight (`float`, *optional*, defaults to `1.0`):
+            Hazardous rows in a batch of phase 1 on one device, and the weight of their term.
+        safeguard_with_general (`bool`, *optional*, defaults to `False`):
+            Keep `general` as well as `retain` in phase 1 already.
+    """
+
+    safeguard_steps: int = field(default=600, metadata={"help": "Steps of phase 1, random mapping; 0 leaves it out."})
+    safeguard_learning_rate: float = field(default=1e-5, metadata={"help": "Of phase 1."})
+    safeguard_warmup_steps: int = field(default=100, metadata={"help": "Of phase 1."})
+    safeguard_batch_size: int | None = field(default=None, metadata={"help": "Of phase 1, on one device."})
+    safeguard_forget_batch_size: int | None = field(default=None, metadata={"help": "Of phase 1, on one device."})
+    safeguard_forget_weight: float = field(default=1.0, metadata={"help": "Of the mapping term in phase 1."})
+    safeguard_with_general: bool = field(default=False, metadata={"help": "Keep `general` in phase 1 already."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_from_0("safeguard_steps", "safeguard_warmup_steps", "safeguard_forget_weight")
+        self.check_above_0("safeguard_learning_rate")
+        check_at_least("The recipe", self, safeguard_batch_size=1)
+
+
+def safeguard(task: Task, args: KnowledgeArguments, tar: TARConfig, name: str = "safeguard") -> Path:
+    """Trains phase 1 into the folder `name` of the run; returns that folder, which holds the twin."""
+    shared = shared_settings(tar)
+    if args.safeguard_batch_size is not None:
+        shared["per_device_train_batch_size"] = args.safeguard_batch_size
+    settings = {
+        **shared,
+        "dataset_text_field": tar.dataset_text_field,
+        "max_steps": args.safeguard_steps,
+        "learning_rate": args.safeguard_learning_rate,
+        "warmup_steps": args.safeguard_warmup_steps,
+        "forget_batch_size": args.safeguard_forget_batch_size,
+        "forget_weight": args.safeguard_forget_weight,
+    }
+    retain, hidden = task.datasets["retain"], task.datasets["safeguard"]
+    return phase(
+        name,
+        task.model,
+        Path(tar.output_dir),
+        RandomMappingConfig(tar.output_dir, **settings),
+        lambda model, config: RandomMappingTrainer(
+            model,
+            config,
+            train_dataset=d_retain(task) if args.safeguard_with_general else retain,
+            forget_dataset=hidden,
+            processing_class=task.tokenizer,
+        ),
+        {**(kept(task) if args.safeguard_with_general else {"retain": retain}), "safeguard": hidden},
+        task.tokenizer,
+    )

@@ -1,0 +1,55 @@
+"""A red team on a task: the one place that says which of `red_team`'s arguments a task answers."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..adversaries.adversary import Adversary
+from ..report.report import Report
+from ..tasks.task import Task
+from .runner import red_team
+from .targets import Model
+
+
+def red_team_task(
+    task: Task,
+    model: Model,
+    adversaries: Sequence[Adversary],
+    seeds: Iterable[int],
+    references: Mapping[str, Model] | None = None,
+    output_dir: str | Path | None = None,
+    **settings: Any,
+) -> Report:
+    """Attacks a model and its references on a task.
+
+    Args:
+        task ([`Task`]):
+            Data sets, metrics, benign task and tokenizer; its own references are attacked too.
+        model (`str`, `Path` or [`~transformers.PreTrainedModel`]):
+            The model under attack, such as the task's model after hardening.
+        adversaries, seeds, references, output_dir:
+            As in [`red_team`].
+        **settings:
+            `num_workers`, `budget`, `evaluation_steps`, `max_length`, `bf16` and `chance`, as in [`red_team`].
+
+    Returns:
+        [`Report`]: with statistics and verdict.
+
+    Raises:
+        `ValueError`: for arguments that cannot be attacked with, before any work starts.
+    """
+    return red_team(
+        model,
+        adversaries,
+        task.datasets,
+        task.metrics,
+        seeds,
+        {**task.references, **(references or {})},
+        output_dir,
+        processing_class=task.tokenizer,
+        zero_step_attacks=task.zero_step_attacks,
+        benign=task.benign,
+        rewards=task.rewards,
+        question_entities=task.question_entities,
+        **settings,
+    )
