@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from started import CONFIGS
+from support.started import CONFIGS
 from trl import TrlParser
 
 from trl_tar import Adversary, TARConfig
