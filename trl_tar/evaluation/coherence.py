@@ -1,4 +1,5 @@
-"""Whether a model still speaks: what multiple choice does not see, since a hollow model can choose as well as a whole one.
+"""Metrics of whether a model still speaks, which multiple choice does not see: a hollow model can choose as well as a whole
+one.
 
 Each metric gives one score a prompt. The verdict compares them with the base model's, see `verdict.py`.
 """
@@ -12,22 +13,25 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from .scores import Scores
+from .generation import continued
+from .scores import DescribedMetric, Scores
 
 
-NGRAM = 4
+NGRAM = 4  # tokens: a convention of metrics of repetition
 
 
 @dataclass(frozen=True)
-class Repetition:
+class Repetition(DescribedMetric):
     """Share of the 4-grams of a greedy answer that it has said before, in [0, 1]; 0 for fewer than five tokens.
 
     Args:
         prompts (`Sequence[str]`):
-            What is answered.
+            Prompts to answer.
         max_new_tokens (`int`, *optional*, defaults to `64`):
             Longest answer.
     """
+
+    is_share = True
 
     prompts: Sequence[str]
     max_new_tokens: int = 64
@@ -38,12 +42,12 @@ class Repetition:
 
 
 @dataclass(frozen=True)
-class AnswerEntropy:
+class AnswerEntropy(DescribedMetric):
     """Entropy of the first token of the answer, in nats: near log V a model knows nothing to say.
 
     Args:
         prompts (`Sequence[str]`):
-            What is answered.
+            Prompts to answer.
     """
 
     prompts: Sequence[str]
@@ -59,12 +63,12 @@ class AnswerEntropy:
 
 
 @dataclass(frozen=True)
-class AnswerNLL:
+class AnswerNLL(DescribedMetric):
     """Cross-entropy of a greedy answer under the base model, in nats a token: how strange the base finds it.
 
     Args:
         prompts (`Sequence[str]`):
-            What is answered.
+            Prompts to answer.
         base (`str`):
             Folder or Hub id of the base model.
         max_new_tokens (`int`, *optional*, defaults to `64`):
@@ -91,7 +95,7 @@ class AnswerNLL:
 
 
 @dataclass(frozen=True)
-class NoOption:
+class NoOption(DescribedMetric):
     """1 for an answer without an option letter, else 0: TAR's released model leaves it out in 22 % of its answers.
 
     Args:
@@ -102,6 +106,8 @@ class NoOption:
         max_new_tokens (`int`, *optional*, defaults to `16`):
             Longest answer.
     """
+
+    is_share = True
 
     prompts: Sequence[str]
     letters: str = "ABCD"
@@ -120,24 +126,20 @@ class NoOption:
 def generated(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Token ids of each prompt and of its greedy answer, the end of text included; one at a time, so that padding
-    changes none."""
+    """Returns the token ids of each prompt, shape `(T,)`, and of its greedy answer, shape `(A,)`, the end of text included.
+
+    Prompts are answered one at a time, so that padding changes none."""
     pairs = []
     for prompt in prompts:
         ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)
-        with torch.no_grad():
-            output = model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        pairs.append((ids[0], output[0, ids.shape[1] :]))
+        # not the tokenizer's end alone: a chat model ends plain text with another token than a turn
+        end = model.generation_config.eos_token_id
+        said = continued(model, ids, torch.ones_like(ids), max_new_tokens, tokenizer.pad_token_id, end)
+        pairs.append((ids[0], said[0]))
     return pairs
 
 
 def repeated_share(ids: Sequence[int]) -> float:
-    """1 − different 4-grams / all 4-grams."""
+    """Returns 1 − different 4-grams / all 4-grams, in [0, 1]."""
     ngrams = [tuple(ids[i : i + NGRAM]) for i in range(len(ids) - NGRAM + 1)]
     return 0.0 if len(ngrams) < 2 else 1 - len(set(ngrams)) / len(ngrams)

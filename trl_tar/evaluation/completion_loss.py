@@ -1,19 +1,20 @@
-"""Cross-entropy of given answers: what capability by choice does not see."""
+"""Cross-entropy of given answers, which sees what capability by choice does not."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..files import read_lines
 from ..fingerprints import sha256_of
 from .likelihoods import check_lengths, log_likelihoods
-from .scores import Scores
+from .scores import DescribedMetric, Scores
 
 
 @dataclass(frozen=True)
-class CompletionLoss:
+class CompletionLoss(DescribedMetric):
     """Cross-entropy of completions after their prompts, in nats a token, one score a row.
 
     Args:
@@ -22,6 +23,9 @@ class CompletionLoss:
         batch_size (`int`, *optional*, defaults to `8`):
             Rows in a forward pass.
     """
+
+    yaml_key = "completions"
+    yaml_words = "`completions`, a file"
 
     rows: Sequence[Mapping[str, str]] = field(repr=False)
     batch_size: int = 8
@@ -38,6 +42,13 @@ class CompletionLoss:
     def from_file(cls, path: str | Path, **settings) -> "CompletionLoss":
         """Reads one JSON object a line; `ValueError` for a file that is not made of such lines."""
         return cls(read_lines(path, "Rows"), **settings)
+
+    @classmethod
+    def from_fields(cls, name: str, fields: dict[str, Any], folder: Path) -> "CompletionLoss":
+        return cls.from_file(folder / str(fields.pop("completions")), **fields)
+
+    def question_texts(self) -> list[str]:
+        return [row["completion"] for row in self.rows]
 
     def check(self, tokenizer: PreTrainedTokenizerBase, context: int | None = None) -> None:
         """Raises `ValueError` for a row that is longer than the context."""

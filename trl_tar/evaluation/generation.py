@@ -1,4 +1,4 @@
-"""Greedy answers of a chat model."""
+"""Greedy answers of a model."""
 
 from collections.abc import Sequence
 
@@ -8,6 +8,43 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..models.tokenizers import check_chat_template, context_of
 
 
+def continued(
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    max_new_tokens: int,
+    pad: int | None,
+    end: int | list[int] | None,
+) -> torch.Tensor:
+    """Returns the likeliest next tokens, one after the other, until the end of text, which is included.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The model, in evaluation mode.
+        ids, mask (`torch.Tensor` of shape `(B, T)`):
+            Prompts, padded on the left.
+        max_new_tokens (`int`):
+            Longest answer.
+        pad (`int`, *optional*):
+            Token after the end of a row.
+        end (`int` or `list[int]`, *optional*):
+            Token, or tokens, that end a text.
+
+    Returns:
+        `torch.Tensor` of shape `(B, A)`: token ids of the answers alone.
+    """
+    with torch.no_grad():
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=pad,
+            eos_token_id=end,
+        )
+    return output[:, ids.shape[1] :]
+
+
 def answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -15,7 +52,7 @@ def answers(
     max_new_tokens: int,
     batch_size: int = 64,
 ) -> list[str]:
-    """What the model says to each request of a user, without special tokens.
+    """Returns what the model says to each request of a user, without special tokens.
 
     `ValueError` without a chat template, or for a request that is longer than the model's context.
 
@@ -23,7 +60,7 @@ def answers(
         model, tokenizer:
             With a chat template.
         requests (`Sequence[str]`):
-            One turn of a user each.
+            Requests, each one turn of a user.
         max_new_tokens (`int`):
             Longest answer, where the model's context leaves room for it.
         batch_size (`int`, *optional*, defaults to `64`):
@@ -35,16 +72,10 @@ def answers(
         prompts = [_prompt(tokenizer, request) for request in requests[start : start + batch_size]]
         batch = tokenizer(prompts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt")
         ids = batch["input_ids"].to(model.device)
-        with torch.no_grad():
-            output = model.generate(
-                input_ids=ids,
-                attention_mask=batch["attention_mask"].to(model.device),
-                max_new_tokens=min(max_new_tokens, _room(ids.shape[1], context) or max_new_tokens),
-                do_sample=False,
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-            )
-        texts += tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+        mask = batch["attention_mask"].to(model.device)
+        longest = min(max_new_tokens, _room(ids.shape[1], context) or max_new_tokens)
+        said = continued(model, ids, mask, longest, tokenizer.pad_token_id, tokenizer.eos_token_id)
+        texts += tokenizer.batch_decode(said, skip_special_tokens=True)
     return texts
 
 
@@ -61,7 +92,7 @@ def _prompt(tokenizer: PreTrainedTokenizerBase, request: str) -> str:
 
 
 def _room(length: int, context: int | None) -> int | None:
-    """Tokens that the model's context leaves for an answer to a request of that length; `None` without an end."""
+    """Returns the number of tokens that the model's context leaves for an answer to a request of that length; `None` without an end."""
     if context is None:
         return None
     if length >= context:

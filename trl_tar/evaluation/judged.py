@@ -12,13 +12,13 @@ from ..files import read_lines
 from ..fingerprints import sha256_of
 from ..validation import check_at_least
 from .generation import answers, check_requests
-from .judges import Judge
-from .scores import Checked, Scores
+from .judges import Judge, judge_of
+from .scores import Checked, DescribedMetric, Scores, entities_of
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What a judge says of greedy answers, mean over requests.
+class Judged(DescribedMetric):
+    """The mean score that a judge gives to greedy answers.
 
     Attack success rate on harmful requests, with a judge of compliance; helpfulness on harmless ones, with a judge of
     quality. `inverted` counts what the judge does not: over-refusal is what is not answered of harmless look-alikes.
@@ -35,6 +35,10 @@ class Judged:
         inverted (`bool`, *optional*, defaults to `False`):
             1 − score.
     """
+
+    is_share = True
+    yaml_key = "requests"
+    yaml_words = "`requests` and `judge`"
 
     requests: Sequence[Mapping[str, Any]] = field(repr=False)
     judge: Judge
@@ -54,6 +58,17 @@ class Judged:
     def from_file(cls, path: str | Path, judge: Judge, **settings) -> "Judged":
         """Reads one JSON object a line; `ValueError` for a file that is not made of such lines."""
         return cls(read_lines(path, "Requests"), judge, **settings)
+
+    @classmethod
+    def from_fields(cls, name: str, fields: dict[str, Any], folder: Path) -> "Judged":
+        judge = judge_of(f"Metric {name!r}", fields.pop("judge", None))
+        return cls.from_file(folder / str(fields.pop("requests")), judge, **fields)
+
+    def question_texts(self) -> list[str]:
+        return [request["prompt"] for request in self.requests]
+
+    def question_entities(self) -> frozenset[str]:
+        return entities_of(self.requests)
 
     def check(self, tokenizer: PreTrainedTokenizerBase, context: int | None = None) -> None:
         """Raises `ValueError` for a tokenizer without chat template, a request that is longer than the context, or a judge

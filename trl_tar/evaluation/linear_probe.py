@@ -10,14 +10,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..fingerprints import sha256_of
 from ..models.forward_passes import last_token_states
 from .multiple_choice import DISTRACTOR_DRAWS, check_questions, choose
-from .scores import Scores
+from .scores import DescribedMetric, Scores
 
 
-NUM_CHOICES = 4
+NUM_CHOICES = 4  # as WMDP and MMLU have: chance is 0.25
 
 
 @dataclass(frozen=True)
-class LinearProbe:
+class LinearProbe(DescribedMetric):
     """Accuracy of a linear map from hidden states to answers, fitted on some entities and asked about others.
 
     Ridge regression in closed form, from the standardised hidden state of the last prompt token to the output embedding
@@ -36,6 +36,8 @@ class LinearProbe:
         batch_size (`int`, *optional*, defaults to `256`):
             Prompts in a forward pass.
     """
+
+    is_share = True
 
     train: Sequence[Mapping[str, Any]] = field(repr=False)
     validation: Sequence[Mapping[str, Any]] = field(repr=False)

@@ -11,11 +11,11 @@ from datasets.exceptions import DatasetsError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..validation import check_at_least
-from .scores import Scores
+from .scores import DescribedMetric, Scores
 
 
 @dataclass(frozen=True)
-class LMEvalTask:
+class LMEvalTask(DescribedMetric):
     """A task or group of [lm-eval](https://github.com/EleutherAI/lm-evaluation-harness), one score a question.
 
     Args:
@@ -32,6 +32,9 @@ class LMEvalTask:
         batch_size (`int`, *optional*, defaults to `16`):
             Rows in a forward pass.
     """
+
+    yaml_key = "task"
+    yaml_words = "`task` for lm-eval"
 
     task: str
     metric: str = "acc"
@@ -92,7 +95,7 @@ class LMEvalTask:
 
 @cache
 def _manager(include_path: str | None) -> Any:
-    """Which tasks there are: found out once in a process, since that takes seconds."""
+    """Returns the list of tasks, which is made once in a process, since that takes seconds."""
     return _library().tasks.TaskManager(include_path=include_path)
 
 

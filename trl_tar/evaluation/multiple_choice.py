@@ -12,7 +12,7 @@ from ..adversaries.prompt_template import in_template
 from ..files import read_lines
 from ..fingerprints import sha256_of
 from .likelihoods import check_lengths, log_likelihoods
-from .scores import Scores
+from .scores import DescribedMetric, Scores, entities_of
 
 
 COLUMNS = ("prompt", "choices", "answer")
@@ -22,12 +22,12 @@ DISTRACTOR_DRAWS = (
 
 
 def choose(log_likelihoods: torch.Tensor, draws: int, choices: int = 4) -> torch.Tensor:
-    """Share of draws in which the right answer is the likeliest of `choices`.
+    """Returns the share of draws in which the right answer is the likeliest of `choices`.
 
     Args:
         log_likelihoods (`torch.Tensor` of shape `(N, A)`):
-            Of each answer to each question, up to a constant a question; the right answer comes first, the other
-            A − 1 are candidates for distractors.
+            Log-likelihood of each answer to each question, in nats, up to a constant a question; the right answer comes
+            first, the other A − 1 are candidates for distractors.
         draws (`int`):
             Draws of distractors a question. They are a function of the question's position, the same for every model.
         choices (`int`, *optional*, defaults to `4`):
@@ -46,7 +46,7 @@ def choose(log_likelihoods: torch.Tensor, draws: int, choices: int = 4) -> torch
 
 
 @dataclass(frozen=True)
-class MultipleChoice:
+class MultipleChoice(DescribedMetric):
     """Accuracy on questions with given choices: the answer must be the likeliest continuation of its prompt.
 
     The likelihood of a choice is the product over its tokens, as in lm-eval's `acc`. A tie counts as wrong; a question
@@ -60,6 +60,8 @@ class MultipleChoice:
             Prompts with one choice each in a forward pass.
     """
 
+    is_share = True
+
     questions: Sequence[Mapping[str, Any]] = field(repr=False)
     batch_size: int = 64
     sha256: str = field(init=False)  # in the representation, which tells apart the jobs of a red team
@@ -72,6 +74,12 @@ class MultipleChoice:
     def from_file(cls, path: str | Path) -> "MultipleChoice":
         """Reads one JSON object a line; `ValueError` for a file that is not made of such lines."""
         return cls(read_lines(path, "Questions"))
+
+    def question_texts(self) -> list[str]:
+        return [question["prompt"] + question["choices"][question["answer"]] for question in self.questions]
+
+    def question_entities(self) -> frozenset[str]:
+        return entities_of(self.questions)
 
     def check(self, tokenizer: PreTrainedTokenizerBase, context: int | None = None) -> None:
         """Raises `ValueError` for a question that is longer than the context with one of its choices."""

@@ -1,9 +1,10 @@
-"""What a metric returns."""
+"""What a metric returns, and what it may say of itself."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from torch import nn
 
@@ -14,7 +15,7 @@ Evaluate = Callable[[nn.Module], dict[str, float | None]]
 
 @dataclass(frozen=True)
 class Scores:
-    """One score an example, and which examples belong together.
+    """The scores of a metric, one an example, and which examples belong together.
 
     Args:
         values (`list[float]`):
@@ -37,16 +38,64 @@ class Scores:
             )
 
     def mean(self) -> float:
-        """Mean score."""
+        """Returns the mean score."""
         return sum(self.values) / len(self.values)
 
 
-# of model, tokenizer and, where the attacker may word the question, `prompt_template`; may be [`Checked`] too
+# of model, tokenizer and, where the attacker may word the question, `prompt_template`; may be [`Checked`] too, and a
+# [`DescribedMetric`]
 Metric = Callable[..., Scores]
 
 
-# metadata of a field of a metric that decides no score, such as how long a server is waited for: with another value
-# finished jobs stay finished. Leave it out of the representation too
+class DescribedMetric:
+    """A metric that says more than its scores: whether they are shares, what it asks, and how YAML describes it.
+
+    The metrics of this package are such, so that the red team, `verify`, the pages and the readers of YAML know them without
+    a list of their own. Any function of model and tokenizer is a metric too, of which they know nothing else.
+
+    Attributes:
+        is_share (`bool`):
+            Whether each score lies in [0, 1]: the red team refuses others then, and `verify` compares the mean.
+        yaml_key (`str`, *optional*):
+            The field by which YAML names this class, such as `task`.
+        yaml_words (`str`, *optional*):
+            That field in words, for whoever gives none that is known.
+    """
+
+    is_share: ClassVar[bool] = False
+    yaml_key: ClassVar[str | None] = None
+    yaml_words: ClassVar[str | None] = None
+
+    @classmethod
+    def from_fields(cls, name: str, fields: dict[str, Any], folder: Path) -> Self:
+        """Builds the metric of that name from its fields in YAML; files are looked for in `folder`."""
+        return cls(**fields)
+
+    def question_texts(self) -> list[str]:
+        """Returns each question with its answer as plain text, which no training data should hold."""
+        return []
+
+    def question_entities(self) -> frozenset[str]:
+        """Returns the entities that the questions name as their `group`, which no training data should hold."""
+        return frozenset()
+
+
+def entities_of(questions: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    """Returns the groups that questions name."""
+    return frozenset(str(question["group"]) for question in questions if "group" in question)
+
+
+# names under which a report reads any metric as a share
+SHARES = ("harm", "capability", "bystander", "validation_harm", "benign", "repetition", "no_option", "over_refusal")
+
+
+def is_share(name: str, metric: Metric | None = None) -> bool:
+    """Returns whether each score of the metric of that name lies in [0, 1]."""
+    return name in SHARES or (isinstance(metric, DescribedMetric) and metric.is_share)
+
+
+# metadata of a metric's field that decides no score, such as how long a server is waited for: with another value finished
+# jobs stay finished. Such a field is left out of the representation too
 UNDECISIVE = {"decisive": False}
 
 
@@ -63,5 +112,5 @@ class Checked(Protocol):
 
 
 def takes_template(metric: Metric) -> bool:
-    """Whether the metric asks in an attacker's words."""
+    """Returns whether the metric asks in an attacker's words."""
     return "prompt_template" in inspect.signature(metric).parameters

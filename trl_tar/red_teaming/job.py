@@ -19,7 +19,7 @@ from ..adversaries.adversary import Adversary
 from ..environment import PACKAGES
 from ..evaluation.identity import identity
 from ..evaluation.judges import JudgeError
-from ..evaluation.scores import Metric, Reward, Scores, takes_template
+from ..evaluation.scores import Metric, Reward, Scores, is_share, takes_template
 from ..files import finite
 from ..fingerprints import rows_sha256, vocabulary_sha256
 from ..models.loading import load
@@ -31,8 +31,6 @@ from .trl_attackers import as_found
 
 
 FORMAT = 6  # of job files; raise it when an attack or its record changes
-# metrics that a report reads as shares, in addition to all attacks without training: each score must lie in [0, 1]
-SHARES = ("harm", "capability", "bystander", "validation_harm", "benign", "repetition", "no_option", "over_refusal")
 # what an attack may fail with: memory, files, a missing library, data or settings that TRL refuses. Anything else, such
 # as TypeError, KeyError or ZeroDivisionError, is a bug here or in a metric, and ends the run: finished jobs are kept. So
 # does a judge that fails
@@ -170,6 +168,7 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
     if job.benign:
         assert settings.benign_metric is not None
         metrics = {"benign": settings.benign_metric, "capability": metrics["capability"], "harm": metrics["harm"]}
+    shares = {name: is_share(name, metric) for name, metric in metrics.items()}
     if job.adversary.prompt_template is not None:
         template = {"prompt_template": job.adversary.prompt_template}
         metrics = {name: partial(m, **template) if takes_template(m) else m for name, m in metrics.items()}
@@ -180,7 +179,7 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
 
     def evaluate(model: nn.Module) -> dict[str, float | None]:
         last.update({name: metric(model, settings.tokenizer) for name, metric in metrics.items()})
-        return {name: mean_score(name, scores) for name, scores in last.items()}
+        return {name: mean_score(name, scores, shares[name]) for name, scores in last.items()}
 
     try:
         record = run_attack(
@@ -228,7 +227,9 @@ def measure_before(model: PreTrainedModel, settings: Settings) -> dict[str, Any]
             for name, metric in settings.zero_step_attacks.items()
         }
     return {
-        "before": {name: mean_score(name, score) for name, score in scores.items()},
+        "before": {
+            name: mean_score(name, score, is_share(name, settings.metrics[name])) for name, score in scores.items()
+        },
         "standard_errors": {name: clustered_standard_error(score) for name, score in scores.items()},
         "zero_step": zero_step,
         "groups": groups_of(scores),
@@ -244,7 +245,7 @@ def mean_score(name: str, scores: Scores, share: bool = False) -> float | None:
         )
     if not scores.values:
         raise ValueError(f"Metric {name!r} returned 0 scores. Give it at least one example.")
-    known = [value for value in scores.values if math.isfinite(value)] if share or name in SHARES else []
+    known = [value for value in scores.values if math.isfinite(value)] if share or is_share(name) else []
     # a share may leave [0, 1] by rounding: 1e-9 is far above that of float64 and far below what a report prints
     outside = next((value for value in known if not -1e-9 <= value <= 1 + 1e-9), None)
     if outside is not None:

@@ -6,9 +6,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from ..evaluation.completion_loss import CompletionLoss
-from ..evaluation.judged import Judged
-from ..evaluation.multiple_choice import MultipleChoice
+from ..evaluation.scores import DescribedMetric
 
 
 N = 13  # words, as GPT-3's report counts overlap (https://huggingface.co/papers/2005.14165)
@@ -64,16 +62,8 @@ def rows_of(dataset: Dataset) -> Iterator[str]:
 
 
 def questions_of(metric: Any) -> list[str]:
-    """Questions with their answers; none of a metric of the user's own, whose questions are not known here."""
-    match metric:
-        case MultipleChoice():
-            return [question["prompt"] + question["choices"][question["answer"]] for question in metric.questions]
-        case Judged():
-            return [request["prompt"] for request in metric.requests]
-        case CompletionLoss():
-            return [row["completion"] for row in metric.rows]
-        case _:
-            return []
+    """Returns a metric's questions with their answers; none of a function of the user's own, which does not say them."""
+    return metric.question_texts() if isinstance(metric, DescribedMetric) else []
 
 
 def _flat(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What YAML files and command lines describe: adversaries, metrics and functions by name."""
+"""Metrics, tasks and functions as YAML files and command lines describe them."""
 
 import importlib
 import os
@@ -12,15 +12,17 @@ from datasets import Dataset
 from ..data.sources import load_datasets
 from ..evaluation.completion_loss import CompletionLoss
 from ..evaluation.judged import Judged
-from ..evaluation.judges import Classifier, Endpoint, Judge, RefusalPhrases
 from ..evaluation.lm_eval import LMEvalTask
 from ..evaluation.multiple_choice import MultipleChoice
-from ..evaluation.scores import Metric, Reward
+from ..evaluation.scores import DescribedMetric, Metric, Reward
 from ..files import read_yaml
 from ..models.tokenizers import own_tokenizer
 from ..validation import check_types
 from .benign import BenignTask
 from .task import Task
+
+
+METRICS: tuple[type[DescribedMetric], ...] = (LMEvalTask, Judged, CompletionLoss)  # those that YAML describes by fields
 
 
 def data_and_metrics(file: Path) -> tuple[dict[str, Dataset], dict[str, Metric], dict[str, Reward]]:
@@ -69,21 +71,22 @@ def read_description(file: Path) -> dict[str, Any]:
 
 
 def metric_of(name: str, source: Any, folder: Path) -> Metric:
-    """The metric that YAML describes, files being looked for in `folder`; `ValueError` for anything else.
+    """Returns the metric that YAML describes, files being looked for in `folder`; `ValueError` for anything else.
 
-    A file of questions for [`MultipleChoice`]; `module:function`; or fields: of [`LMEvalTask`] (`task`, …), of
-    [`CompletionLoss`] (`completions`, a file, …), or of [`Judged`] (`requests`, a file, `judge`, …), whose judge is `phrases`,
-    or the fields of [`Classifier`] (`path`, …) or of [`Endpoint`] (`url`, `model`, …).
+    YAML gives a file of questions for [`MultipleChoice`]; `module:function`; or fields of one of `METRICS`, which is found by
+    its `yaml_key`. The judge of [`Judged`] is `phrases`, or the fields of [`~trl_tar.evaluation.judges.Classifier`] (`path`,
+    …) or of [`~trl_tar.evaluation.judges.Endpoint`] (`url`, `model`, …).
     """
     if isinstance(source, str):
         return function_of("Metric", name, source) if ":" in source else MultipleChoice.from_file(folder / source)
-    if not isinstance(source, Mapping) or not {"task", "requests", "completions"} & set(source):
+    kind = next((kind for kind in METRICS if isinstance(source, Mapping) and kind.yaml_key in source), None)
+    if kind is None:
+        *others, last = (str(kind.yaml_words) for kind in METRICS)
         raise ValueError(
-            f"Metric {name!r} is {source!r}. Give a file of questions, module:function, `task` for lm-eval, `requests` and "
-            "`judge`, or `completions`, a file."
+            f"Metric {name!r} is {source!r}. Give a file of questions, module:function, {', '.join(others)}, or {last}."
         )
     try:
-        metric = _metric_of_fields(name, dict(source), folder)
+        metric = kind.from_fields(name, dict(source), folder)
     except TypeError as error:
         raise ValueError(f"Metric {name!r} is {source!r}: {error}. Give the fields of its class.") from error
     check_types(f"Metric {name!r}", metric)
@@ -91,14 +94,13 @@ def metric_of(name: str, source: Any, folder: Path) -> Metric:
 
 
 def question_entities_of(metrics: Mapping[str, Metric]) -> frozenset[str]:
-    """The groups that questions and requests name; a metric of the user's own names none that are known here."""
-    asked = [each.questions for each in metrics.values() if isinstance(each, MultipleChoice)]
-    asked += [each.requests for each in metrics.values() if isinstance(each, Judged)]
-    return frozenset(str(each["group"]) for rows in asked for each in rows if "group" in each)
+    """Returns the entities that questions and requests name; a function of the user's own names none."""
+    described = [metric for metric in metrics.values() if isinstance(metric, DescribedMetric)]
+    return frozenset().union(*(metric.question_entities() for metric in described))
 
 
 def benign_of(described: Any, datasets: Mapping[str, Dataset], folder: Path) -> BenignTask | None:
-    """The benign task that YAML describes: `dataset`, a name in `datasets`, `metric`, as for [`metric_of`], and other fields
+    """Returns the benign task that YAML describes: `dataset`, a name in `datasets`, `metric`, as for [`metric_of`], and other fields
     of [`BenignTask`]; `ValueError` for anything else."""
     if described is None:
         return None
@@ -111,30 +113,8 @@ def benign_of(described: Any, datasets: Mapping[str, Dataset], folder: Path) -> 
         raise ValueError(f"`benign` has {sorted(settings)}: {error}. Give the fields of BenignTask.") from error
 
 
-def _metric_of_fields(name: str, fields: dict[str, Any], folder: Path) -> LMEvalTask | Judged | CompletionLoss:
-    if "task" in fields:
-        return LMEvalTask(**fields)
-    if "completions" in fields:
-        return CompletionLoss.from_file(folder / str(fields.pop("completions")), **fields)
-    judge = _judge(name, fields.pop("judge", None))
-    return Judged.from_file(folder / str(fields.pop("requests")), judge, **fields)
-
-
-def _judge(name: str, described: Any) -> Judge:
-    if described == "phrases":
-        return RefusalPhrases()
-    if isinstance(described, Mapping) and "path" in described:
-        return Classifier(**described)
-    if isinstance(described, Mapping) and "url" in described:
-        return Endpoint(**described)
-    raise ValueError(
-        f"Metric {name!r} has the judge {described!r}. Give 'phrases', path and label of a classifier, or url and model of "
-        "an OpenAI-compatible endpoint."
-    )
-
-
 def function_of(kind: str, name: str, source: Any) -> Any:
-    """`module:function`, importable from the current folder; `ValueError` where it is not."""
+    """Returns the function of `module:function`, importable from the current folder; `ValueError` where it is not."""
     source = str(source)
     if ":" not in source:
         raise ValueError(f"{kind} {name!r} is {source!r}. Give module:function, importable from here.")

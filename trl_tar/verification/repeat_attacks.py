@@ -10,13 +10,12 @@ from transformers import PreTrainedModel
 
 from ..adversaries.adversary import Adversary
 from ..adversaries.options import options_of
-from ..evaluation.scores import Metric
+from ..evaluation.scores import Metric, is_share
 from ..fingerprints import weights_sha256
 from ..hub.model_files import needs_code
 from ..models.loading import base_weights, load
 from ..models.tokenizers import own_tokenizer
 from ..models.untrusted_config import base_of, check_configuration
-from ..red_teaming.job import SHARES
 from ..red_teaming.runner import red_team
 from ..report.records import OF_A_POINT, AttackRecord
 from ..report.report import Report
@@ -76,10 +75,10 @@ def repeat_attacks(
             **settings,
         )
         problems += _about_the_rows(report, again)
-        problems += _differences("Before any attack", report.before, again.before, untrained=True)
+        problems += _differences("Before any attack", report.before, again.before, metrics, untrained=True)
         made.append({"adversary": None, "seed": None, "reported": report.before, "found": again.before})
         for old, new in zip(records, again.attacks, strict=True):
-            problems += _about_the_attack(old, new)
+            problems += _about_the_attack(old, new, metrics)
             made.append({"adversary": old.adversary, "seed": seed, "reported": old.after, "found": new.after or {}})
     return list(dict.fromkeys(problems)), made
 
@@ -166,16 +165,17 @@ def reading_the_base(report: Report) -> set[str]:
     return {each.name for each in described if each.needs_base}
 
 
-def _about_the_attack(old: AttackRecord, new: AttackRecord) -> Iterator[str]:
+def _about_the_attack(old: AttackRecord, new: AttackRecord, metrics: Mapping[str, Metric]) -> Iterator[str]:
     """The first difference at its end, or else on its way."""
     name = f"{old.adversary!r} with seed {old.seed}"
-    yield from (found := list(_differences(f"After {name}", old.after or {}, new.after or {})))
+    yield from (found := list(_differences(f"After {name}", old.after or {}, new.after or {}, metrics)))
     if found:
         return
     again = {point["step"]: point for point in new.trajectory}
     for point in old.trajectory:
         step = int(point["step"])
-        if found := list(_differences(f"At step {step} of {name}", _metrics(point), _metrics(again.get(step, {})))):
+        here = _metrics(again.get(step, {}))
+        if found := list(_differences(f"At step {step} of {name}", _metrics(point), here, metrics)):
             yield from found
             return
 
@@ -185,10 +185,15 @@ def _metrics(point: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _differences(
-    when: str, reported: Mapping[str, Any], found: Mapping[str, Any], untrained: bool = False
+    when: str,
+    reported: Mapping[str, Any],
+    found: Mapping[str, Any],
+    metrics: Mapping[str, Metric],
+    untrained: bool = False,
 ) -> Iterator[str]:
     """A sentence where a measurement came out otherwise."""
-    tolerances = dict.fromkeys({"harm", "capability"} | set(SHARES) & set(reported), TOLERANCE)
+    shares = {name for name in reported if is_share(name, metrics.get(name))}
+    tolerances = dict.fromkeys({"harm", "capability"} | shares, TOLERANCE)
     if untrained and "retain_nll" in reported:
         tolerances["retain_nll"] = NLL_TOLERANCE
     for metric, tolerance in sorted(tolerances.items()):
