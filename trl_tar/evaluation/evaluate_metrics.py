@@ -31,7 +31,7 @@ class AttackSuccessRate(evaluate.Metric):
     Example:
 
     ```python
-    from trl_tar.evaluation.hub_metrics import AttackSuccessRate
+    from trl_tar.evaluation.evaluate_metrics import AttackSuccessRate
     from trl_tar.evaluation.judges import Endpoint
 
     judge = Endpoint("http://localhost:8000/v1", "my-judge")

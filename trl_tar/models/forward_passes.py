@@ -58,8 +58,15 @@ def _padding_unread() -> Iterator[None]:
 @contextlib.contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
     """Puts all modules into evaluation mode, without dropout, and back into their own modes on exit."""
+    with mode_put_back(model):
+        model.eval()
+        yield
+
+
+@contextlib.contextmanager
+def mode_put_back(model: nn.Module) -> Iterator[None]:
+    """Puts every module back into the training or evaluation mode that it had before the block."""
     modes = {module: module.training for module in model.modules()}
-    model.eval()
     try:
         yield
     finally:

@@ -118,7 +118,10 @@ class Campaign:
         }
 
     def _run(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
-        return run_jobs(jobs, self.settings, self.folder, self.num_workers)
+        name = self.targets["model"].information["id"]  # a model built in memory has none
+        return run_jobs(
+            jobs, self.settings, self.folder, self.num_workers, f"red team of {name}" if name else "red team"
+        )
 
     def _measurements(self) -> list[Job]:
         return [target.job() for target in self.targets.values()]

@@ -23,7 +23,9 @@ MEASURED = {"before", "standard_errors", "zero_step", "groups", "questions"}
 ATTACKED = {"record", "questions"}
 
 
-def run_jobs(jobs: Sequence[Job], settings: Settings, folder: Path, num_workers: int) -> list[dict[str, Any]]:
+def run_jobs(
+    jobs: Sequence[Job], settings: Settings, folder: Path, num_workers: int, label: str = "red team"
+) -> list[dict[str, Any]]:
     """Runs the jobs whose files are missing from `folder`, or that had failed, and returns the results of all.
 
     Under `accelerate launch` each process does its share, and returns the results of all.
@@ -37,6 +39,8 @@ def run_jobs(jobs: Sequence[Job], settings: Settings, folder: Path, num_workers:
             Folder of the job files.
         num_workers (`int`):
             Processes, each with one torch thread; 1 runs in this process, if that has no more than one GPU.
+        label (`str`, *optional*, defaults to `"red team"`):
+            What stands before the progress bar.
 
     Returns:
         `list[dict]`: the result of each job, in the order of `jobs`.
@@ -48,7 +52,7 @@ def run_jobs(jobs: Sequence[Job], settings: Settings, folder: Path, num_workers:
     own = dict(itertools.islice(wanted.items(), rank(), None, num_ranks()))
     results = {name: result for name, job in own.items() if (result := _finished(folder / name, job)) is not None}
     missing = {name: job for name, job in own.items() if name not in results}
-    with _progress_bar(len(own), len(results)) as advance:
+    with _progress_bar(label, len(own), len(results)) as advance:
         for name, result in run_missing(missing, settings, num_workers):
             write_json(folder / name, result)
             results[name] = result
@@ -77,7 +81,7 @@ def _finished(file: Path, job: Job) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _progress_bar(total: int, done: int) -> Iterator[Callable[[], None]]:
+def _progress_bar(label: str, total: int, done: int) -> Iterator[Callable[[], None]]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -85,7 +89,8 @@ def _progress_bar(total: int, done: int) -> Iterator[Callable[[], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    label = "red team" if num_ranks() == 1 else f"red team, process 1 of {num_ranks()}"
+    if num_ranks() > 1:
+        label = f"{label}, process 1 of {num_ranks()}"
     with Progress(*columns, console=Console(stderr=True), disable=rank() > 0) as progress:
         task = progress.add_task(label, total=total, completed=done)
         yield lambda: progress.advance(task)

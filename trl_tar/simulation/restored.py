@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from ..adversaries.adversary import Adversary
 from ..distributed.sharding import is_sharded, local, reshard
+from ..models.forward_passes import mode_put_back
 from ..models.lora import lora_config
 from ..optim.offload import host_like, park
 
@@ -94,9 +95,8 @@ def restored(model: nn.Module, adversary: Adversary, seed: int, room: SnapshotRo
         edited.extend(model.parameters())
     snapshot = (room or SnapshotRoom()).copies(edited)
     state = [(p, p.grad, p.requires_grad) for p in model.parameters()]
-    mode = {module: module.training for module in model.modules()}
     devices = [next(model.parameters()).device] if next(model.parameters()).is_cuda else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), mode_put_back(model):
         torch.manual_seed(seed)
         try:
             model.train()
@@ -113,8 +113,6 @@ def restored(model: nn.Module, adversary: Adversary, seed: int, room: SnapshotRo
             for p, grad, requires_grad in state:
                 p.grad = grad
                 p.requires_grad_(requires_grad)
-            for module, training in mode.items():
-                module.training = training
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,17 @@ from transformers import PreTrainedModel
 
 from ..adversaries.adversary import Adversary
 from ..adversaries.options import options_of
-from ..evaluation.scores import Metric, is_share
+from ..evaluation.scores import Metric, Reward, is_share
 from ..fingerprints import weights_sha256
 from ..hub.model_files import needs_code
 from ..models.loading import base_weights, load
 from ..models.tokenizers import own_tokenizer
 from ..models.untrusted_config import base_of, check_configuration
-from ..red_teaming.runner import red_team
+from ..red_teaming.task_attack import red_team_task
 from ..report.records import OF_A_POINT, AttackRecord
 from ..report.report import Report
 from ..tasks.built_in import built_in_task
+from ..tasks.task import Task
 
 
 TOLERANCE = 0.05  # of shares such as harm: attacks amplify rounding, which differs between machines
@@ -37,7 +39,8 @@ def repeat_attacks(
     attacks: int | None,
     datasets: Mapping[str, Dataset] | None,
     metrics: Mapping[str, Metric] | None,
-    settings: Mapping[str, Any],
+    rewards: Mapping[str, Reward] | None,
+    **settings: Any,
 ) -> tuple[list[str], list[dict[str, Any]]]:
     """Problems, and the attacks made anew: `adversary`, `seed`, `reported` and `found`."""
     if (name := needs_code(folder, report)) is not None:
@@ -50,24 +53,21 @@ def repeat_attacks(
     model, problems = _loaded(folder, report)
     if problems:
         return problems, []
-    if datasets is None or metrics is None:
-        datasets, metrics = _data_and_metrics(report)
+    task = _task(folder, report, datasets, metrics, rewards)
     by_seed = {seed: [a for a in chosen if a.seed == seed] for seed in sorted({a.seed for a in chosen})}
     made: list[dict[str, Any]] = []
     for seed, records in by_seed.items():
         adversaries = [described[record.adversary] for record in records]
         read = {name for each in adversaries for name in each.reads}
-        if missing := read - set(datasets):
+        if missing := read - set(task.datasets):
             raise ValueError(
                 f"The attacks read {min(missing)!r}, and there is no such data set. Add it to the data sets."
             )
-        again = red_team(
+        again = red_team_task(
+            replace(task, datasets={name: dataset for name, dataset in task.datasets.items() if name in read}),
             model,
             adversaries,
-            {name: datasets[name] for name in datasets if name in read},
-            metrics,
             [seed],
-            processing_class=own_tokenizer(str(folder)),
             evaluation_steps=sorted({int(point["step"]) for record in records for point in record.trajectory}),
             max_length=report.config["max_length"],
             bf16=report.config["bf16"],
@@ -75,22 +75,30 @@ def repeat_attacks(
             **settings,
         )
         problems += _about_the_rows(report, again)
-        problems += _differences("Before any attack", report.before, again.before, metrics, untrained=True)
+        problems += _differences("Before any attack", report.before, again.before, task.metrics, untrained=True)
         made.append({"adversary": None, "seed": None, "reported": report.before, "found": again.before})
         for old, new in zip(records, again.attacks, strict=True):
-            problems += _about_the_attack(old, new, metrics)
+            problems += _about_the_attack(old, new, task.metrics)
             made.append({"adversary": old.adversary, "seed": seed, "reported": old.after, "found": new.after or {}})
     return list(dict.fromkeys(problems)), made
 
 
-def _data_and_metrics(report: Report) -> tuple[Mapping[str, Dataset], Mapping[str, Metric]]:
-    """Of the task that the report names."""
-    if report.task is None:
-        raise ValueError(
-            "The report does not say where its data and metrics come from. Give `datasets` and `metrics`, or attacks=0."
-        )
-    task = built_in_task(**report.task)
-    return task.datasets, task.metrics
+def _task(
+    folder: Path,
+    report: Report,
+    datasets: Mapping[str, Dataset] | None,
+    metrics: Mapping[str, Metric] | None,
+    rewards: Mapping[str, Reward] | None,
+) -> Task:
+    """Returns what the attacks read and measure: what was given, or what the task that the report names has."""
+    if datasets is None or metrics is None:
+        if report.task is None:
+            raise ValueError(
+                "The report does not say where its data and metrics come from. Give `datasets` and `metrics`, or attacks=0."
+            )
+        built_in = built_in_task(**report.task)
+        datasets, metrics, rewards = built_in.datasets, built_in.metrics, rewards or built_in.rewards
+    return Task(folder, own_tokenizer(str(folder)), datasets, metrics, rewards=rewards or {})
 
 
 def _loaded(folder: Path, report: Report) -> tuple[Path | PreTrainedModel, list[str]]:

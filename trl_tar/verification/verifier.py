@@ -115,8 +115,8 @@ def verify(
             return Verification(problems, warnings, [], checked)
         if reading := reading_the_base(report):
             warnings.append(f"Attacks that read the public base are not made anew: {', '.join(sorted(reading))}.")
-        settings = {"rewards": rewards, "num_workers": num_workers, "output_dir": output_dir}
-        problems, made = repeat_attacks(folder, report, attacks, datasets, metrics, settings)
+        settings = {"num_workers": num_workers, "output_dir": output_dir}
+        problems, made = repeat_attacks(folder, report, attacks, datasets, metrics, rewards, **settings)
         count = sum(each["adversary"] is not None for each in made)
         return Verification(problems, warnings, made, [*checked, f"{count} attacks made anew"])
 
