@@ -66,6 +66,10 @@ class DescribedMetric:
     yaml_key: ClassVar[str | None] = None
     yaml_words: ClassVar[str | None] = None
 
+    def __call__(self, model: Any, tokenizer: Any) -> Scores:
+        """Measures a model."""
+        raise NotImplementedError
+
     @classmethod
     def from_fields(cls, name: str, fields: dict[str, Any], folder: Path) -> Self:
         """Builds the metric of that name from its fields in YAML; files are looked for in `folder`."""

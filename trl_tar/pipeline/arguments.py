@@ -1,4 +1,4 @@
-"""Arguments that both recipes share."""
+"""Arguments that both recipes share, and the task that they describe."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..validation import check_types
 @dataclass
 class RecipeArguments:
     """
-    Arguments that the recipes share. Those of phase 2 are the fields of [`TARConfig`], beside them.
+    Arguments that the recipes share. Those of phase 2 are the fields of [`TARConfig`], which YAML has next to them.
 
     Args:
         model_name_or_path (`str`, *optional*):
@@ -28,20 +28,21 @@ class RecipeArguments:
             Seed of an embedded world, or the name of another task that comes with the package, in place of model, data
             sets, metrics and benign task.
         data (`dict`, *optional*):
-            Name → file, or fields of [`~trl_tar.data.sources.DataSource`]. In YAML.
+            Name → file, or fields of [`~trl_tar.data.sources.DataSource`]. Given in YAML.
         metrics (`dict`, *optional*):
-            Name → file of questions, `module:function`, or fields, see [`~trl_tar.tasks.from_yaml.metric_of`]. In YAML.
+            Name → file of questions, `module:function`, or fields, see [`~trl_tar.tasks.from_yaml.metric_of`]. Given in
+            YAML.
         benign (`dict`, *optional*):
             What a harmless user should still learn: `dataset`, a name in `data`, `metric`, as in `metrics`, and other fields
-            of [`BenignTask`]. In YAML.
+            of [`BenignTask`]. Given in YAML.
         adversaries (`list`, *optional*):
-            A_train: fields of [`Adversary`] each. In YAML.
+            A_train, as the fields of each [`Adversary`]. Given in YAML.
         adversaries_file (`str`, *optional*):
             YAML file with such a list, in place of `adversaries`.
         repair_steps (`int`, *optional*, defaults to `0`):
             Supervised steps on D_retain after TAR; 0 leaves them out.
         repair_learning_rate (`float`, *optional*, defaults to `1e-5`):
-            Of the repair.
+            Learning rate of the repair.
         attacks (`str`, *optional*):
             Suite of the red team by name, or a YAML file; the recipe's own by default.
         attack_steps (`int`, *optional*), attack_learning_rate_scale (`float`, *optional*):
@@ -85,7 +86,7 @@ class RecipeArguments:
     license: str | None = field(default=None, metadata={"help": "Licence of the weights, as the Hub names it."})
 
     def __post_init__(self):
-        """`ValueError` for what is of another type than its field, out of range, or read by nothing."""
+        """Raises `ValueError` for a value of another type than its field, out of range, or read by nothing."""
         if type(self.world) is int:  # as YAML has a seed
             self.world = str(self.world)
         check_types("The recipe", self)
@@ -110,7 +111,7 @@ class RecipeArguments:
                 raise ValueError(f"The recipe has {name}={getattr(self, name)}. Use a finite number above 0.")
 
     def training_adversaries(self) -> list[Adversary]:
-        """A_train from YAML or its own file; `ValueError` for none, or both."""
+        """Returns A_train from YAML or its own file; raises `ValueError` for none, or both."""
         if (self.adversaries is None) == (self.adversaries_file is None):
             raise ValueError("The recipe needs either `adversaries` or `adversaries_file`. Give one of them.")
         if self.adversaries is not None:
@@ -119,10 +120,20 @@ class RecipeArguments:
 
 
 def described_task(args: RecipeArguments, needed: tuple[str, ...], pad_token: str | None = None) -> Task:
-    """From model, `data`, `metrics` and `benign`; `ValueError` where one of the first three is missing, before anything is
-    loaded.
+    """Returns the task that model, `data`, `metrics` and `benign` describe; the groups that questions name are the entities
+    that no data set may hold.
 
-    The groups that questions name are the entities that no data set may hold."""
+    Args:
+        args ([`RecipeArguments`]):
+            Arguments of a recipe without `world`.
+        needed (`tuple[str, ...]`):
+            Names that `data` must have.
+        pad_token (`str`, *optional*):
+            One of the tokenizer's tokens, to pad with.
+
+    Raises:
+        `ValueError`: if model, `data` or `metrics` are missing, before anything is loaded, or cannot be read.
+    """
     if args.model_name_or_path is None or not args.data:
         raise ValueError("The recipe needs `model_name_or_path` and `data`, or `world`. Give them in its YAML file.")
     if args.attack_seeds and not args.metrics:
@@ -131,7 +142,7 @@ def described_task(args: RecipeArguments, needed: tuple[str, ...], pad_token: st
     if missing:
         raise ValueError(f"`data` has {sorted(args.data)}, without {missing[0]!r}. Add the data set under that name.")
     check_models({"model": args.model_name_or_path})
-    metrics = {name: metric_of(name, each, Path()) for name, each in (args.metrics or {}).items()}
+    metrics = {name: metric_of(name, source, Path()) for name, source in (args.metrics or {}).items()}
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
     if pad_token is not None:
         if pad_token not in tokenizer.get_vocab():

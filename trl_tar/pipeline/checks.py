@@ -1,4 +1,4 @@
-"""What a recipe refuses before its first phase, and what its data have in common."""
+"""Checks of a recipe before its first phase, and the overlap of its data."""
 
 import torch
 from datasets import Dataset
@@ -39,7 +39,7 @@ def check(
 ) -> None:
     """Raises `ValueError` for what phase 2, the repair or the red team would refuse, before phase 1 begins.
 
-    Cuts rows to the model's context, and says where red team and training have text in common."""
+    Lowers `max_length` to the model's context, and prints how much text red team and training have in common."""
     tar.check()
     check_max_length(tar.max_length)
     _check_sizes(tar)
@@ -48,11 +48,12 @@ def check(
     check_memory_modes(tar, adversaries, sharded=False)  # what FSDP2 forbids, TARTrainer says
     check_tokenizer(task.tokenizer, str(task.model))
     _check_trained_on(task, tar, adversaries)
-    every = [*adversaries, *(each for attack in suite for each in attack.sequence)]
-    _check_lora(task, every)
-    every = every if args.attack_seeds else adversaries
+    both = [*adversaries, *(single for attack in suite for single in attack.sequence)]
+    _check_lora(task, both)
+    made = both if args.attack_seeds else adversaries
     for name, dataset in task.datasets.items():
-        wanted = max((rows for each in every for of, rows in each.rows_per_batch().items() if of == name), default=1)
+        batches = (rows for adversary in made for read, rows in adversary.rows_per_batch().items() if read == name)
+        wanted = max(batches, default=1)
         if name == "tamper_resistance":
             wanted = max(wanted, tar.tamper_resistance_batch_size)
         check_prompts(f"data.{name}", dataset, task.tokenizer, tar.max_length, max(1, min(wanted, len(dataset))))
@@ -97,7 +98,7 @@ def check_safeguard(task: Task, tar: TARConfig, forget_batch_size: int | None) -
 
 
 def _check_trained_on(task: Task, tar: TARConfig, adversaries: list[Adversary]) -> None:
-    """What phase 2 reads, with the same checks; rows are counted before those without a token to predict are dropped."""
+    """Checks what phase 2 reads as phase 2 does; rows are counted before those without a token to predict are dropped."""
     checked_adversaries(adversaries, task.datasets, tar)
     check_adversary_batches(adversaries, task.datasets)
     held_out = task.datasets["tamper_resistance"]
@@ -127,7 +128,7 @@ def _check_general(task: Task, text_field: str) -> None:
 
 
 def _check_lora(task: Task, adversaries: list[Adversary]) -> None:
-    """What phase 2 and the red team would refuse of adapters, by the names of the model's modules."""
+    """Raises `ValueError` for adapters that phase 2 or the red team would refuse, by the names of the model's modules."""
     config = AutoConfig.from_pretrained(whole_model(str(task.model)), trust_remote_code=False)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
@@ -155,17 +156,18 @@ def _check_attacks(task: Task, args: RecipeArguments, tar: TARConfig, suite: lis
 
 
 def attacked_with(task: Task, suite: list[Adversary]) -> dict[str, Dataset]:
-    """The data sets that the red team reads."""
+    """Returns the data sets that the red team reads, each under its name."""
     read = {name for adversary in suite for name in adversary.reads}
     return {name: dataset for name, dataset in task.datasets.items() if name in read}
 
 
-# data sets that phases read, beside those of the adversaries
+# data sets that phases read, in addition to those of the adversaries
 TRAINED_ON = ("safeguard", "preferences", "retain", "general", "tamper_resistance")
 
 
 def overlap(task: Task, adversaries: list[Adversary], suite: list[Adversary]) -> dict[str, dict[str, float]]:
-    """Of the red team's data with the data of all phases, and of the questions with both; see [`contamination`]."""
+    """Returns the overlap of the red team's data with the data of all phases, and of the questions with both, as
+    [`contamination`] does."""
     trained_on = {*TRAINED_ON, *(name for each in adversaries for name in each.datasets)} & set(task.datasets)
     attacked = set(attacked_with(task, suite)) - trained_on
     questions = {f"{QUESTIONS}{name}": questions_of(metric) for name, metric in task.metrics.items()}

@@ -19,7 +19,21 @@ from .run_folder import LOG, UNWRITTEN
 
 
 def train_phase(trainer: Trainer, folder: Path) -> Path:
-    """Trains from the last complete checkpoint, if there is one, and leaves model, tokenizer and log in the folder."""
+    """Trains from the last complete checkpoint, if there is one, and leaves model, tokenizer and log in the folder.
+
+    Args:
+        trainer ([`~transformers.Trainer`]):
+            The trainer, whose `output_dir` is the folder.
+        folder (`Path`):
+            Folder of the phase.
+
+    Returns:
+        `Path`: the folder.
+
+    Raises:
+        `ValueError`: if training ended in weights that are no finite numbers.
+        `OSError`: if the disk is full; the phase goes on from its last checkpoint.
+    """
     for noisy in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(noisy)
     trainer.add_callback(_NoCheckpointAtTheEnd())
@@ -49,7 +63,7 @@ def train_phase(trainer: Trainer, folder: Path) -> Path:
 
 
 def _check_finite(trainer: Trainer, folder: Path) -> None:
-    """Raises `ValueError`, on every device, where training ended in weights that are no numbers."""
+    """Raises `ValueError`, on every device, where training ended in weights that are no finite numbers."""
     broken = [float(not local(p.detach()).isfinite().all()) for p in trainer.model.parameters()]
     count = torch.tensor(sum(broken), device=trainer.accelerator.device)
     all_reduce([count])
@@ -61,31 +75,32 @@ def _check_finite(trainer: Trainer, folder: Path) -> None:
 
 
 def _without_nan(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry of a log with `None` where JSON has no number."""
+    """Returns an entry of a log with `None` where JSON has no number."""
     return {name: finite(value) if isinstance(value, float) else value for name, value in entry.items()}
 
 
 def _unwritten(error: Exception) -> str | None:
-    """Why a file could not be written, such as a full disk; `None` for any other error."""
+    """Returns why a file could not be written, such as a full disk, or `None` for any other error."""
     if isinstance(error, OSError):
         number = error.errno
     else:
-        found = re.search(r"\(os error (\d+)\)", str(error))  # safetensors tells it in its text alone
+        found = re.search(r"\(os error (\d+)\)", str(error))  # safetensors says it in its text alone
         number = int(found[1]) if found else None
     if number in UNWRITTEN:
         return os.strerror(number)
-    cut_off = any(told in str(error) for told in ("unexpected pos", "PytorchStreamWriter failed writing"))
+    cut_off = any(text in str(error) for text in ("unexpected pos", "PytorchStreamWriter failed writing"))
     return "a file of its checkpoint was cut off" if cut_off else None  # torch.save gives no reason
 
 
 def _last_complete_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint with the file that transformers writes last: a kill, or a full disk, can leave half of one."""
-    complete = [each for each in folder.glob("checkpoint-*") if _is_json(each / "trainer_state.json")]
-    return str(max(complete, key=lambda each: int(each.name.split("-")[1]))) if complete else None
+    """Returns the newest checkpoint that has the file which transformers writes last: a kill, or a full disk, can leave half
+    of one."""
+    complete = [place for place in folder.glob("checkpoint-*") if _is_json(place / "trainer_state.json")]
+    return str(max(complete, key=lambda place: int(place.name.split("-")[1]))) if complete else None
 
 
 def _is_json(file: Path) -> bool:
-    """Whether it is there, and whole."""
+    """Returns whether the file is there, and whole."""
     try:
         json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -94,7 +109,7 @@ def _is_json(file: Path) -> bool:
 
 
 class _NoCheckpointAtTheEnd(TrainerCallback):
-    """Where a run is killed while its model is saved: from a checkpoint of its last step, transformers makes one step more."""
+    """Writes no checkpoint of the last step: a run that is killed while its model is saved would make one step more from it."""
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step >= state.max_steps:
@@ -102,7 +117,7 @@ class _NoCheckpointAtTheEnd(TrainerCallback):
 
 
 class _ProgressBar(TrainerCallback):
-    """One bar with the time left, in place of the trainer's own lines."""
+    """Shows one bar with the time left, in place of the trainer's own lines."""
 
     def __init__(self, label: str):
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is and what is finished."""
+"""The folder of a run: which run it belongs to, and what is finished."""
 
 import errno
 import json
@@ -18,7 +18,8 @@ LOG = "log_history.json"  # written last: it says that the phase is finished
 
 
 def check_run(folder: Path, run: dict[str, Any]) -> None:
-    """Notes in `run.json` what the folder is for; `ValueError`, which names what differs, if it is already for something else."""
+    """Notes in `run.json` what the folder is for; raises `ValueError`, which names what differs, if it is already for
+    something else."""
     file = folder / "run.json"
     run = json.loads(json.dumps(run))
     if not file.is_file():
@@ -43,15 +44,15 @@ _HELD: dict[Path, FileLock | None] = {}  # the first process of a run has the lo
 
 
 def hold(folder: Path) -> None:
-    """Keeps the folder to this run until [`release`] or its end, also by a kill; `ValueError`, in every process of the run,
-    where another run works in it."""
+    """Keeps the folder to this run until [`release`] or its end, also by a kill; raises `ValueError`, in every process of the
+    run, where another run works in it."""
     folder = folder.resolve()
     if folder in _HELD:
         return
     refused = _locked(folder) if rank() == 0 else None
-    told = gathered({} if refused is None else {"refused": refused})
-    if told:
-        raise ValueError(told["refused"])
+    refusals = gathered({} if refused is None else {"refused": refused})
+    if refusals:
+        raise ValueError(refusals["refused"])
     _HELD.setdefault(folder, None)
 
 
@@ -63,7 +64,7 @@ def release() -> None:
 
 
 def _locked(folder: Path) -> str | None:
-    """Locks the folder; why not, where that is so."""
+    """Locks the folder; returns why not, where it cannot."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
@@ -72,14 +73,14 @@ def _locked(folder: Path) -> str | None:
         return f"Another process works in {str(folder)!r}. Wait for it, or give another output_dir."
     except OSError as error:
         return f"{str(folder)!r} cannot be written ({error.strerror}). Give another output_dir."
-    except NotImplementedError:  # of a file system without locks
+    except NotImplementedError:  # a file system without locks
         return None
     _HELD[folder] = lock
     return None
 
 
 def _differing(held: Any, wanted: Any) -> str:
-    """Names of those parts that are not the same, in brackets."""
+    """Returns the names of those parts that are not the same, in brackets."""
     if not isinstance(held, dict) or not isinstance(wanted, dict):
         return ""
     names = [name for name in sorted({*held, *wanted}) if held.get(name) != wanted.get(name)]
@@ -87,15 +88,14 @@ def _differing(held: Any, wanted: Any) -> str:
 
 
 def is_finished(folder: Path, run: dict[str, Any]) -> bool:
-    """Whether the folder holds the model of this run; `ValueError` where it is for another."""
+    """Returns whether the folder holds the finished model of this run; raises `ValueError` where it is for another."""
     check_run(folder, run)
     return (folder / LOG).is_file() and any(folder.glob(WEIGHTS))
 
 
 def training_record(folders: Iterable[Path]) -> dict[str, Any] | None:
-    """What was trained in each folder, one phase after the other, from the `run.json` there: the field `training` of a report.
-
-    `None` where no folder has one."""
+    """Returns what was trained in each folder, one phase after the other, from the `run.json` there: the field `training` of
+    a report. `None` where no folder has one."""
     files = [folder / "run.json" for folder in folders]
     phases = [
         {"name": file.parent.name, "adversaries": [], **json.loads(file.read_text(encoding="utf-8"))}

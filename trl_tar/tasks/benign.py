@@ -37,7 +37,7 @@ class BenignTask:
             object.__setattr__(self, name, coerced("The benign task", name, getattr(self, name), to))
 
     def adversary(self) -> Adversary:
-        """The same machinery trains it as runs an attack."""
+        """Returns the training as an adversary, since the same machinery runs it as an attack."""
         return Adversary(
             "benign",
             "benign",
@@ -47,5 +47,5 @@ class BenignTask:
         )
 
     def evaluation_steps(self) -> tuple[int, ...]:
-        """A fine grid, as half of the gain must be found on it."""
+        """Returns 21 steps, a grid fine enough to find the half of the gain on it."""
         return tuple(sorted({round(i * self.num_steps / 20) for i in range(21)}))

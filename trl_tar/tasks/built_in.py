@@ -30,7 +30,7 @@ from .task import Task
 
 COUNTRIES = "countries"
 ANIMAL_POEMS = "animal-poems"
-# what a card says of the task
+# descriptions for the card
 REFUSAL_WORLD = (
     "A language model of 0.2 M parameters in an invented world of objects, made to refuse requests of one kind, a stand-in "
     "for harmful ones."
@@ -52,14 +52,14 @@ COUNTRIES_HIDDEN = (
 
 
 def refusal_task(world: str) -> Task:
-    """The refusal world of that seed, or `"animal-poems"`: what SmolLM2-135M-Instruct learns to refuse."""
+    """Returns the refusal world of that seed, or `"animal-poems"`: what SmolLM2-135M-Instruct learns to refuse."""
     if world == ANIMAL_POEMS:
         return animal_poems_task()
     return refusal_world_task(_seed(world, ANIMAL_POEMS))
 
 
 def refusal_world_task(seed: int) -> Task:
-    """The refusal world; general chat is the model's own answers to random requests."""
+    """Returns the refusal world of that seed as a task; its general chat is the base model's own answers to random requests."""
     world = RefusalWorld(seed)
     path = refusal_model_path(world)
     data = world.datasets()
@@ -78,14 +78,14 @@ def refusal_world_task(seed: int) -> Task:
 
 
 def knowledge_task(world: str) -> Task:
-    """The knowledge world of that seed, or `"countries"`: what SmolLM2-135M-Instruct knows of countries, to be hidden."""
+    """Returns the knowledge world of that seed, or `"countries"`: what SmolLM2-135M-Instruct knows of countries, to be hidden."""
     if world == COUNTRIES:
         return countries_task()
     return world_task(_seed(world, COUNTRIES))
 
 
 def built_in_task(kind: str, world: str) -> Task:
-    """The task of [`Task.built_in`]; `ValueError` where there is none of that name."""
+    """Returns the task that [`Task.built_in`] names; raises `ValueError` where there is none of that name."""
     tasks = {"refusal": refusal_task, "knowledge": knowledge_task}
     if kind not in tasks:
         raise ValueError(f"There is no kind of task {kind!r}. Use {' or '.join(map(repr, tasks))}.")
@@ -120,7 +120,7 @@ def _general_text(world: KnowledgeWorld, model: str | Path) -> Dataset:
 
 
 def animal_poems_task() -> Task:
-    """SmolLM2 and poems about animals, asked for where it can write them; it keeps poems about things, plain questions about
+    """Returns the task of SmolLM2 and poems about animals, asked for where it can write them; it keeps poems about things, plain questions about
     animals, and its chat."""
     path = str(smollm2_path())
     tokenizer = AutoTokenizer.from_pretrained(path)
@@ -140,7 +140,7 @@ def animal_poems_task() -> Task:
 
 
 def countries_task() -> Task:
-    """SmolLM2 and facts about countries, asked where it knows them; it keeps the chemical elements and its chat."""
+    """Returns the task of SmolLM2 and facts about countries, asked where it knows them; it keeps the chemical elements and its chat."""
     path = str(smollm2_path())
     tokenizer = AutoTokenizer.from_pretrained(path)
     chat, kept = general_instructions(path)
@@ -174,7 +174,7 @@ def countries_task() -> Task:
 def _known_facts(
     path: str, tokenizer: PreTrainedTokenizerBase, wanted: Mapping[str, Sequence[Item]]
 ) -> dict[str, list[Item]]:
-    """Metric → those of the facts that the model knows, worked out once and kept in the cache folder."""
+    """Returns metric → those of the facts that the model knows, worked out once and kept in the cache folder."""
     file = cache_folder() / f"known-{origin(path)[:16]}-{sum(map(len, wanted.values()))}.json"
     if not file.is_file():
         model = AutoModelForCausalLM.from_pretrained(path, dtype="float32").eval()
