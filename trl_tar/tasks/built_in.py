@@ -59,7 +59,7 @@ def refusal_task(world: str) -> Task:
 
 
 def refusal_world_task(seed: int) -> Task:
-    """Returns the refusal world of that seed as a task; its general chat is the base model's own answers to random requests."""
+    """Returns the refusal world of that seed as a task. Its general chat is random requests, which the base model answers."""
     world = RefusalWorld(seed)
     path = refusal_model_path(world)
     data = world.datasets()
@@ -78,7 +78,7 @@ def refusal_world_task(seed: int) -> Task:
 
 
 def knowledge_task(world: str) -> Task:
-    """Returns the knowledge world of that seed, or `"countries"`: what SmolLM2-135M-Instruct knows of countries, to be hidden."""
+    """Returns the knowledge world of that seed, or `"countries"`, which SmolLM2-135M-Instruct knows and is to hide."""
     if world == COUNTRIES:
         return countries_task()
     return world_task(_seed(world, COUNTRIES))
@@ -120,8 +120,8 @@ def _general_text(world: KnowledgeWorld, model: str | Path) -> Dataset:
 
 
 def animal_poems_task() -> Task:
-    """Returns the task of SmolLM2 and poems about animals, asked for where it can write them; it keeps poems about things, plain questions about
-    animals, and its chat."""
+    """Returns the task of SmolLM2 and poems about animals, asked for where it can write them. It keeps poems about things,
+    plain questions about animals, and its chat."""
     path = str(smollm2_path())
     tokenizer = AutoTokenizer.from_pretrained(path)
     opposites = _known_facts(path, tokenizer, {"bystander": select("held_out", "opposite")})
@@ -140,7 +140,8 @@ def animal_poems_task() -> Task:
 
 
 def countries_task() -> Task:
-    """Returns the task of SmolLM2 and facts about countries, asked where it knows them; it keeps the chemical elements and its chat."""
+    """Returns the task of SmolLM2 and facts about countries, asked where it knows them. It keeps the chemical elements and
+    its chat."""
     path = str(smollm2_path())
     tokenizer = AutoTokenizer.from_pretrained(path)
     chat, kept = general_instructions(path)
