@@ -6,8 +6,8 @@ import re
 import pytest
 from support.repository import PROSE, ROOT, part, rows, says
 
-from trl_tar.cli.evidence import CONTROLS, WORLDS, _over, evidence_suite, markdown
-from trl_tar.cli.evidence_refusal import markdown as markdown_refusal
+from trl_tar.evidence.knowledge import CONTROLS, WORLDS, _over, evidence_suite, markdown
+from trl_tar.evidence.refusal import markdown as markdown_refusal
 from trl_tar.report.intervals import mean
 from trl_tar.report.recovery import recovery
 from trl_tar.report.report import Report
