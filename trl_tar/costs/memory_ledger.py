@@ -1,4 +1,4 @@
-"""Where the memory of a training is: bytes of live storages by kind and place, and their peak."""
+"""A ledger of the memory of a training: bytes of live storages by kind and place, and their peak."""
 
 import weakref
 from collections.abc import Iterable, Mapping
@@ -17,22 +17,22 @@ Bytes = dict[str, dict[str, int]]  # kind → "device" and "host" → bytes
 
 
 class Ledger(TorchDispatchMode):
-    """Sees every storage that is made while it is open, and when it is gone.
+    """Records every storage that is made while it is entered, and when it is freed.
 
     Args:
         known (`Iterable[torch.Tensor]`, *optional*):
-            Tensors that are there already.
+            Tensors that were made before.
 
     Attributes:
         live (`int`):
             Bytes of all storages now, on host and device together.
         peak (`int`):
-            The most that they were.
+            The largest value that `live` has had.
     """
 
     def __init__(self, known: Iterable[torch.Tensor] = ()):
         super().__init__()
-        self._seen: dict[int, tuple[weakref.ref, int]] = {}  # id of the storage → itself, bytes
+        self._seen: dict[int, tuple[weakref.ref, int]] = {}  # id of a storage → the storage, its bytes
         self.live = self.peak = 0
         for tensor in known:
             self._add(tensor.untyped_storage())
@@ -55,27 +55,27 @@ class Ledger(TorchDispatchMode):
         self.live -= self._seen.pop(key)[1]
 
     def by_kind(self, kinds: Mapping[str, Iterable[torch.Tensor]]) -> Bytes:
-        """Bytes of each kind now, a storage counting for the first that it belongs to; `"other"` belongs to none."""
+        """Bytes of each kind at present. A storage counts for the first kind that it belongs to, or else as `"other"`."""
         left = {key: size for key, (_, size) in self._seen.items()}
-        found: Bytes = {}
+        by_kind: Bytes = {}
         for kind, tensors in kinds.items():
-            found[kind] = {"device": 0, "host": 0}
+            by_kind[kind] = {"device": 0, "host": 0}
             for tensor in tensors:
                 place = "host" if is_on_host(tensor) else "device"
-                found[kind][place] += left.pop(id(tensor.untyped_storage()), 0)
-        found["other"] = {"device": sum(left.values()), "host": 0}
-        return found
+                by_kind[kind][place] += left.pop(id(tensor.untyped_storage()), 0)
+        by_kind["other"] = {"device": sum(left.values()), "host": 0}
+        return by_kind
 
 
 def measure_memory(trainer: TARTrainer) -> tuple[Bytes, int]:
-    """Trains, and says where the bytes are at the last step of an attack, and the peak of all of them, activations included."""
-    found: Bytes = {}
+    """Trains, and returns the bytes of each kind at the last step of an attack, and the peak of all bytes, activations included."""
+    at_last_step: Bytes = {}
     inner: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()  # keeps no attack's state alive
 
     def before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if optimizer is not trainer.optimizer.optimizer:
             inner.add(optimizer)
-            found.update(ledger.by_kind(_kinds(trainer, inner)))
+            at_last_step.update(ledger.by_kind(_kinds(trainer, inner)))
 
     hook = register_optimizer_step_pre_hook(before_step)
     known = [*trainer.model.parameters(), *trainer.model.buffers(), *(value for _, value in trainer.reference.weights)]
@@ -84,21 +84,21 @@ def measure_memory(trainer: TARTrainer) -> tuple[Bytes, int]:
             trainer.train()
     finally:
         hook.remove()
-    return found, ledger.peak
+    return at_last_step, ledger.peak
 
 
 def _kinds(trainer: TARTrainer, inner: Iterable[torch.optim.Optimizer]) -> dict[str, list[torch.Tensor]]:
-    def held(optimizer: Any) -> list[torch.Tensor]:
-        return [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    def state(optimizer: Any) -> list[torch.Tensor]:
+        return [value for values in optimizer.state.values() for value in values.values() if torch.is_tensor(value)]
 
     attacked = {p: None for optimizer in inner for group in optimizer.param_groups for p in group["params"]}
     return {
         "weights": [*trainer.model.parameters(), *trainer.model.buffers()],
         "snapshot": trainer.snapshot_room.tensors,
         "attack's gradient": [p.grad for p in attacked if p.grad is not None],
-        "attack's optimizer": [value for optimizer in inner for value in held(optimizer)],
+        "attack's optimizer": [value for optimizer in inner for value in state(optimizer)],
         "retain gradient": trainer.outer_gradient.retain,
         "L_TR's gradient": trainer.outer_gradient.tamper_resistance,
-        "outer optimizer": held(trainer.optimizer),
+        "outer optimizer": state(trainer.optimizer),
         "reference": [value for _, value in trainer.reference.weights],
     }

@@ -1,6 +1,6 @@
 """How trainers write model cards and push: with the evidence of a red team, or saying that there is none."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ class EvidenceCardMixin:
 
     args: Any
     state: Any
-    adversaries: Sequence[Adversary] = ()
+    adversaries: Iterable[Adversary] = ()
 
     def create_model_card(
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None

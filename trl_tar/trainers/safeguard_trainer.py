@@ -41,7 +41,7 @@ class SafeguardTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
 
     config_class: ClassVar[type[SafeguardConfig]] = SafeguardConfig
     takes_bfloat16: ClassVar[bool] = False  # whether weights in bfloat16 are stepped in float32
-    loss_is_scaled_for_ga = True  # compute_loss divides by the counts of all micro-batches
+    loss_is_scaled_for_ga: Any = True  # compute_loss divides by the counts of all micro-batches
 
     def __init__(
         self,
@@ -59,6 +59,7 @@ class SafeguardTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         args.check()
         check_refused_arguments(type(self).__name__, kwargs)
         if isinstance(model, str):
+            assert not isinstance(args.model_init_kwargs, str)  # parsed by transformers
             args.model_init_kwargs = {**MODEL_INIT_KWARGS, **(args.model_init_kwargs or {})}
         processing_class = tokenizer_of(model, processing_class, args.pad_token)
         formatted = kwargs.get("formatting_func") is not None
