@@ -1,6 +1,8 @@
-"""The order of the packages: each imports from the floors below it, and no two files import each other."""
+"""The order of the packages, whose imports go down and in no circle, and the sizes of files and functions."""
 
 import ast
+import io
+import tokenize
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -87,3 +89,47 @@ def test_no_optional_package_is_imported_before_it_is_used():
 def test_the_root_holds_few_files_and_every_folder_is_on_a_floor():
     assert len(list(ROOT.glob("*.py"))) <= 10
     assert {module.split(".")[0] for module in MODULES} - OUTSIDE == set(FLOOR)
+
+
+MOST_LINES = 400  # of a file
+MOST_CODE_LINES = 60  # of a function
+NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+
+
+def code_lines(source: str) -> set[int]:
+    """The numbers of the lines that hold code: no blank lines, comments or docstrings."""
+    tokens = [token for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type not in NO_CODE]
+    lines = {line for token in tokens for line in range(token.start[0], token.end[0] + 1)}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
+            node
+        ):
+            lines -= {*range(node.body[0].lineno, node.body[0].end_lineno + 1)}
+    return lines
+
+
+def lengths_of_functions(source: str) -> dict[str, int]:
+    """The number of code lines of every function, its signature and the functions in it included."""
+    lines = code_lines(source)
+    return {
+        f"{node.name}, line {node.lineno}": len(lines & {*range(node.lineno, node.end_lineno + 1)})
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+
+
+def test_a_function_is_as_long_as_its_code():
+    source = '"""Of a file."""\n\ndef f(\n    x,\n):\n    """One.\n\n    Two."""\n    # three\n\n    y = """\n\n"""\n    return y\n'
+    assert lengths_of_functions(source) == {"f, line 3": 3 + 3 + 1}
+
+
+def test_no_file_and_no_function_is_long():
+    sources = {module: path.read_text(encoding="utf-8") for module, path in MODULES.items()}
+    assert {module for module, source in sources.items() if len(source.splitlines()) > MOST_LINES} == set()
+    long = {
+        (module, function, length)
+        for module, source in sources.items()
+        for function, length in lengths_of_functions(source).items()
+        if length > MOST_CODE_LINES
+    }
+    assert long == set()
