@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from trl_tar.evaluation.completion_loss import CompletionLoss
+from trl_tar.evaluation import CompletionLoss
 from trl_tar.tasks.built_in import refusal_task
 
 

@@ -13,7 +13,7 @@ import sys
 
 from trl_tar import red_team
 from trl_tar.adversaries.suites import peft_suite, weight_edit_suite
-from trl_tar.evaluation.multiple_choice import MultipleChoice
+from trl_tar.evaluation import MultipleChoice
 from trl_tar.testbed import KnowledgeWorld, knowledge_questions
 from trl_tar.testbed.knowledge.attack_data import attack_datasets
 
