@@ -48,6 +48,11 @@ def test_a_recorded_report_is_written_again_as_it_was_and_keeps_its_digest(file,
     assert json.dumps(written_again(report, tmp_path), sort_keys=True) == json.dumps(content, sort_keys=True)
 
 
+@pytest.mark.parametrize("file", RECORDED, ids=lambda file: str(file.parent.relative_to(CARDS)))
+def test_settings_stay_in_the_order_in_which_they_were_recorded(file):
+    assert list(Report.load(file).config) == list(json.loads(file.read_text())["config"])
+
+
 def test_all_recorded_reports_are_looked_at():
     assert len(RECORDED) == 5
 

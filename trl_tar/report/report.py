@@ -12,7 +12,7 @@ from ..fingerprints import digest_of
 from .answers import QUESTIONS_FILE, Questions
 from .provenance import Config, File, Task, Training
 from .records import Benign, ModelRecord
-from .schema import OPTIONAL, STRICT, Seed, Several, Text, check_once, read, whole, written
+from .schema import AS_RECORDED, OPTIONAL, STRICT, Seed, Several, Text, check_once, read, whole, written
 from .summary import Summary, summaries_of, summarise
 from .verdict import Verdict
 
@@ -93,7 +93,7 @@ class Report(ModelRecord):
     by_adversary: dict[str, Summary] = field(default_factory=dict)
     benign: Benign | None = None
     seeds: Annotated[Several[Seed], AfterValidator(_each_once)] = field(default_factory=list)
-    config: Config
+    config: Annotated[Config, AS_RECORDED]
     environment: dict[str, Text] = field(default_factory=dict)
     training: Training | None = None
     task: Task | None = None

@@ -34,6 +34,15 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy takes as a seed
 Text = Annotated[str, Field(max_length=2**16)]  # a choice, far above any name, error or description
 Several = Annotated[list[Item], FailFast()]  # nothing is looked at after the first wrong one, of perhaps millions
 
+
+def _in_recorded_order(value: Any, check: Callable[[Any], Mapping[str, Any]]) -> Any:
+    checked = check(value)
+    return {name: checked[name] for name in value}
+
+
+# on a dictionary type, whose own fields pydantic puts first: pages and files show what was recorded in its order
+AS_RECORDED = WrapValidator(_in_recorded_order)
+
 # metadata of a dataclass's field, whose default is None: while it is None the file leaves it out. A field that is added
 # to the records is declared so, as older reports lack it, and keep their digest
 OPTIONAL = {"optional": True}
