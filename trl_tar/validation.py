@@ -87,12 +87,12 @@ def coerced(owner: str, name: str, value: Any, to: type, optional: bool = False)
         return None
     try:
         number = to(value)
-    except (TypeError, ValueError, OverflowError):
-        number = None
-    if isinstance(value, bool) or number is None or (to is int and float(value) != number):
-        raise ValueError(
-            f"{owner} has {name}={value!r}. Give {name} as {'a whole number' if to is int else 'a number'}."
-        )
+        allowed = not isinstance(value, bool) and (to is float or float(value) == number)
+    except (TypeError, ValueError, OverflowError):  # the last for more digits than any float has
+        allowed = False
+    if not allowed:
+        kind = "a whole number" if to is int else "a number"
+        raise ValueError(f"{owner} has {name}={shortened(value)}. Give {name} as {kind}.")
     return number
 
 

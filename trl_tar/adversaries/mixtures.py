@@ -8,7 +8,7 @@ def with_numbers(owner: str, mixture: Mapping[str, Any]) -> dict[str, float]:
     """The mixture with a number for each share, also where YAML has a string; `ValueError` that names `owner` elsewhere."""
     try:
         return {name: float(share) for name, share in mixture.items()}
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, OverflowError):
         raise ValueError(
             f"{owner} has mixture={mixture!r}. Give it as data set → share, each share a number."
         ) from None
