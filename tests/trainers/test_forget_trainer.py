@@ -171,5 +171,11 @@ def test_a_card_names_the_method_of_the_configuration(tmp_path):
 
 
 def test_the_loss_of_a_defence_is_its_own(tmp_path):
-    with pytest.raises(NotImplementedError):
-        trainer(tmp_path, ForgetTrainer, ForgetConfig).train()
+    with pytest.raises(NotImplementedError, match="ForgetTrainer has no forget_loss"):
+        trainer(tmp_path, ForgetTrainer, ForgetConfig)
+
+
+@pytest.mark.parametrize("config_class", [ForgetConfig, AscentConfig])
+def test_a_configuration_of_another_trainer_is_refused(tmp_path, config_class):
+    with pytest.raises(ValueError, match=f"`args` is '{config_class.__name__}'. Give .* a RandomMappingConfig"):
+        trainer(tmp_path, config_class=config_class)

@@ -46,6 +46,7 @@ class ForgetTrainer(SafeguardTrainer):
 
     Raises:
         `ValueError`: for data sets and options that cannot be trained with, before anything is trained.
+        `NotImplementedError`: for a class without a `forget_loss`.
 
     Example:
 
@@ -72,6 +73,10 @@ class ForgetTrainer(SafeguardTrainer):
     retain_name: ClassVar[str] = "lm"  # of the retain loss in the log, behind `retain_loss/`
 
     def __init__(self, *args, forget_dataset: Dataset, **kwargs):
+        if type(self).forget_loss is ForgetTrainer.forget_loss:
+            raise NotImplementedError(
+                f"{type(self).__name__} has no forget_loss. Write it in a subclass of ForgetTrainer."
+            )
         self.forget_dataset = forget_dataset
         super().__init__(*args, **kwargs)
         config, accelerator = self.args, self.accelerator

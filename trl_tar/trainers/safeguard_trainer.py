@@ -56,6 +56,10 @@ class SafeguardTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         if args is None:
             name = model if isinstance(model, str) else model.config._name_or_path
             args = self.config_class(f"{name.split('/')[-1]}-{self._name.replace(' ', '-')}")
+        if not isinstance(args, self.config_class):
+            raise ValueError(
+                f"`args` is {type(args).__name__!r}. Give {type(self).__name__} a {self.config_class.__name__}, or None."
+            )
         args.check()
         check_refused_arguments(type(self).__name__, kwargs)
         if isinstance(model, str):
