@@ -254,11 +254,16 @@ class Loss:
     objective: str = "sft"
     bound: Callable[[int], float] | None = None
 
+    @property
+    def takes_pairs(self) -> bool:
+        """Tells whether D_TR holds preference pairs, with a reference and β."""
+        return self.objective == "dpo"
+
     def __call__(
         self, logits: torch.Tensor, batch: Mapping[str, torch.Tensor], beta: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum and count over a batch with `labels` and, for pairs, `reference_log_probs` of shape `(2B,)`."""
-        if self.objective == "dpo":
+        if self.takes_pairs:
             return self.function(sequence_log_probs(logits, batch["labels"]), batch["reference_log_probs"], beta)
         return self.function(logits, batch["labels"])
 

@@ -102,8 +102,7 @@ def _check_trained_on(task: Task, tar: TARConfig, adversaries: list[Adversary]) 
     checked_adversaries(adversaries, task.datasets, tar)
     check_adversary_batches(adversaries, task.datasets)
     held_out = task.datasets["tamper_resistance"]
-    pairs = tar.loss.objective == "dpo"
-    check_dataset("data.tamper_resistance", held_out, pairs, tar.dataset_text_field)
+    check_dataset("data.tamper_resistance", held_out, tar.loss.takes_pairs, tar.dataset_text_field)
     check_tamper_resistance_rows(held_out, tar)
     for name, dataset in kept(task).items():
         check_dataset(f"data.{name}", dataset, False, tar.dataset_text_field)

@@ -139,9 +139,9 @@ class TARTrainer(SafeguardTrainer):
 
     def check_data(self, args: TARConfig, train_dataset: Dataset) -> None:
         self.adversaries = checked_adversaries(self.adversaries, self.adversary_datasets, args)
-        pairs = args.loss.objective == "dpo"
-        check_dataset("tamper_resistance_dataset", self.tamper_resistance_dataset, pairs, args.dataset_text_field)
-        check_disjoint(train_dataset, self.tamper_resistance_dataset, self.adversaries, self.adversary_datasets)
+        rows = self.tamper_resistance_dataset
+        check_dataset("tamper_resistance_dataset", rows, args.loss.takes_pairs, args.dataset_text_field)
+        check_disjoint(train_dataset, rows, self.adversaries, self.adversary_datasets)
 
     # --- the outer step -----------------------------------------------------------------------------------------------
 
@@ -288,7 +288,7 @@ class TARTrainer(SafeguardTrainer):
         prepared = super()._prepare_for_training(*args, **kwargs)
         self.outer_gradient.rebind(self.model)
         self.reference.rebind(self.outer_gradient.parameters)
-        if self.args.loss.objective == "dpo":  # not before, as FSDP2 leaves the model on the host until now
+        if self.args.loss.takes_pairs:  # not before, as FSDP2 leaves the model on the host until now
             self.add_reference_to_pairs()
         return prepared
 

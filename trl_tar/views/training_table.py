@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..adversaries.adversary import Adversary
 from ..adversaries.in_words import NONE
 from ..losses import TAMPER_RESISTANCE_LOSSES
 from ..report.report import Report
+from ..report.wanted_attacks import described_adversaries
 
 
 LABELS = (  # rows of the table of settings
@@ -34,10 +34,10 @@ DEFAULT = "default"  # in place of a setting that nobody gave
 def not_tried(report: Report) -> list[str]:
     """Families of attacks of which the report has no completed one."""
     finished = {attack.adversary for attack in report.attacks if attack.finished}
-    described = [Adversary(**each) for each in report.config.get("adversaries", []) if each["name"] in finished]
+    described = [adversary for name, adversary in described_adversaries(report.config).items() if name in finished]
     if not described:
         return []
-    tried = [each for adversary in described for each in adversary.sequence]
+    tried = [part for adversary in described for part in adversary.sequence]
     families = {
         "preference training (DPO)": any(a.objective == "dpo" and a.num_steps for a in tried),
         "reinforcement learning (GRPO)": any(a.objective == "grpo" and a.num_steps for a in tried),
@@ -50,20 +50,20 @@ def not_tried(report: Report) -> list[str]:
         "abliteration": any(a.edit == "abliterate" for a in tried),
         "prompts and jailbreaks": any(a.prompt_template for a in tried),
     }
-    longest = max(sum(each.num_steps for each in adversary.sequence) for adversary in described)
+    longest = max(sum(part.num_steps for part in adversary.sequence) for adversary in described)
     return [*(name for name, seen in families.items() if not seen), f"more than {longest} steps"]
 
 
 def is_complete(phase: Mapping[str, Any]) -> bool:
-    """Whether all settings of a phase are on record, or only those that were given."""
+    """Tells whether all settings of a phase are on record, or only those that were given."""
     return {"optim", "lr_scheduler_type", "adam_epsilon", "seed"} <= set(phase["settings"])
 
 
 def phase_settings(phases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of the table of settings, each with `label` and a cell for each phase; those that no phase has are left out."""
     cells = [_settings(phase) for phase in phases]
-    labels = [label for label in LABELS if any(label in each for each in cells)]
-    return [{"label": label, "cells": [each.get(label, NONE) for each in cells]} for label in labels]
+    labels = [label for label in LABELS if any(label in column for column in cells)]
+    return [{"label": label, "cells": [column.get(label, NONE) for column in cells]} for label in labels]
 
 
 def _settings(phase: Mapping[str, Any]) -> dict[str, str]:
@@ -86,7 +86,9 @@ def _settings(phase: Mapping[str, Any]) -> dict[str, str]:
         }
     if "beta" in settings and (not tar or _reads_pairs(rows["loss"])):
         rows["β"] = given("beta")
-    steps = given("max_steps") if settings.get("max_steps", 1) > 0 else f"{given('num_train_epochs')} epochs"
+    counted = settings.get("max_steps")
+    by_epochs = isinstance(counted, int) and counted <= 0
+    steps = f"{given('num_train_epochs')} epochs" if by_epochs else given("max_steps")
     rows |= {"optimizer": given("optim"), "learning rate": given("learning_rate")}
     rows |= {"schedule": given("lr_scheduler_type"), "steps": steps, "batch on a device": _batch(given, settings)}
     if tar:
@@ -97,18 +99,18 @@ def _settings(phase: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _reads_pairs(loss: str) -> bool:
-    """Whether L_TR is a loss on preference pairs, which has a β."""
-    return loss in TAMPER_RESISTANCE_LOSSES and TAMPER_RESISTANCE_LOSSES[loss].objective == "dpo"
+    """Tells whether L_TR is a loss on preference pairs, which has a β."""
+    return loss in TAMPER_RESISTANCE_LOSSES and TAMPER_RESISTANCE_LOSSES[loss].takes_pairs
 
 
 def _loss(settings: Mapping[str, Any]) -> str:
     """The loss of a phase that is not TAR. A record of before trainers wrote their `method` has the fields of its own."""
     if "method" in settings:
-        return settings["method"]
+        return str(settings["method"])
     if {"forget_weight", "forget_batch_size"} & set(settings):
         return "random mapping"
     kinds = settings.get("loss_type", DEFAULT)
-    return kinds if isinstance(kinds, str) else " + ".join(map(str, kinds))
+    return " + ".join(map(str, kinds)) if isinstance(kinds, list) else str(kinds)
 
 
 def _batch(given: Any, settings: Mapping[str, Any]) -> str:
