@@ -54,20 +54,19 @@ def check_names(owner: str, content: Any) -> None:
 
 
 def _keys(content: Any) -> Iterator[Any]:
-    """Of all mappings, at any depth."""
+    """Yields the keys of all mappings, at any depth."""
     if isinstance(content, dict):
         yield from content
     if isinstance(content, dict | list):
-        for each in content.values() if isinstance(content, dict) else content:
-            yield from _keys(each)
+        for child in content.values() if isinstance(content, dict) else content:
+            yield from _keys(child)
 
 
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can say it, and UTF-8 cannot
 MAX_DEPTH = 64  # a report has 7 levels
 MAX_DIGITS = 1000  # of a whole number; Python reads 4300
-MAX_NAMES = (
-    10**5
-)  # in one dictionary; a report has a summary by the name of each adversary, and at most so many of those
+# in one dictionary; a report has a summary by the name of each adversary, and at most so many of those
+MAX_NAMES = 10**5
 
 
 def read_strict_json(file: Path, remedy: str) -> Any:
@@ -117,8 +116,8 @@ def read_strict_json(file: Path, remedy: str) -> Any:
 def _depth(content: Any) -> int:
     """How many lists and dictionaries lie within each other, counted without recursion."""
     level, depth = [content], 0
-    while level := [each for each in level if isinstance(each, dict | list)]:
-        level = [child for each in level for child in (each.values() if isinstance(each, dict) else each)]
+    while level := [part for part in level if isinstance(part, dict | list)]:
+        level = [child for part in level for child in (part.values() if isinstance(part, dict) else part)]
         depth += 1
     return depth
 

@@ -23,7 +23,7 @@ def origin(model: str | Path) -> str:
 
 
 def file_sha256(file: Path) -> str:
-    """Of a file of any size."""
+    """Hashes a file of any size."""
     with open(file, "rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 

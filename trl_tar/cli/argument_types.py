@@ -21,8 +21,6 @@ def at_least(low: int):
 
 
 def number_of_bytes(text: str) -> float:
-    from .argument_types import bytes_of
-
     try:
         return bytes_of(text)
     except ValueError as error:

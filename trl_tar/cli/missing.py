@@ -4,9 +4,8 @@ import re
 from pathlib import Path
 
 
-LOCAL = re.compile(
-    r"[.~/\\].*|.*[/\\]|.*[/\\].*[/\\].*|.*\.json"
-)  # no id of a repository: those are NAME or OWNER/NAME
+# no id of a repository: those are NAME or OWNER/NAME
+LOCAL = re.compile(r"[.~/\\].*|.*[/\\]|.*[/\\].*[/\\].*|.*\.json")
 REPORT = "report.json"
 
 

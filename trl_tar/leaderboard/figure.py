@@ -7,9 +7,8 @@ from ..views.templating import plain
 from .rows import Ranking
 
 
-LABEL_WIDTH = (
-    38  # characters of a model's name, a choice: a longer one loses its middle, so that half the figure is left
-)
+# characters of a model's name, a choice: a longer one loses its middle, so that half the figure is left
+LABEL_WIDTH = 38
 
 
 def plot_leaderboard(comparison: Ranking) -> Figure:

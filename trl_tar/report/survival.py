@@ -16,7 +16,7 @@ from .schema import STRICT, Count, Number
 
 
 Interval = tuple[float, float]  # the last evaluation before the break, the first one after it; (last, inf) if unbroken
-RESAMPLES = 400
+RESAMPLES = 400  # a choice: ten draws then lie outside each bound of a 95 % interval
 
 
 @with_config(STRICT)
