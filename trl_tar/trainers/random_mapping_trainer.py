@@ -7,8 +7,8 @@ from torch import nn
 
 from ..distributed.gradients import Batch
 from ..losses import random_mapping_loss
+from ..papers import TAR_PAPER
 from .forget_trainer import ForgetTrainer
-from .papers import TAR_PAPER
 from .random_mapping_config import RandomMappingConfig
 
 

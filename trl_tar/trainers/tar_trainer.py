@@ -22,6 +22,7 @@ from ..losses import IGNORED, inner_weight, language_modeling_loss, representati
 from ..models.forward_passes import next_token_logits
 from ..optim.offload import StateOnHost
 from ..optim.stochastic_rounding import at_least_float32, in_bfloat16, step_in_float32
+from ..papers import TAR_PAPER
 from ..simulation.attack_steps import attack_loss, attack_steps
 from ..simulation.batches import Batches
 from ..simulation.restored import Attacked, SnapshotRoom, restored
@@ -30,7 +31,6 @@ from .data_checks import check_tamper_resistance_rows, checked_adversaries
 from .global_means import GlobalMeans
 from .model_checks import check_8bit, check_adapters, check_bfloat16, check_memory_modes
 from .outer_gradient import OuterGradient
-from .papers import TAR_PAPER
 from .reference import Reference, check_anchor, save_anchor
 from .safeguard_trainer import SafeguardTrainer
 from .tar_config import TARConfig
@@ -281,7 +281,7 @@ class TARTrainer(SafeguardTrainer):
         return " ".join(map(str, (self.args.seed, what, self.state.global_step, *index)))
 
     def _seed(self, what: str, *index: int) -> int:
-        """The same seed as a number below 2**31, for torch's generators."""
+        """Seed of a draw of this outer step, as a number below 2**31, for torch's generators."""
         return random.Random(self._seed_name(what, *index)).getrandbits(31)
 
     def _prepare_for_training(self, *args, **kwargs):

@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_res
 
 from ..adversaries.adversary import Adversary
 from ..adversaries.in_words import in_words
+from ..papers import TAR_PAPER
 from ..report.intervals import over_adversaries
 from ..report.report import Report
 from ..report.summary import harms
@@ -36,13 +37,6 @@ TAGS = ["trl", "trl-tar", "tamper-resistance"]
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 BENCHMARK = "trl-tar/red-team"  # stands where the Hub asks for the data set of a metric
 DIGEST = re.compile(r"Digest of the report: `([0-9a-f]{64})`")
-CITATION = """\
-@inproceedings{tamirisa2025tamperresistant,
-    title        = {Tamper-Resistant Safeguards for Open-Weight {LLM}s},
-    author       = {Rishub Tamirisa and Bhrugu Bharathi and Long Phan and others},
-    year         = 2025,
-    booktitle    = {The Thirteenth International Conference on Learning Representations},
-}"""
 
 
 def model_card(
@@ -99,7 +93,7 @@ def model_card(
         base_model=base_model_id(report),
         figures=list(figures),
         repository=repository,
-        citation=CITATION,
+        citation=TAR_PAPER["citation"],
         license=license,
         interval=interval,
     )
@@ -114,7 +108,11 @@ def unattacked_card(title: str, description: str, license: str | None = None, ba
         base_model=base if base is not None and HUB_ID.fullmatch(base) else None,
     )
     return render(
-        "unattacked_card.md.jinja", metadata=data.to_yaml(), title=title, description=description, citation=CITATION
+        "unattacked_card.md.jinja",
+        metadata=data.to_yaml(),
+        title=title,
+        description=description,
+        citation=TAR_PAPER["citation"],
     )
 
 
