@@ -267,6 +267,13 @@ def test_a_phase_that_is_no_tar_has_no_fields_of_tar():
     assert not {"λ_TR", "batch of D_TR"} & set(rows)
 
 
+def test_settings_of_another_type_than_a_trainer_has_are_shown_as_they_are():
+    """A report holds the settings of any trainer, and a card is made of it before anybody trusts it."""
+    odd = {"name": "odd", "settings": {"max_steps": "many", "loss_type": 5, "num_train_epochs": 1}}
+    rows = {row["label"]: row["cells"] for row in phase_settings([odd])}
+    assert rows["steps"] == ["many"] and rows["loss"] == ["5"]
+
+
 def test_the_folder_to_verify_is_explained_where_there_is_no_repository():
     made = replace(report(), files={"model.safetensors": {"size": 1, "sha256": "0" * 64}})
     assert "`FOLDER` is the one with the weights" in card(made)
