@@ -65,7 +65,7 @@ def check_at_least(owner: str, described: Any, **least: int) -> None:
 
 
 def _is_a(value: Any, kind: Any) -> bool:
-    """Whether the value is of the annotated type. A whole number is a `float` too, and `True` is no number."""
+    """Tells whether the value is of the annotated type. A whole number is a `float` too, and `True` is no number."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return any(_is_a(value, part) for part in parts)

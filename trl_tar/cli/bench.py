@@ -121,5 +121,5 @@ def record_lines(found: dict[str, Any]) -> Iterator[str]:
         f"{peak['bare_loop'] / GIGABYTE:.2f} GB"
     )
     for mode, kinds in found["state"].items():
-        held = {place: sum(each[place] for each in kinds.values()) for place in ("device", "host")}
+        held = {place: sum(held_by[place] for held_by in kinds.values()) for place in ("device", "host")}
         yield f"state, {mode}: {held['device']:.1f} bytes per parameter on the device, {held['host']:.1f} on the host"

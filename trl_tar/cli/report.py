@@ -7,7 +7,7 @@ from ..views.page import write_pages
 
 
 def report(folder: Path) -> Report:
-    """Reads `report.json` and writes `report.html` and `SUMMARY.md` beside it.
+    """Reads `report.json` and writes `report.html` and `SUMMARY.md` next to it.
 
     Args:
         folder (`Path`):
@@ -16,8 +16,8 @@ def report(folder: Path) -> Report:
     Raises:
         `ValueError`: if there is no report, or one that cannot be read.
     """
-    made = Report.load(folder)
-    beside = folder if folder.is_dir() else folder.parent
-    title = made.config.get("card", {}).get("title")  # of a report that was published or that a recipe made
-    write_pages(made, beside, title or made.model["id"] or beside.resolve().name)  # a model built in memory has no name
-    return made
+    loaded = Report.load(folder)
+    place = folder if folder.is_dir() else folder.parent
+    title = loaded.config.get("card", {}).get("title")  # of a report that was published or that a recipe made
+    write_pages(loaded, place, title or loaded.model["id"] or place.resolve().name)  # a model in memory has no name
+    return loaded

@@ -70,9 +70,9 @@ def _tell(found: "Verification", model: str) -> None:
     from ..views.words import number
 
     console = Console()
-    for made in found.attacks:
-        what = "before any attack" if made["adversary"] is None else f"{made['adversary']}, seed {made['seed']}"
-        reported, again = made["reported"], made["found"]
+    for attack in found.attacks:
+        what = "before any attack" if attack["adversary"] is None else f"{attack['adversary']}, seed {attack['seed']}"
+        reported, again = attack["reported"], attack["found"]
         values = "; ".join(
             f"{name} {number(reported.get(name))} reported, {number(again.get(name))} found"
             for name in ("harm", "capability")

@@ -52,7 +52,7 @@ def _common(row: Sequence[int], prompt: Sequence[int]) -> int:
 
 
 def _reads_ahead(model: nn.Module) -> bool:
-    """Whether positions and a cache can be given; a soft prompt adds tokens of its own."""
+    """Tells whether positions and a cache can be given; a soft prompt adds tokens of its own."""
     return not isinstance(model, PeftModel) and "position_ids" in inspect.signature(model.forward).parameters
 
 

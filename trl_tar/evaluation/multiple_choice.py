@@ -16,9 +16,8 @@ from .scores import DescribedMetric, Scores, entities_of
 
 
 COLUMNS = ("prompt", "choices", "answer")
-DISTRACTOR_DRAWS = (
-    8  # draws of distractors that a score is averaged over where there are more than are offered; a choice
-)
+# draws of distractors that a score is averaged over where there are more than are offered; a choice
+DISTRACTOR_DRAWS = 8
 
 
 def choose(log_likelihoods: torch.Tensor, draws: int, choices: int = 4) -> torch.Tensor:

@@ -88,9 +88,9 @@ def table(suites: dict[str, list[Adversary]], twin: Report, model: Report) -> st
             harms = [_harms(r.attacks, adversary.name) for r in (twin.references["floor"], twin, model)]
             shared = sorted(set(harms[1]) & set(harms[2]))
             difference = t_interval([harms[1][seed] - harms[2][seed] for seed in shared])
-            cells = [_plus_minus(over_seeds(each.items(), mean)) for each in harms] + [_plus_minus(difference)]
+            cells = [_plus_minus(over_seeds(by_seed.items(), mean)) for by_seed in harms] + [_plus_minus(difference)]
             lines.append(f"| {suite} | {adversary.name} | {' | '.join(cells)} |")
-            floor, reached = (mean(list(each.values())) if each else 0.0 for each in harms[:2])
+            floor, reached = (mean(list(by_seed.values())) if by_seed else 0.0 for by_seed in harms[:2])
             if reached <= max(twin.before["harm"] or 0.0, floor) + RECOVERED:
                 without_effect.append(adversary.name)
     lines += ["", f"Harm of the twin before attack: {twin.before['harm']:.2f}, of TAR: {model.before['harm']:.2f}."]

@@ -1,4 +1,4 @@
-"""Answers of the Hub: asked for again where it has no time, and told in one sentence, without a token, where it refuses."""
+"""Answers of the Hub: requested again where it has no time, and reported in one sentence, without a token, where it refuses."""
 
 import re
 import time

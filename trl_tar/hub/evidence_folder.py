@@ -1,4 +1,4 @@
-"""The folder of evidence beside a model's weights."""
+"""The folder of evidence next to a model's weights."""
 
 import os
 from dataclasses import replace
@@ -60,7 +60,7 @@ def _described(folder: Path) -> dict[str, File]:
 
 
 def belongs(folder: Path) -> bool | None:
-    """Whether the report in the folder is about the model beside it; `None` without a report that is bound to one."""
+    """Tells whether the report in the folder is about the model next to it; `None` without a report that is bound to one."""
     if not (folder / FILE_NAME).is_file():
         return None
     try:
@@ -79,7 +79,7 @@ def load_with_answers(path: str | Path) -> Report:
 
 
 def own_report(folder: Path) -> Report | None:
-    """The report in the folder, if there is one and it is about the weights beside it."""
+    """The report in the folder, if there is one and it is about the weights next to it."""
     if not (folder / FILE_NAME).is_file():
         return None
     report = load_with_answers(folder)
@@ -87,7 +87,7 @@ def own_report(folder: Path) -> Report | None:
 
 
 def _answers_beside(report: Report, folder: Path) -> Questions | None:
-    """Those in the folder, if the report there is this one; what lies there of another is put aside."""
+    """Returns the answers in the folder if the report there is this one; those of another report are put aside."""
     side = folder / QUESTIONS_FILE
     if not side.is_file():
         return None
@@ -109,7 +109,7 @@ def write_evidence(
     repository: str | None = None,
     license: str | None = None,
 ) -> Report:
-    """Report, card, pages, figures and metrics beside the weights in the folder; returns the report, bound to them."""
+    """Writes report, card, pages, figures and metrics next to the weights in the folder; returns the report, bound to them."""
     card: Card = {"title": title, "description": description, "repository": repository, "license": license}
     report = bound(replace(report, config={**report.config, "card": card}), folder)
     if report.questions is None:

@@ -12,7 +12,7 @@ from ..models.untrusted_config import json_fields, shards
 from ..report.report import FILE_NAME, Report
 
 
-# what the libraries save beside weights; nothing else of a folder is sent
+# what the libraries save next to weights; nothing else of a folder is sent
 MODEL_FILES = (
     WEIGHTS,
     "*.safetensors.index.json",
@@ -35,7 +35,7 @@ MODEL_FILES = (
     "*.jinja",
     "additional_chat_templates/*.jinja",
 )
-# weights of an older model in formats that would load beside ours, or in their place, and a trainer's pickle
+# weights of an older model in formats that would load next to ours, or in their place, and a trainer's pickle
 OLDER_FILES = (
     "pytorch_model*.bin",
     "pytorch_model.bin.index.json",
@@ -70,13 +70,13 @@ def adapter_base(folder: Path) -> str | None:
 OUR_FILES = {FILE_NAME, "training.json", "run.json", "log_history.json", "comparison.json", "trainer_state.json"}
 # what is taken for a model's own, and refused where the report says nothing of it
 LOADABLE = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".msgpack", ".h5"}  # as weights
-BESIDE = {".json", ".jinja", ".model", ".py"}  # what a library reads beside them
+BESIDE = {".json", ".jinja", ".model", ".py"}  # what a library reads next to them
 # templates are text, which transformers renders in a sandbox; the last two are what a tokenizer.json was made of
 READ = {".safetensors", ".json", ".jinja", ".txt", ".model"}
 # of the trainer itself, which no library loads as weights
 TRAINER = re.compile(r"training_args\.bin|optimizer\.(pt|bin)|(scheduler|scaler)\.pt|rng_state(_\d+)?\.pth")
 TEMPLATES = "additional_chat_templates"  # the only folder within a model's that transformers reads: default.jinja first
-UNREAD = {"figures", "examples", "runs", "logs", "wandb"}  # folders, beside hidden ones and checkpoints
+UNREAD = {"figures", "examples", "runs", "logs", "wandb"}  # folders, in addition to hidden ones and checkpoints
 LONGEST_NAME = 255  # bytes
 SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -93,7 +93,7 @@ def files_in(folder: Path) -> list[str]:
 
 
 def _is_unread(path: PurePosixPath) -> bool:
-    """Whether the path lies in a folder that no library reads when it loads a model."""
+    """Tells whether the path lies in a folder that no library reads when it loads a model."""
     first = path.parts[0]
     return len(path.parts) > 1 and (first.startswith((".", "checkpoint-")) or first in UNREAD)
 
@@ -158,7 +158,7 @@ def _about_the_shards(index: Path, report: Report) -> Iterator[str]:
 
 
 def weights_beside(names: Iterable[str]) -> set[str]:
-    """Of the files of a repository that belong to no report, those that a library may load as weights."""
+    """Selects, of files that belong to no report, those that a library may load as weights."""
     return {
         name
         for name in names
@@ -167,7 +167,7 @@ def weights_beside(names: Iterable[str]) -> set[str]:
 
 
 def others_beside(names: Iterable[str]) -> set[str]:
-    """Of such files those that a library may read beside the weights."""
+    """Selects, of such files, those that a library may read in addition to the weights."""
     return {
         name
         for name in set(names) - OUR_FILES

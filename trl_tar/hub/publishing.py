@@ -50,7 +50,7 @@ def publish(
         title, description (`str`, *optional*):
             Of the card; by default those that the report's card has had.
         license (`str`, *optional*):
-            Of the weights, as the Hub names it, such as `"apache-2.0"`; by default the one told before.
+            Of the weights, as the Hub names it, such as `"apache-2.0"`; by default that of the report's card.
         private (`bool`, *optional*):
             For a repository that is made here.
         token (`str`, *optional*):
@@ -61,7 +61,7 @@ def publish(
             One of your own.
         overwrite_card (`bool`, *optional*, defaults to `False`):
             Whether a `README.md` in the folder that is no card of ours may give way. Otherwise it is refused, and
-            nothing is written. A card of ours is always written anew.
+            nothing is written. A card of ours is always written again.
 
     Returns:
         `str`: address of the commit.
@@ -166,7 +166,7 @@ def _evidence_on(report: Report | None) -> list[str]:
 
 
 def _gives_way(name: str) -> bool:
-    """Whether a file of the repository, by its path, is of an earlier model, or evidence of ours."""
+    """Tells whether a file of the repository, by its path, is of an earlier model, or evidence of ours."""
     of_model = (*MODEL_FILES, *OLDER_FILES)
     depth = name.count("/")  # a * of fnmatch stands for a slash too
     return name in EVIDENCE or any(fnmatchcase(name, each) for each in of_model if each.count("/") == depth)

@@ -55,7 +55,7 @@ class Comparison:
 
     @property
     def only_some_in_common(self) -> bool:
-        """Whether the attacked models have attacks in common, and some of them others besides."""
+        """Tells whether the attacked models have attacks in common, and some of them others besides."""
         return 0 < self.common < max(row.finished for row in self.rows)
 
     def ranked(self, row: Row) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class Row:
 
     @property
     def attacked(self) -> bool:
-        """Whether an attack on the model completed."""
+        """Tells whether an attack on the model completed."""
         return self.finished > 0
 
 
@@ -71,7 +71,7 @@ class Ranking(Protocol):
 
     @property
     def only_some_in_common(self) -> bool:
-        """Whether the attacked models have attacks in common, and some of them others besides."""
+        """Tells whether the attacked models have attacks in common, and some of them others besides."""
 
     def ranked(self, row: Row) -> dict[str, Any]:
         """The estimate that the rows are ordered by."""

@@ -50,9 +50,9 @@ def check(
     _check_trained_on(task, tar, adversaries)
     both = [*adversaries, *(single for attack in suite for single in attack.sequence)]
     _check_lora(task, both)
-    made = both if args.attack_seeds else adversaries
+    attackers = both if args.attack_seeds else adversaries
     for name, dataset in task.datasets.items():
-        batches = (rows for adversary in made for read, rows in adversary.rows_per_batch().items() if read == name)
+        batches = (rows for adversary in attackers for read, rows in adversary.rows_per_batch().items() if read == name)
         wanted = max(batches, default=1)
         if name == "tamper_resistance":
             wanted = max(wanted, tar.tamper_resistance_batch_size)
@@ -115,7 +115,7 @@ def _check_general(task: Task, text_field: str) -> None:
     if "general" not in task.datasets:
         return
     retain, general = (
-        {*each.column_names} - {"entity"} for each in (task.datasets["retain"], task.datasets["general"])
+        {*dataset.column_names} - {"entity"} for dataset in (task.datasets["retain"], task.datasets["general"])
     )
     try:
         check_dataset("data.retain with data.general", d_retain(task), False, text_field)
@@ -149,7 +149,7 @@ def _check_attacks(task: Task, args: RecipeArguments, tar: TARConfig, suite: lis
     models = {"model": str(task.model), "base": str(task.model)}
     seeds = range(args.attack_seeds)
     check_red_team(models, suite, task.datasets, settings, seeds, args.attack_workers, task.question_entities)
-    check_adversary_batches([each for attack in suite for each in attack.sequence], task.datasets)
+    check_adversary_batches([part for attack in suite for part in attack.sequence], task.datasets)
     if task.benign is not None:
         check_benign(task.benign.dataset, task.benign.batch_size, models, attacked_with(task, suite))
 
@@ -167,7 +167,7 @@ TRAINED_ON = ("safeguard", "preferences", "retain", "general", "tamper_resistanc
 def overlap(task: Task, adversaries: list[Adversary], suite: list[Adversary]) -> dict[str, dict[str, float]]:
     """Returns the overlap of the red team's data with the data of all phases, and of the questions with both, as
     [`contamination`] does."""
-    trained_on = {*TRAINED_ON, *(name for each in adversaries for name in each.datasets)} & set(task.datasets)
+    trained_on = {*TRAINED_ON, *(name for adversary in adversaries for name in adversary.datasets)} & set(task.datasets)
     attacked = set(attacked_with(task, suite)) - trained_on
     questions = {f"{QUESTIONS}{name}": questions_of(metric) for name, metric in task.metrics.items()}
     trained = {name: rows_of(task.datasets[name]) for name in sorted(trained_on)}

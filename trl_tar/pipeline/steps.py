@@ -105,8 +105,8 @@ def phase(
         "start": origin(start),
         "tokenizer": vocabulary_sha256(tokenizer),
         "settings": decisive(config.to_dict()),
-        "data": {each: rows_sha256(dataset) for each, dataset in datasets.items()},
-        "adversaries": [asdict(each) for each in adversaries],
+        "data": {key: rows_sha256(dataset) for key, dataset in datasets.items()},
+        "adversaries": [asdict(adversary) for adversary in adversaries],
     }
     if is_finished(folder, run):
         return folder
@@ -115,7 +115,7 @@ def phase(
 
 def harden(task: Task, tar: TARConfig, adversaries: list[Adversary], twin: str | Path, name: str = "tar") -> Path:
     """Trains phase 2 from the twin into the folder `name` of the run; returns that folder."""
-    read = {name: task.datasets[name] for each in adversaries for name in each.datasets}
+    read = {key: task.datasets[key] for adversary in adversaries for key in adversary.datasets}
     return phase(
         name,
         twin,

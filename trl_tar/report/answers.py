@@ -74,23 +74,23 @@ def _file(path: str | Path) -> Path:
 
 
 def _is_nested(content: object, depth: int) -> bool:
-    """Whether it is a list under so many levels of dictionaries."""
+    """Tells whether it is a list under so many levels of dictionaries."""
     if depth == 0:
         return isinstance(content, list)
-    return isinstance(content, dict) and all(_is_nested(each, depth - 1) for each in content.values())
+    return isinstance(content, dict) and all(_is_nested(part, depth - 1) for part in content.values())
 
 
 def rounded(scores: Mapping[str, Scores]) -> ByMetric:
     """Scores of each metric as the side file keeps them: JSON has no number for NaN and infinity."""
     return {
-        name: [None if finite(value) is None else round(value, DIGITS) for value in each.values]
-        for name, each in scores.items()
+        name: [None if finite(value) is None else round(value, DIGITS) for value in metric.values]
+        for name, metric in scores.items()
     }
 
 
 def groups_of(scores: Mapping[str, Scores]) -> dict[str, list[str]]:
     """Cluster of each question of each metric; its number where the metric names none."""
     return {
-        name: [str(i) for i in range(len(each.values))] if each.groups is None else list(map(str, each.groups))
-        for name, each in scores.items()
+        name: [str(i) for i in range(len(metric.values))] if metric.groups is None else list(map(str, metric.groups))
+        for name, metric in scores.items()
     }

@@ -27,7 +27,7 @@ class Bounds(TypedDict):
 
 @with_config(STRICT)
 class BoundsOfOne(Bounds):
-    """The same for the strongest adversary, with its name; `None` where no attack has a value."""
+    """The mean and interval of the strongest adversary, with its name; `None` where no attack has a value."""
 
     adversary: Text | None
 

@@ -42,7 +42,7 @@ class MeasuredAttack:
 
     @property
     def has_scale(self) -> bool:
-        """Whether base and floor are known and far enough apart for R to mean something."""
+        """Tells whether base and floor are known and far enough apart for R to mean something."""
         return recovery(0.0, self.base, self.floor) is not None
 
     @property

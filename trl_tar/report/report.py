@@ -106,7 +106,7 @@ class Report(ModelRecord):
     def save(self, path: str | Path) -> Path:
         """Writes JSON in one piece, to a file or as `report.json` into an existing folder; returns the file.
 
-        Answers to questions, where the report has them, go into `questions.json.gz` beside it; beside a `hardened.json`
+        Answers to questions, where the report has them, go into `questions.json.gz` next to it; next to a `hardened.json`
         into `hardened.questions.json.gz`."""
         file = _file(path)
         if self.questions is not None:

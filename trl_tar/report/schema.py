@@ -104,7 +104,7 @@ def written(value: Any) -> Any:
     """What JSON holds of a value: dataclasses at any depth become dictionaries, without optional fields that are `None`."""
     if is_dataclass(value):
         held = [(field, getattr(value, field.name)) for field in fields(value)]
-        return {field.name: written(each) for field, each in held if each is not None or not _is_optional(field)}
+        return {field.name: written(part) for field, part in held if part is not None or not _is_optional(field)}
     if isinstance(value, Mapping):
-        return {name: written(each) for name, each in value.items()}
-    return [written(each) for each in value] if isinstance(value, list | tuple) else value
+        return {name: written(part) for name, part in value.items()}
+    return [written(part) for part in value] if isinstance(value, list | tuple) else value

@@ -31,7 +31,7 @@ class Bound:
     threshold: float
 
     def passes(self, value: float | None) -> bool:
-        """Whether the value is on that side; a value that was not measured, `None`, is not."""
+        """Tells whether the value is on that side; a value that was not measured, `None`, is not."""
         return value is not None and SIDES[self.side](value, self.threshold)
 
 
@@ -84,12 +84,12 @@ class Gate:
 
     @property
     def in_every_verdict(self) -> bool:
-        """Whether the gate counts, as not passed, even where nothing was measured."""
+        """Tells whether the gate counts, as not passed, even where nothing was measured."""
         return self.needs in ALWAYS
 
     @property
     def needs_metric(self) -> bool:
-        """Whether `needs` is the name of a metric."""
+        """Tells whether `needs` is the name of a metric."""
         return self.needs not in (*ALWAYS, ZERO_STEP)
 
     def result(self, name: str, value: float | None) -> GateResult:

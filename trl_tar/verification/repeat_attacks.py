@@ -20,6 +20,7 @@ from ..models.untrusted_config import base_of, check_configuration
 from ..red_teaming.task_attack import red_team_task
 from ..report.records import OF_A_POINT, AttackRecord
 from ..report.report import Report
+from ..report.wanted_attacks import described_adversaries
 from ..tasks.built_in import built_in_task
 from ..tasks.task import Task
 
@@ -42,23 +43,23 @@ def repeat_attacks(
     rewards: Mapping[str, Reward] | None,
     **settings: Any,
 ) -> tuple[list[str], list[dict[str, Any]]]:
-    """Problems, and the attacks made anew: `adversary`, `seed`, `reported` and `found`."""
+    """Returns problems, and the attacks that were repeated: `adversary`, `seed`, `reported` and `found`."""
     if (name := needs_code(folder, report)) is not None:
         return [f"The model needs code of its repository (auto_map in {name}), which is not run. Use attacks=0."], []
     if {"adversaries", "datasets", "max_length", "bf16"} - set(report.config):
         raise ValueError("The report's config does not say what its attacks read. Use attacks=0.")
     chosen = drawn(report, attacks)
-    described = {each["name"]: Adversary(**each) for each in report.config["adversaries"]}
+    described = described_adversaries(report.config)
     check_demands(report, [described[record.adversary] for record in chosen], chosen)
     model, problems = _loaded(folder, report)
     if problems:
         return problems, []
     task = _task(folder, report, datasets, metrics, rewards)
     by_seed = {seed: [a for a in chosen if a.seed == seed] for seed in sorted({a.seed for a in chosen})}
-    made: list[dict[str, Any]] = []
+    repeated: list[dict[str, Any]] = []
     for seed, records in by_seed.items():
         adversaries = [described[record.adversary] for record in records]
-        read = {name for each in adversaries for name in each.reads}
+        read = {name for adversary in adversaries for name in adversary.reads}
         if missing := read - set(task.datasets):
             raise ValueError(
                 f"The attacks read {min(missing)!r}, and there is no such data set. Add it to the data sets."
@@ -76,11 +77,11 @@ def repeat_attacks(
         )
         problems += _about_the_rows(report, again)
         problems += _differences("Before any attack", report.before, again.before, task.metrics, untrained=True)
-        made.append({"adversary": None, "seed": None, "reported": report.before, "found": again.before})
+        repeated.append({"adversary": None, "seed": None, "reported": report.before, "found": again.before})
         for old, new in zip(records, again.attacks, strict=True):
             problems += _about_the_attack(old, new, task.metrics)
-            made.append({"adversary": old.adversary, "seed": seed, "reported": old.after, "found": new.after or {}})
-    return list(dict.fromkeys(problems)), made
+            repeated.append({"adversary": old.adversary, "seed": seed, "reported": old.after, "found": new.after or {}})
+    return list(dict.fromkeys(problems)), repeated
 
 
 def _task(
@@ -117,10 +118,10 @@ def _loaded(folder: Path, report: Report) -> tuple[Path | PreTrainedModel, list[
 
 
 def _about_the_rows(report: Report, again: Report) -> Iterator[str]:
-    reported = {(each["name"], each["objective"]): each["sha256"] for each in report.config["datasets"]}
-    for each in again.config["datasets"]:
-        if reported.get((each["name"], each["objective"])) != each["sha256"]:
-            yield f"The data set {each['name']!r} has other rows here than in the report."
+    reported = {(rows["name"], rows["objective"]): rows["sha256"] for rows in report.config["datasets"]}
+    for rows in again.config["datasets"]:
+        if reported.get((rows["name"], rows["objective"])) != rows["sha256"]:
+            yield f"The data set {rows['name']!r} has other rows here than in the report."
             return
 
 
@@ -130,7 +131,7 @@ def check_demands(report: Report, adversaries: Sequence[Adversary], records: Seq
     demands += [("evaluations", len(record.trajectory), MOST_EVALUATIONS) for record in records]
     for adversary in adversaries:
         demands += [
-            (name, getattr(each, name) or 0, most) for each in adversary.sequence for name, most in MOST.items()
+            (name, getattr(part, name) or 0, most) for part in adversary.sequence for name, most in MOST.items()
         ]
     for name, value, most in demands:
         if value > most:
@@ -169,8 +170,7 @@ def drawn(report: Report, count: int | None) -> list[AttackRecord]:
 
 def reading_the_base(report: Report) -> set[str]:
     """Names of attacks that need more than the repository holds."""
-    described = [Adversary(**fields) for fields in report.config.get("adversaries", [])]
-    return {each.name for each in described if each.needs_base}
+    return {name for name, adversary in described_adversaries(report.config).items() if adversary.needs_base}
 
 
 def _about_the_attack(old: AttackRecord, new: AttackRecord, metrics: Mapping[str, Metric]) -> Iterator[str]:
@@ -205,12 +205,12 @@ def _differences(
     if untrained and "retain_nll" in reported:
         tolerances["retain_nll"] = NLL_TOLERANCE
     for metric, tolerance in sorted(tolerances.items()):
-        told, here = reported.get(metric), found.get(metric)
-        if told is None and here is None:
+        there, here = reported.get(metric), found.get(metric)
+        if there is None and here is None:
             continue
-        if told is None or here is None:
-            yield f"{when} {metric} is {here} here, and {told} in the report."
+        if there is None or here is None:
+            yield f"{when} {metric} is {here} here, and {there} in the report."
             return
-        if abs(told - here) > tolerance:
-            yield f"{when} {metric} is {here:.3f} here, and {told:.3f} in the report: more than {tolerance} apart."
+        if abs(there - here) > tolerance:
+            yield f"{when} {metric} is {here:.3f} here, and {there:.3f} in the report: more than {tolerance} apart."
             return

@@ -1,4 +1,4 @@
-"""Whether a published model is the one that its report is about, and whether the attacks come out as it says."""
+"""Tells whether a published model is the one that its report is about, and whether the attacks come out as it says."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ class Verification:
         warnings (`list[str]`):
             What a reader should know, and is no reason to refuse.
         attacks (`list[dict]`):
-            Attacks that were made anew: `adversary`, `seed`, and `reported` and `found`, metrics after it.
+            Attacks that were repeated: `adversary`, `seed`, and `reported` and `found`, metrics after it.
         checked (`list[str]`):
             What was looked at.
     """
@@ -45,7 +45,7 @@ class Verification:
 
     @property
     def verified(self) -> bool:
-        """Whether nothing was found to be wrong."""
+        """Tells whether nothing was found to be wrong."""
         return not self.problems
 
 
@@ -61,7 +61,7 @@ def verify(
     num_workers: int = 1,
     output_dir: str | Path | None = None,
 ) -> Verification:
-    """Checks a model against its report, and makes some of the attacks anew.
+    """Checks a model against its report, and repeats some of the attacks.
 
     Reads safetensors and JSON (and the chat template, as text); code of the repository is never run.
 
@@ -69,7 +69,7 @@ def verify(
         model (`str` or `Path`):
             Folder (or the `report.json` in it), or Hub id.
         attacks (`int`, *optional*, defaults to `3`):
-            Attacks to make anew, each with its seed: the strongest by the report, and others at random; 0 for none, `None`
+            Attacks to repeat, each with its seed: the strongest by the report, and others at random; 0 for none, `None`
             for all. Those that read the public base are left out.
         datasets, metrics, rewards (`dict`, *optional*):
             As in [`red_team`]. By default those of the task that the report names, which comes with this package.
@@ -116,9 +116,9 @@ def verify(
         if reading := reading_the_base(report):
             warnings.append(f"Attacks that read the public base are not made anew: {', '.join(sorted(reading))}.")
         settings = {"num_workers": num_workers, "output_dir": output_dir}
-        problems, made = repeat_attacks(folder, report, attacks, datasets, metrics, rewards, **settings)
-        count = sum(each["adversary"] is not None for each in made)
-        return Verification(problems, warnings, made, [*checked, f"{count} attacks made anew"])
+        problems, repeated = repeat_attacks(folder, report, attacks, datasets, metrics, rewards, **settings)
+        count = sum(attack["adversary"] is not None for attack in repeated)
+        return Verification(problems, warnings, repeated, [*checked, f"{count} attacks made anew"])
 
 
 def _check_arguments(model: Any, attacks: Any, revision: Any) -> None:
