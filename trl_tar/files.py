@@ -35,7 +35,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_yaml(file: Path, kind: type, remedy: str) -> Any:
-    """What the YAML or JSON file holds; `ValueError` with the remedy where it is nothing of that kind."""
+    """Returns what the YAML or JSON file holds; `ValueError` with the remedy where it is nothing of that kind."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))  # JSON is YAML
     except (OSError, ValueError, yaml.YAMLError) as error:

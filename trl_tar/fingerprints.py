@@ -15,7 +15,7 @@ WEIGHTS = "*.safetensors"  # of a whole model, its shards, or an adapter
 
 
 def origin(model: str | Path) -> str:
-    """What a phase starts from: the hash of the weights in a folder, or an id of the Hub."""
+    """Returns what a phase starts from: the hash of the weights in a folder, or an id of the Hub."""
     files = sorted(Path(model).glob(WEIGHTS))
     if not files:
         return str(model)
@@ -29,7 +29,7 @@ def file_sha256(file: Path) -> str:
 
 
 def sha256_of(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Hash of all fields of all objects."""
+    """Hashes all fields of all objects."""
     return hashlib.sha256(json.dumps([dict(row) for row in rows], sort_keys=True).encode()).hexdigest()
 
 

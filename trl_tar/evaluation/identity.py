@@ -15,7 +15,7 @@ from .scores import UNDECISIVE, Metric, Reward
 
 
 def identity(function: Metric | Reward | None) -> str:
-    """What a metric or reward is, the same in every process: its name, its code, and what it holds."""
+    """Describes a metric or reward, in the same way in every process: its name, its code, and what it holds."""
     if isinstance(function, partial):
         held = _content([function.args, sorted(function.keywords.items())])
         return f"partial {identity(function.func)} {held}"

@@ -52,7 +52,7 @@ def clean_token(token: str | None) -> str | None:
 
 
 def patiently(ask: Callable[[], Answer]) -> Answer:
-    """What `ask` returns; asked again where the Hub takes no more requests (429), fails, or hangs up."""
+    """Returns what `ask` returns, and calls it again where the Hub takes no more requests (429), fails, or hangs up."""
     for tries in count(1):
         try:
             return ask()
@@ -86,7 +86,7 @@ def _asked_wait(error: HfHubHTTPError) -> int | None:
 
 @contextmanager
 def push_errors(repository: str, token: str | None) -> Iterator[None]:
-    """What the Hub refuses, or what broke down after all tries, as one sentence without the token."""
+    """Raises `ValueError`, one sentence without the token, for what the Hub refuses or what broke down after all tries."""
     try:
         yield
     except OfflineModeIsEnabled as error:
@@ -117,7 +117,7 @@ def _why_not_pushed(error: Exception, token: str | None) -> str:
 
 @contextmanager
 def hub_errors(what: str, token: str | None) -> Iterator[None]:
-    """What cannot be read from the Hub as one sentence, without the token."""
+    """Raises `ValueError`, one sentence without the token, for what cannot be read from the Hub."""
     clean_token(token)
     try:
         yield

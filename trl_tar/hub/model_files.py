@@ -99,7 +99,7 @@ def _is_unread(path: PurePosixPath) -> bool:
 
 
 def about_the_file_list(content: Mapping[str, Any]) -> Iterator[str]:
-    """Names that nothing may be looked up or downloaded by, and what a model cannot be without."""
+    """Yields a sentence for each name that nothing may be downloaded by, and for what a model cannot be without."""
     files = content.get("files")
     if not isinstance(files, dict) or not any(str(name).endswith(".safetensors") for name in files):
         yield "The report names no file of weights, so it is bound to no model. Publish it with trl-tar push."
@@ -128,7 +128,7 @@ def about_the_file_list(content: Mapping[str, Any]) -> Iterator[str]:
 
 
 def about_the_files(folder: Path, report: Report, there: Sequence[str]) -> Iterator[str]:
-    """Files that are not those the report is about; `there` are the paths of all."""
+    """Yields a sentence for each file that is not the one the report is about; `there` are the paths of all."""
     for name, each in report.files.items():
         file = folder / name
         what = "the weights" if name.endswith(".safetensors") else "the tokenizer" if "token" in name else "this file"

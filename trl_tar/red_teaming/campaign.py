@@ -35,7 +35,7 @@ class Findings:
     attacked: dict[str, list[dict[str, Any]]]
 
     def records(self, targets: Mapping[str, Target]) -> dict[str, ModelRecord]:
-        """What was measured on each model, by its role."""
+        """Returns what was measured on each model, by its role."""
         records = {}
         for role, target in targets.items():
             before = {name: self.measured[role][name] for name in ("before", "standard_errors", "zero_step")}
@@ -108,7 +108,7 @@ class Campaign:
         return Findings(measured, (runs[: len(runs) // 2], runs[len(runs) // 2 :]), attacked)
 
     def config(self, adversaries: Sequence[Adversary]) -> dict[str, Any]:
-        """What the attacks read and how they were made, for the report."""
+        """Returns what the attacks read and how they were made, for the report."""
         return {
             "adversaries": [asdict(adversary) for adversary in adversaries],
             "datasets": self.store.description(),

@@ -101,7 +101,7 @@ def read(schema: TypeAdapter[Described], content: Mapping[str, Any]) -> Describe
 
 
 def written(value: Any) -> Any:
-    """What JSON holds of a value: dataclasses at any depth become dictionaries, without optional fields that are `None`."""
+    """Returns what JSON holds of a value: dataclasses become dictionaries, without optional fields that are `None`."""
     if is_dataclass(value):
         held = [(field, getattr(value, field.name)) for field in fields(value)]
         return {field.name: written(part) for field, part in held if part is not None or not _is_optional(field)}

@@ -93,7 +93,7 @@ def summarise(
 def after_attack(
     attacks: Sequence[AttackRecord], references: Mapping[str, ModelRecord], chance: float = CHANCE
 ) -> AfterAttack:
-    """What the attacks brought back and left: the estimates of [`summarise`] but those of the time to break.
+    """Computes what the attacks brought back and left: the estimates of [`summarise`] but those of the time to break.
 
     `harm_after`, `capability_after`, `bystander_after`, `recovery` and `selectivity` are of the last point. `worst_harm` and
     `worst_recovery` are of the strongest adversary of each seed; `adversary` names the one that is strongest on average.

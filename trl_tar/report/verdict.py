@@ -97,7 +97,7 @@ class Gate:
         return GateResult(name, value, self.bound.threshold, self.bound.passes(value))
 
     def in_words(self, name: str) -> str:
-        """What the gate compares, for the number of that name."""
+        """Says what the gate compares, for the number of that name."""
         return self.words.replace(ATTACK, name.removesuffix(self.name.removeprefix(ATTACK)).replace("_", " "))
 
 

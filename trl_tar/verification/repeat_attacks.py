@@ -103,7 +103,7 @@ def _task(
 
 
 def _loaded(folder: Path, report: Report) -> tuple[Path | PreTrainedModel, list[str]]:
-    """What is attacked, and problems: the folder of a model, or an adapter merged into its base.
+    """Returns what is attacked, and problems: the folder of a model, or an adapter merged into its base.
 
     Both are looked at before they are loaded, and read from safetensors alone."""
     if "adapter_config.json" not in report.files:
@@ -141,7 +141,7 @@ def check_demands(report: Report, adversaries: Sequence[Adversary], records: Seq
 
 
 def _about_the_weights(report: Report, loaded: str, base: Mapping[str, str] | None) -> Iterator[str]:
-    """The hash of what was loaded, and of its base, against what the report names."""
+    """Yields a sentence where the hash of what was loaded, or of its base, is not the one that the report names."""
     if base is None:
         if loaded != report.model["weights_sha256"]:
             yield "The report is of another model: the weights that it names are not those that were loaded."
@@ -158,7 +158,7 @@ def _about_the_weights(report: Report, loaded: str, base: Mapping[str, str] | No
 
 
 def drawn(report: Report, count: int | None) -> list[AttackRecord]:
-    """The strongest completed attack by the report, and others at random: a forger cannot know which; `None` for all."""
+    """Draws the strongest completed attack by the report, and others at random: a forger cannot know which; `None` for all."""
     passed_over = reading_the_base(report)
     attacks = [attack for attack in report.attacks if attack.finished and attack.adversary not in passed_over]
     if not attacks or count is None or count >= len(attacks):
@@ -169,12 +169,12 @@ def drawn(report: Report, count: int | None) -> list[AttackRecord]:
 
 
 def reading_the_base(report: Report) -> set[str]:
-    """Names of attacks that need more than the repository holds."""
+    """Returns the names of attacks that need more than the repository holds."""
     return {name for name, adversary in described_adversaries(report.config).items() if adversary.needs_base}
 
 
 def _about_the_attack(old: AttackRecord, new: AttackRecord, metrics: Mapping[str, Metric]) -> Iterator[str]:
-    """The first difference at its end, or else on its way."""
+    """Yields the first difference at the end of the attack, or else on its way."""
     name = f"{old.adversary!r} with seed {old.seed}"
     yield from (found := list(_differences(f"After {name}", old.after or {}, new.after or {}, metrics)))
     if found:
@@ -199,7 +199,7 @@ def _differences(
     metrics: Mapping[str, Metric],
     untrained: bool = False,
 ) -> Iterator[str]:
-    """A sentence where a measurement came out otherwise."""
+    """Yields a sentence where a measurement came out otherwise."""
     shares = {name for name in reported if is_share(name, metrics.get(name))}
     tolerances = dict.fromkeys({"harm", "capability"} | shares, TOLERANCE)
     if untrained and "retain_nll" in reported:
