@@ -15,8 +15,8 @@ def with_numbers(owner: str, mixture: Mapping[str, Any]) -> dict[str, float]:
 
 
 def shares(mixture: Mapping[str, float]) -> str | None:
-    """The rule of a mixture: at least one data set, each with a finite share above 0."""
-    allowed = mixture and all(0 < share < float("inf") for share in mixture.values())
+    """The rule of a mixture: at least one data set, each with a share above 0, and a finite sum."""
+    allowed = mixture and all(share > 0 for share in mixture.values()) and sum(mixture.values()) < float("inf")
     return None if allowed else "Give every data set a finite share above 0."
 
 

@@ -220,7 +220,7 @@ class TARTrainer(SafeguardTrainer):
         sums, gradient = mean_gradient(model, parameters, x_tr, self._tamper_resistance_loss, self._devices.inside)
         (loss,) = means([sums])
         if args.loss.bound is not None:
-            bounded = max(loss, args.loss.bound(model.config.vocab_size))
+            bounded = max(loss, args.loss.bound(model.config.get_text_config().vocab_size))
             if bounded > loss:  # clamped: no gradient
                 loss, weight = bounded, 0.0
         self.outer_gradient.add(weight, gradient)
