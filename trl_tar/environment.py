@@ -1,4 +1,4 @@
-"""What was installed when something was measured."""
+"""The software and the device of a measurement."""
 
 import platform
 from importlib.metadata import version
@@ -6,11 +6,19 @@ from importlib.metadata import version
 import torch
 
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "schedulefree")  # that decide a result
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "accelerate",
+    "schedulefree",
+)  # the packages whose versions can change a result
 
 
 def environment() -> dict[str, str]:
-    """Versions and device that the numbers come from."""
+    """Returns the versions of the packages, of Python and of `trl-tar`, and the device: name → text."""
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
     versions = {name: version(name) for name in PACKAGES}
     return {"trl-tar": _own_version(), **versions, "python": platform.python_version(), "device": device}

@@ -148,9 +148,24 @@ def many_names(content):
     content["environment"] = {str(i): 1 for i in range(400_000)}
 
 
+def many_shares(content):
+    content["config"]["contamination"] = {str(i): dict.fromkeys(map(str, range(1000)), "x") for i in range(1000)}
+
+
+def many_files(content):
+    content["files"] = {str(i): {} for i in range(100_000)}
+
+
+def many_references(content):
+    content["references"] = {str(i): {} for i in range(100_000)}
+
+
 HOSTILE = {
     many_attacks: "is not whole .attacks.0.adversary: Field required",
     many_seeds: "is not whole .seeds.0: Input should be a valid integer",
+    many_shares: "is not whole .config.contamination.0.0: Input should be a valid number",
+    many_files: "is not whole .files.0.size: Field required",
+    many_references: "is not whole .references.0..key.: String should match pattern",
     many_names: "has a dictionary of 400000 names, more than the 100000 of any",
 }
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import inspect
-import json
 import pickle
 import re
 from dataclasses import fields, is_dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from datasets.fingerprint import Hasher
 
+from ..fingerprints import json_sha256
 from .scores import UNDECISIVE, Metric, Reward
 
 
@@ -34,7 +34,7 @@ def _content(value: Any) -> str:
         fields_of = {
             field.name: _content(getattr(value, field.name)) for field in fields(value) if field.metadata != UNDECISIVE
         }
-        return hashlib.sha256(json.dumps(fields_of, sort_keys=True).encode()).hexdigest()
+        return json_sha256(fields_of)
     try:
         return Hasher.hash(value)
     except (TypeError, AttributeError, pickle.PicklingError):  # a lock, for one

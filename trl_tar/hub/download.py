@@ -5,7 +5,7 @@ from pathlib import Path
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
 from ..report.report import FILE_NAME, MAX_BYTES, Report
-from ..views.card import HUB_ID
+from ..views.card import OWNED_HUB_ID
 from .errors import clean_token, hub_errors
 
 
@@ -33,7 +33,7 @@ def download(
 ) -> Path:
     """One file of a repository; `ValueError` where it is not to be had, or larger than `most` bytes."""
     where, token = f"{name!r} of {repository!r}", clean_token(token)
-    if not HUB_ID.fullmatch(repository):
+    if not OWNED_HUB_ID.fullmatch(repository):
         raise ValueError(f"{repository!r} is neither a folder nor a repository of the Hub. Check its spelling.")
     with hub_errors(where, token):
         size = get_hf_file_metadata(hf_hub_url(repository, name, revision=revision), token=token).size or 0

@@ -1,7 +1,5 @@
 """Search for the strongest adversary of a space, with as many trials against the undefended twin."""
 
-import hashlib
-import json
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -16,7 +14,7 @@ from ..distributed.processes import num_ranks
 from ..evaluation.identity import identity
 from ..evaluation.scores import Metric, Reward
 from ..files import write_json
-from ..fingerprints import rows_sha256
+from ..fingerprints import json_sha256, rows_sha256
 from ..models.lora import check_lora_targets
 from ..models.tokenizers import own_tokenizer
 from ..report.records import AttackRecord
@@ -133,7 +131,7 @@ def _digest(space: Space, targets: Mapping[str, Target], datasets: Mapping[str, 
             role: [target.information["weights_sha256"], target.config_sha256] for role, target in targets.items()
         },
     }
-    return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:20]
+    return json_sha256(question)[:20]
 
 
 @dataclass

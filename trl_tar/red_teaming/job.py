@@ -1,7 +1,5 @@
 """One attack with one seed, as one piece of work."""
 
-import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -21,7 +19,7 @@ from ..evaluation.identity import identity
 from ..evaluation.judges import JudgeError
 from ..evaluation.scores import Metric, Reward, Scores, is_share, takes_template
 from ..files import finite
-from ..fingerprints import rows_sha256, vocabulary_sha256
+from ..fingerprints import json_sha256, rows_sha256, vocabulary_sha256
 from ..models.loading import load
 from ..report.answers import groups_of, rounded
 from ..report.intervals import clustered_standard_error
@@ -147,7 +145,7 @@ class Job:
             key["zero_step"] = {name: settings.identities["zero-step", name] for name in settings.zero_step_attacks}
         if self.benign:
             key["benign"] = settings.identities["benign", "benign"]
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
+        digest = json_sha256(key)[:20]
         label = "before" if self.adversary is None else f"{self.adversary.name}-seed{self.seed}"
         return f"{re.sub(r'[^A-Za-z0-9._=-]+', '_', label)[:80]}-{self.weights_sha256[:8]}-{digest}.json"
 

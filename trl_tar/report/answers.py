@@ -1,4 +1,4 @@
-"""Every answer to every question, before and after each attack: the side file of a report."""
+"""The side file of a report: every answer to every question, before and after each attack."""
 
 import gzip
 import json
@@ -14,14 +14,14 @@ from ..files import finite
 
 QUESTIONS_FILE = "questions.json.gz"
 QUESTIONS_VERSION = 1
-DIGITS = 4
+DIGITS = 4  # decimal places of a score, a choice: the side file holds every answer, and should stay small
 DEPTHS = {"groups": 1, "before": 2, "after": 3}  # field → levels of names above a list
 ByMetric = dict[str, list[float | None]]
 
 
 @dataclass(frozen=True)
 class Questions:
-    """One score a question, rounded to four digits; `None` where it is not finite.
+    """Holds one score for each question, rounded to four digits; `None` where it is not finite.
 
     Args:
         groups (`dict[str, list[str]]`):
@@ -74,23 +74,25 @@ def _file(path: str | Path) -> Path:
 
 
 def _is_nested(content: object, depth: int) -> bool:
-    """Tells whether it is a list under so many levels of dictionaries."""
+    """Returns whether the content is lists under `depth` levels of dictionaries."""
     if depth == 0:
         return isinstance(content, list)
-    return isinstance(content, dict) and all(_is_nested(part, depth - 1) for part in content.values())
+    return isinstance(content, dict) and all(_is_nested(value, depth - 1) for value in content.values())
 
 
 def rounded(scores: Mapping[str, Scores]) -> ByMetric:
-    """Scores of each metric as the side file keeps them: JSON has no number for NaN and infinity."""
+    """Returns the scores of each metric as the side file holds them, with `None` for NaN and infinity, which JSON lacks."""
     return {
-        name: [None if finite(value) is None else round(value, DIGITS) for value in metric.values]
-        for name, metric in scores.items()
+        name: [None if finite(value) is None else round(value, DIGITS) for value in metric_scores.values]
+        for name, metric_scores in scores.items()
     }
 
 
 def groups_of(scores: Mapping[str, Scores]) -> dict[str, list[str]]:
-    """Cluster of each question of each metric; its number where the metric names none."""
+    """Returns the cluster of each question of each metric; without clusters each question has its own, by its number."""
     return {
-        name: [str(i) for i in range(len(metric.values))] if metric.groups is None else list(map(str, metric.groups))
-        for name, metric in scores.items()
+        name: [str(i) for i in range(len(metric_scores.values))]
+        if metric_scores.groups is None
+        else list(map(str, metric_scores.groups))
+        for name, metric_scores in scores.items()
     }

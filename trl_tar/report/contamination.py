@@ -1,4 +1,4 @@
-"""What data sets and questions have in common, word for word: reported of real data, where entities are not known."""
+"""Overlap of data sets and questions, word for word. It is reported for real data, whose entities are not known."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,7 +9,7 @@ from datasets import Dataset
 from ..evaluation.scores import DescribedMetric
 
 
-N = 13  # words, as GPT-3's report counts overlap (https://huggingface.co/papers/2005.14165)
+N = 13  # words, the length at which the GPT-3 paper counts overlap (https://huggingface.co/papers/2005.14165)
 QUESTIONS = "questions of "  # before the name of a metric, in a table of shares
 TEXT_COLUMNS = ("prompt", "completion", "chosen", "rejected", "messages", "text")
 
@@ -19,21 +19,21 @@ Words = tuple[str, ...]
 def contamination(
     asked: Mapping[str, Iterable[str]], seen: Mapping[str, Iterable[str]], n: int = N
 ) -> dict[str, dict[str, float]]:
-    """Share of each set's rows that have `n` words in a row in common with what was seen.
+    """Computes the share of each set's rows that have `n` consecutive words in common with what was seen.
 
-    Words are compared in lower case, without punctuation. A row of fewer than `n` words counts where the whole of it
-    occurs. Memory grows with `asked` alone.
+    Words are compared in lower case, without punctuation. A row of fewer than `n` words counts if it occurs as a whole.
+    Memory grows with `asked` alone.
 
     Args:
         asked (`dict[str, Iterable[str]]`):
-            Name → rows that should be new, such as questions; sets without rows are left out.
+            Name → rows that should be new, such as questions. Sets without rows are left out.
         seen (`dict[str, Iterable[str]]`):
             Name → rows, such as of training data.
         n (`int`, *optional*, defaults to `13`):
-            Length of a run.
+            Number of consecutive words that count as overlap.
 
     Returns:
-        `dict[str, dict[str, float]]`: name in `asked` → name in `seen`, but its own → share in [0, 1].
+        `dict[str, dict[str, float]]`: name in `asked` → name in `seen`, other than its own → share in [0, 1].
     """
     runs = {name: [_runs(_words(row), n) for row in rows] for name, rows in asked.items()}
     wanted = {run for rows in runs.values() for row in rows for run in row}
@@ -56,7 +56,7 @@ def _runs(words: Words, n: int) -> set[Words]:
 
 
 def rows_of(dataset: Dataset) -> Iterator[str]:
-    """Each row as plain text."""
+    """Yields each row as plain text."""
     for row in dataset:
         yield " ".join(_flat(row[column]) for column in TEXT_COLUMNS if row.get(column) is not None)
 
@@ -67,5 +67,5 @@ def questions_of(metric: Any) -> list[str]:
 
 
 def _flat(value: Any) -> str:
-    """A text, or the contents of messages."""
+    """Returns a text as it is, and messages as their joined contents."""
     return value if isinstance(value, str) else " ".join(message["content"] for message in value)

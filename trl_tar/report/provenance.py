@@ -1,4 +1,4 @@
-"""What a report says of where its numbers come from: the model, its training and files, and what attacked it."""
+"""Fields of a report that say where its numbers come from: the model, its training and files, and its attacks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NotRequired
@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, with_config
 from typing_extensions import TypedDict
 
 from ..adversaries.adversary import Adversary
-from .schema import OPEN, STRICT, Count, Number, Several, Text, check_once
+from .schema import OPEN, STRICT, Count, Number, OneByOne, Several, Text, check_once
 
 
 # fields of an adversary that cards and pages speak of, so that a report has to hold them
@@ -84,7 +84,7 @@ class Config(TypedDict):
     metrics: NotRequired[Several[Text]]
     max_length: NotRequired[Count]
     bf16: NotRequired[bool]
-    contamination: NotRequired[dict[str, dict[str, Number]]]
+    contamination: NotRequired[OneByOne[dict[str, dict[str, Number]]]]
     hub_datasets: NotRequired[Several[Text]]
     base_model: NotRequired[Text | None]
     card: NotRequired[Card]

@@ -1,4 +1,4 @@
-"""What an attack leaves behind: plain records that become JSON."""
+"""Records of attacks, and of models under attack, as they stand in a report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,7 +54,7 @@ CheckedPoint = Annotated[Values, AfterValidator(_point)]
 @with_config(STRICT)
 @dataclass(frozen=True)
 class AttackRecord:
-    """One attack of one model.
+    """Records one attack on one model.
 
     Args:
         adversary (`str`):
@@ -86,7 +86,7 @@ class AttackRecord:
 
     @property
     def outcome(self) -> dict[str, float | None] | None:
-        """`after` of a completed attack: any other ended somewhere on its way, which shows no resistance."""
+        """`after` of a completed attack, and `None` for any other: one that ended early shows no resistance."""
         return self.after if self.status == "completed" else None
 
     @property
@@ -96,7 +96,7 @@ class AttackRecord:
 
     @property
     def finished(self) -> bool:
-        """Completed, with a number for the harm that came back."""
+        """Whether the attack completed, and its harm is a number."""
         return self.harm is not None
 
 
@@ -111,7 +111,7 @@ Attacks = Annotated[Several[Annotated[AttackRecord, whole(AttackRecord)]], After
 @with_config(STRICT)
 @dataclass(frozen=True)
 class ModelRecord:
-    """One model: what it is, what it can do, and what became of it under each attack.
+    """Records one model: its identity, its metrics before any attack, and every attack on it.
 
     Args:
         model (`dict`):
@@ -123,7 +123,7 @@ class ModelRecord:
         zero_step (`dict[str, float]`):
             Harm under attacks that need no training.
         standard_errors (`dict[str, float]`):
-            Of the values in `before`, over questions clustered by group; `None` for fewer than two clusters.
+            Standard errors of the values in `before`, over questions clustered by group; `None` for fewer than two clusters.
     """
 
     model: Model
@@ -135,7 +135,7 @@ class ModelRecord:
 
 @with_config(STRICT)
 class Benign(TypedDict):
-    """What a harmless user reaches, by [`~trl_tar.red_teaming.benign_record.benign_record`].
+    """Records what a harmless user reaches, as [`~trl_tar.red_teaming.benign_record.benign_record`] measures it.
 
     `trainability` and `capability_ratio` are shares of the base model's; `base` and `model` are the runs of each."""
 
@@ -151,7 +151,7 @@ class Benign(TypedDict):
 def attack_record(
     adversary: str, seed: int, trajectory: list[Point], status: str = "completed", error: str | None = None
 ) -> AttackRecord:
-    """Record of an attack from its trajectory; says in `error` which values are missing."""
+    """Builds the record of an attack from its trajectory; `error` says which values are missing."""
     missing = [
         f"{name} at step {point['step']} is not a finite number"
         for point in trajectory

@@ -1,4 +1,4 @@
-"""What a red team found: attacks, references, summary and verdict, as one JSON file."""
+"""The report of a red team: attacks, references, summary and verdict, as one JSON file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,18 +12,15 @@ from ..fingerprints import digest_of
 from .answers import QUESTIONS_FILE, Questions
 from .provenance import Config, File, Task, Training
 from .records import Benign, ModelRecord
-from .schema import AS_RECORDED, OPTIONAL, STRICT, Seed, Several, Text, check_once, read, whole, written
+from .schema import OPTIONAL, STRICT, OneByOne, Seed, Several, Text, check_once, read, whole, written
 from .summary import Summary, summaries_of, summarise
 from .verdict import Verdict
 
 
 SCHEMA_VERSION = 4
-ADDED: dict[str, Any] = {
-    "training": None,
-    "task": None,
-    "files": {},
-}  # by version 4; what a report of version 3 says of them
-MAX_BYTES = 64 * 2**20  # of 200 attacks one has 2 MB
+# the fields that version 4 added, with the values that a report of version 3 gets
+ADDED: dict[str, Any] = {"training": None, "task": None, "files": {}}
+MAX_BYTES = 64 * 2**20  # a choice, about 30 times a report of 200 attacks, which has 2 MB
 MAX_ATTACKS = 10**5  # adversaries × seeds, which readers go through one by one; a choice, above any suite
 FILE_NAME = "report.json"
 
@@ -43,7 +40,7 @@ Role = Annotated[str, Field(pattern="^(base|twin|floor)$")]
 @with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class Report(ModelRecord):
-    """Evidence on one model: its record, and what follows from it.
+    """Holds the evidence on one model: its record, and what follows from it.
 
     Args:
         model (`dict`):
@@ -51,7 +48,7 @@ class Report(ModelRecord):
         before (`dict[str, float]`):
             Every metric before any attack.
         attacks (`list[AttackRecord]`):
-            One for each adversary and seed, failed and diverged ones included.
+            One record for each adversary and seed, with failed and diverged attacks.
         references (`dict[str, ModelRecord]`):
             `base`, `twin` and `floor`, attacked alike.
         summary (`dict[str, dict]`):
@@ -61,7 +58,7 @@ class Report(ModelRecord):
         by_adversary (`dict[str, dict]`):
             The summary of each adversary alone.
         standard_errors (`dict[str, float]`):
-            Of `before`, over questions clustered by group.
+            Standard errors of `before`, over questions clustered by group.
         zero_step (`dict[str, float]`):
             Harm under attacks without training.
         benign (`dict`, *optional*):
@@ -75,7 +72,7 @@ class Report(ModelRecord):
         environment (`dict[str, str]`):
             Versions and device.
         training (`dict`, *optional*):
-            How the model came about: `phases`, each with `name`, `settings` and, of TAR, `adversaries` (A_train).
+            How the model was trained: `phases`, each with `name`, `settings` and, of TAR, `adversaries` (A_train).
         task (`dict`, *optional*):
             Where data sets and metrics of the attacks come from, for [`verify`]: `kind` and `world` of
             [`~trl_tar.tasks.built_in.built_in_task`].
@@ -87,17 +84,17 @@ class Report(ModelRecord):
             Every answer, for the side file; not in the JSON, and not read back by [`Report.load`].
     """
 
-    references: dict[Role, ModelRecord]
+    references: OneByOne[dict[Role, ModelRecord]]
     summary: Summary
     verdict: Verdict
-    by_adversary: dict[str, Summary] = field(default_factory=dict)
+    by_adversary: OneByOne[dict[str, Summary]] = field(default_factory=dict)
     benign: Benign | None = None
     seeds: Annotated[Several[Seed], AfterValidator(_each_once)] = field(default_factory=list)
     config: Annotated[Config, AS_RECORDED]
     environment: dict[str, Text] = field(default_factory=dict)
     training: Training | None = None
     task: Task | None = None
-    files: dict[str, File] = field(default_factory=dict)
+    files: OneByOne[dict[str, File]] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
     questions: Annotated[Questions | None, BeforeValidator(_not_in_the_file)] = field(
         default=None, compare=False, repr=False, metadata=OPTIONAL
@@ -106,7 +103,7 @@ class Report(ModelRecord):
     def save(self, path: str | Path) -> Path:
         """Writes JSON in one piece, to a file or as `report.json` into an existing folder; returns the file.
 
-        Answers to questions, where the report has them, go into `questions.json.gz` next to it; next to a `hardened.json`
+        Answers to questions, where the report has them, go into `questions.json.gz` next to it; those of a `hardened.json`
         into `hardened.questions.json.gz`."""
         file = _file(path)
         if self.questions is not None:
@@ -118,7 +115,7 @@ class Report(ModelRecord):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of every field but the answers, in one canonical writing: the same for equal reports."""
+        """SHA-256 of every field but the answers, as canonical JSON: equal reports have the same."""
         return digest_of(self._content())
 
     def _content(self) -> dict[str, Any]:
@@ -147,9 +144,9 @@ _SCHEMA: TypeAdapter[Report] = TypeAdapter(Annotated[Report, whole(Report)])
 
 
 def report_of(content: Mapping[str, Any]) -> Report:
-    """The report that JSON fields hold, without the digest; `ValueError` for the first that is not as it must be.
+    """Builds the report from its JSON fields, without the digest; raises `ValueError` for the first field that is wrong.
 
-    The summaries of a report of an older version are taken again from its attacks, whatever the file says of them."""
+    For a report of an older version the summaries are computed again from its attacks, whatever the file says of them."""
     if content["schema_version"] == SCHEMA_VERSION:
         return _few_enough(read(_SCHEMA, content))
     unknown = {"summary": summarise([], {}), "by_adversary": {}}
@@ -168,7 +165,7 @@ def _few_enough(report: Report) -> Report:
 
 
 def read_content(file: Path) -> dict[str, Any]:
-    """The fields in a report's file, as they are; `ValueError` where it is no report that this version can read."""
+    """Reads the fields in a report's file; raises `ValueError` if it is no report that this version can read."""
     if not file.is_file():
         raise ValueError(
             f"{str(file)!r} holds no report: there is no such file. Give the {FILE_NAME} of a red team, or its folder."

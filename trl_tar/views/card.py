@@ -34,7 +34,7 @@ from .words import (
 
 
 TAGS = ["trl", "trl-tar", "tamper-resistance"]
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+OWNED_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")  # a model's id, which names an owner; ids of data sets may lack one
 BENCHMARK = "trl-tar/red-team"  # stands where the Hub asks for the data set of a metric
 DIGEST = re.compile(r"Digest of the report: `([0-9a-f]{64})`")
 
@@ -105,7 +105,7 @@ def unattacked_card(title: str, description: str, license: str | None = None, ba
         library_name="transformers" if base is None else "peft",
         license=license,
         tags=TAGS,
-        base_model=base if base is not None and HUB_ID.fullmatch(base) else None,
+        base_model=base if base is not None and OWNED_HUB_ID.fullmatch(base) else None,
     )
     return render(
         "unattacked_card.md.jinja",
@@ -144,7 +144,7 @@ def base_model_id(report: Report) -> str | None:
     known = [report.config.get("base_model"), report.model.get("base_model", {}).get("id")]
     if "base" in report.references:
         known.append(report.references["base"].model["id"])
-    return next((name for name in known if isinstance(name, str) and HUB_ID.fullmatch(name)), None)
+    return next((name for name in known if isinstance(name, str) and OWNED_HUB_ID.fullmatch(name)), None)
 
 
 def evaluation_results(report: Report) -> str:
