@@ -1,4 +1,4 @@
-"""JSON, YAML and lines of text, read strictly and written in one form."""
+"""Files of JSON, YAML and JSON lines, read strictly and written in one form."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ import yaml
 
 
 def finite(value: float) -> float | None:
-    """The value, or `None` where JSON has no number for it."""
+    """Returns the value, or `None` for NaN and infinity, which JSON lacks."""
     return value if math.isfinite(value) else None
 
 
@@ -35,7 +35,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_yaml(file: Path, kind: type, remedy: str) -> Any:
-    """Returns what the YAML or JSON file holds; `ValueError` with the remedy where it is nothing of that kind."""
+    """Reads a YAML or JSON file; raises `ValueError` with the remedy if its content is not of that kind."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))  # JSON is YAML
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -63,20 +63,20 @@ def _keys(content: Any) -> Iterator[Any]:
 
 
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can say it, and UTF-8 cannot
-MAX_DEPTH = 64  # a report has 7 levels
-MAX_DIGITS = 1000  # of a whole number; Python reads 4300
-# in one dictionary; a report has a summary by the name of each adversary, and at most so many of those
+MAX_DEPTH = 64  # levels, a choice: a report has 7
+MAX_DIGITS = 1000  # of a whole number, a choice below the 4300 that Python reads
+# in one dictionary: a report has a summary by the name of each adversary, and at most this many attacks
 MAX_NAMES = 10**5
 
 
 def read_strict_json(file: Path, remedy: str) -> Any:
-    """Content of a file; `ValueError`, which ends with the remedy, for what JSON does not define or is there to exhaust.
+    """Reads a JSON file; raises `ValueError`, which ends with the remedy, for what JSON does not define or would exhaust memory.
 
     Args:
         file (`Path`):
-            UTF-8.
+            File in UTF-8.
         remedy (`str`):
-            What to do, as a sentence.
+            Sentence that says what the user can do.
     """
 
     def refuse(what: str) -> None:
@@ -114,16 +114,16 @@ def read_strict_json(file: Path, remedy: str) -> Any:
 
 
 def _depth(content: Any) -> int:
-    """How many lists and dictionaries lie within each other, counted without recursion."""
+    """Counts without recursion how many lists and dictionaries lie within each other."""
     level, depth = [content], 0
-    while level := [part for part in level if isinstance(part, dict | list)]:
-        level = [child for part in level for child in (part.values() if isinstance(part, dict) else part)]
+    while level := [value for value in level if isinstance(value, dict | list)]:
+        level = [child for value in level for child in (value.values() if isinstance(value, dict) else value)]
         depth += 1
     return depth
 
 
 def read_lines(path: str | Path, what: str) -> list[Any]:
-    """All objects of a file; `ValueError`, with `what` they are, where there are none."""
+    """Reads one JSON object a line; raises `ValueError`, which names `what` they are, if there are none."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # splitlines also splits inside strings
         rows = [json.loads(line) for line in lines if line.strip()]

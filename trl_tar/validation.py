@@ -1,4 +1,4 @@
-"""Refusals that a user can act on: types, ranges and choices of settings."""
+"""Checks of settings, their types, ranges and choices. Each error says what the user can do."""
 
 import reprlib
 from collections.abc import Iterable, Mapping
@@ -13,14 +13,14 @@ if TYPE_CHECKING:  # adversaries are checked here, and describing one takes no t
 
 
 def coerce_numbers(args: "SFTConfig", names: Iterable[str], to: type) -> None:
-    """Makes numbers of the fields' strings; raises `ValueError` where one is no number."""
+    """Converts the fields, which YAML may give as strings, to numbers; raises `ValueError` for a field that is no number."""
     for name in names:
         optional = args.__dataclass_fields__[name].default is None
         setattr(args, name, coerced(type(args).__name__, name, getattr(args, name), to, optional))
 
 
 def check_sizes(args: "SFTConfig", names: Iterable[str]) -> None:
-    """Raises `ValueError` where a field is no whole number of at least 1; `None` stays."""
+    """Raises `ValueError` for a field that is no whole number of at least 1; `None` is allowed if it is the default."""
     coerce_numbers(args, names, int)
     for name in names:
         value = getattr(args, name)
@@ -29,7 +29,7 @@ def check_sizes(args: "SFTConfig", names: Iterable[str]) -> None:
 
 
 def check_not_negative(args: "SFTConfig", names: Iterable[str]) -> None:
-    """Raises `ValueError` where a field is no finite number of at least 0."""
+    """Raises `ValueError` for a field that is no finite number of at least 0."""
     coerce_numbers(args, names, float)
     for name in names:
         if not 0 <= getattr(args, name) < float("inf"):
@@ -39,7 +39,7 @@ def check_not_negative(args: "SFTConfig", names: Iterable[str]) -> None:
 
 
 def check_choices(args: "SFTConfig", names: Iterable[str]) -> None:
-    """Raises `ValueError` where a field is none of the choices that its metadata lists."""
+    """Raises `ValueError` for a field that is none of the choices in its metadata."""
     for name in names:
         value, allowed = getattr(args, name), args.__dataclass_fields__[name].metadata["choices"]
         if value not in allowed:
@@ -57,7 +57,7 @@ def check_types(owner: str, described: Any) -> None:
 
 
 def check_at_least(owner: str, described: Any, **least: int) -> None:
-    """Raises `ValueError` for a whole number below its least; [`check_types`] finds what is no whole number."""
+    """Raises `ValueError` for a whole number below its minimum; [`check_types`] finds what is no whole number."""
     for name, low in least.items():
         value = getattr(described, name)
         if type(value) is int and value < low:
@@ -65,7 +65,7 @@ def check_at_least(owner: str, described: Any, **least: int) -> None:
 
 
 def _is_a(value: Any, kind: Any) -> bool:
-    """Tells whether the value is of the annotated type. A whole number is a `float` too, and `True` is no number."""
+    """Returns whether the value is of the annotated type. A whole number is also a `float`, and `True` is no number."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return any(_is_a(value, part) for part in parts)
@@ -80,9 +80,9 @@ def _is_a(value: Any, kind: Any) -> bool:
 
 
 def coerced(owner: str, name: str, value: Any, to: type, optional: bool = False) -> Any:
-    """`value` as a whole number (`int`) or a number (`float`), also where YAML has a string; `None` where it is optional.
+    """Converts `value`, which may be a string from YAML, to a whole number (`int`) or a number (`float`); `None` stays if `optional`.
 
-    Raises `ValueError` that names the owner and its field."""
+    Raises `ValueError`, which names the owner and its field, for anything else."""
     if value is None and optional:
         return None
     try:
@@ -97,7 +97,7 @@ def coerced(owner: str, name: str, value: Any, to: type, optional: bool = False)
 
 
 def shortened(value: Any) -> str:
-    """A value as a message shows it: on one line, with at most 80 characters of each text."""
+    """Returns a value as messages show it: on one line, with at most 80 characters of each text."""
     shown = reprlib.Repr()
     shown.maxstring = shown.maxother = 80
     return shown.repr(value)

@@ -1,4 +1,4 @@
-"""Reports and models from the Hub."""
+"""Downloads of reports and models from the Hub."""
 
 from pathlib import Path
 
@@ -10,13 +10,15 @@ from .errors import clean_token, hub_errors
 
 
 def load_report(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Report:
-    """A report from a folder, a file, or a repository of the Hub, of which nothing else is downloaded.
+    """Loads a report from a folder, a file, or a repository of the Hub, of which nothing else is downloaded.
 
     Args:
         source (`str` or `Path`):
             Folder, `report.json` or Hub id.
-        revision, token (`str`, *optional*):
-            Of the Hub.
+        revision (`str`, *optional*):
+            Branch or commit of the repository.
+        token (`str`, *optional*):
+            Token of the Hub; by default that of the login.
 
     Raises:
         `ValueError`: if there is no report, or one that this version cannot read.
@@ -31,7 +33,7 @@ def load_report(source: str | Path, *, revision: str | None = None, token: str |
 def download(
     repository: str, name: str, revision: str | None = None, token: str | None = None, most: int = MAX_BYTES
 ) -> Path:
-    """One file of a repository; `ValueError` where it is not to be had, or larger than `most` bytes."""
+    """Downloads one file of a repository; raises `ValueError` if that fails, or the file is larger than `most` bytes."""
     where, token = f"{name!r} of {repository!r}", clean_token(token)
     if not OWNED_HUB_ID.fullmatch(repository):
         raise ValueError(f"{repository!r} is neither a folder nor a repository of the Hub. Check its spelling.")

@@ -1,4 +1,4 @@
-"""Answers of the Hub: requested again where it has no time, and reported in one sentence, without a token, where it refuses."""
+"""Requests to the Hub: repeated where it is busy or fails, and reported in one sentence, without tokens, where it refuses."""
 
 import re
 import time
@@ -22,8 +22,8 @@ from huggingface_hub.errors import (
 
 Answer = TypeVar("Answer")
 
-TRIES = 5
-LONGEST_WAIT = 60  # seconds between two of them; where the Hub asks for more, the user decides
+TRIES = 5  # a choice: they wait 1, 2, 4 and 8 seconds, unless the Hub asks for other times
+LONGEST_WAIT = 60  # seconds between two tries, a choice; where the Hub asks for more, the user decides
 SECRET = re.compile(r"Bearer\s+\S+|\bhf_\w+|\?\S+")  # tokens, and the queries of signed addresses
 NOT_FOUND = "there is no such repository, or the token may not see it. Check its name, or log in with hf auth login."
 REASONS = {
@@ -37,10 +37,10 @@ PUSH_AGAIN = "Push again: what arrived is not sent twice."
 
 
 def clean_token(token: str | None) -> str | None:
-    """Without the white space that a copy brings along; `None`, for the one logged in with, where nothing is left.
+    """Strips white space, which a copied token may have; returns `None`, for the token of the login, if nothing is left.
 
     Raises:
-        `ValueError`: if it, or the one logged in with, could not be sent; the sentence does not show it.
+        `ValueError`: if the token, or that of the login, cannot be sent in a header; the message does not show it.
     """
     cleaned = (token or "").strip() or None
     sent = cleaned or get_token() or ""
@@ -52,7 +52,7 @@ def clean_token(token: str | None) -> str | None:
 
 
 def patiently(ask: Callable[[], Answer]) -> Answer:
-    """Returns what `ask` returns, and calls it again where the Hub takes no more requests (429), fails, or hangs up."""
+    """Returns what `ask` returns, and repeats it if the Hub takes no more requests (429), fails (5xx), or hangs up."""
     for tries in count(1):
         try:
             return ask()
@@ -65,18 +65,18 @@ def patiently(ask: Callable[[], Answer]) -> Answer:
 
 
 def _wait(error: HTTPError, tries: int) -> int | None:
-    """Seconds before the next try; `None` where another would not help, or not soon."""
-    asked = None
+    """Returns the seconds before the next try; `None` if another try would not help, or only after `LONGEST_WAIT`."""
+    requested = None
     if isinstance(error, HfHubHTTPError):
         if error.response.status_code != 429 and error.response.status_code < 500:
             return None
-        asked = _asked_wait(error)
-    wait = 2 ** (tries - 1) if asked is None else asked
+        requested = _requested_wait(error)
+    wait = 2 ** (tries - 1) if requested is None else requested
     return wait if wait <= LONGEST_WAIT else None
 
 
-def _asked_wait(error: HfHubHTTPError) -> int | None:
-    """Seconds that the Hub asks to wait."""
+def _requested_wait(error: HfHubHTTPError) -> int | None:
+    """Returns the seconds that the Hub asks to wait, from its headers; `None` if it does not say."""
     after = error.response.headers.get("Retry-After", "")
     limit = re.search(r"\bt=(\d+)", error.response.headers.get("RateLimit", ""))
     if after.isdigit():
@@ -86,7 +86,7 @@ def _asked_wait(error: HfHubHTTPError) -> int | None:
 
 @contextmanager
 def push_errors(repository: str, token: str | None) -> Iterator[None]:
-    """Raises `ValueError`, one sentence without the token, for what the Hub refuses or what broke down after all tries."""
+    """Raises `ValueError`, one sentence without the token, for a push that the Hub refuses or that failed after all tries."""
     try:
         yield
     except OfflineModeIsEnabled as error:
@@ -132,7 +132,7 @@ def hub_errors(what: str, token: str | None) -> Iterator[None]:
 
 
 def _refusal(error: HfHubHTTPError, forbidden: str, again: str, token: str | None) -> str:
-    """Status, reason and remedy."""
+    """Returns status, reason and remedy, in words."""
     status = error.response.status_code
     if isinstance(error, RepositoryNotFoundError) and status != 403:  # of a gated one
         reason = NOT_FOUND
@@ -143,18 +143,20 @@ def _refusal(error: HfHubHTTPError, forbidden: str, again: str, token: str | Non
     elif status == 403:
         reason = forbidden
     elif status == 429:
-        wait = _asked_wait(error)
+        wait = _requested_wait(error)
         reason = f"the Hub takes no more requests for now. Wait {f'{wait} seconds' if wait else 'a minute'}. {again}"
     elif status >= 500:
         reason = f"the Hub failed. Wait a while. {again}"
     else:
-        said = without_secrets(error.server_message or "it gave no reason", token)
-        reason = REASONS.get(status, f"the Hub refused it, and said: {said.rstrip('.')}. Correct that, and try again.")
+        message = without_secrets(error.server_message or "it gave no reason", token)
+        reason = REASONS.get(
+            status, f"the Hub refused it, and said: {message.rstrip('.')}. Correct that, and try again."
+        )
     return f"({status}): {reason}"
 
 
 def without_secrets(text: str, token: str | None) -> str:
-    """The text in one line that is not long, with tokens taken out, the given one and any other."""
+    """Returns the text on one line of at most 300 characters, without this token, that of the login, and any other."""
     for secret in (token, get_token()):
         text = text.replace(secret.strip(), "hf_…") if secret and secret.strip() else text
     return SECRET.sub("…", " ".join(text.split()))[:300]

@@ -1,4 +1,4 @@
-"""The folder of evidence next to a model's weights."""
+"""The evidence in the folder of a model's weights."""
 
 import os
 from dataclasses import replace
@@ -36,10 +36,10 @@ UNNAMED = {"title": "A model", "description": "", "repository": None}
 
 
 def bound(report: Report, folder: Path) -> Report:
-    """The report with size and hash of every file of the model that it is about.
+    """Returns the report with size and hash of every file of the model that it is about.
 
     Raises:
-        `ValueError`: if the folder holds no model in safetensors, or another one than was attacked.
+        `ValueError`: if the folder holds no model in safetensors, or another model than the attacked one.
     """
     check_model(folder)
     found = weights_sha256(load(str(folder)))
@@ -52,7 +52,7 @@ def bound(report: Report, folder: Path) -> Report:
 
 
 def _described(folder: Path) -> dict[str, File]:
-    """Size and hash of each file of the model."""
+    """Returns the size in bytes and the SHA-256 of each file of the model."""
     return {
         file.relative_to(folder).as_posix(): {"size": file.stat().st_size, "sha256": file_sha256(file)}
         for file in model_files(folder)
@@ -60,7 +60,7 @@ def _described(folder: Path) -> dict[str, File]:
 
 
 def belongs(folder: Path) -> bool | None:
-    """Tells whether the report in the folder is about the model next to it; `None` without a report that is bound to one."""
+    """Returns whether the report in the folder is about the model there; `None` if there is no report that is bound to a model."""
     if not (folder / FILE_NAME).is_file():
         return None
     try:
@@ -71,7 +71,7 @@ def belongs(folder: Path) -> bool | None:
 
 
 def load_with_answers(path: str | Path) -> Report:
-    """A report from the disk with the answers of its side file, where it has one: they go where the report goes."""
+    """Loads a report from the disk, with the answers of its side file if there is one."""
     report = Report.load(path)
     file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
     side = file.with_name(QUESTIONS_FILE) if file.name == FILE_NAME else file.with_suffix(f".{QUESTIONS_FILE}")
@@ -79,7 +79,7 @@ def load_with_answers(path: str | Path) -> Report:
 
 
 def own_report(folder: Path) -> Report | None:
-    """The report in the folder, if there is one and it is about the weights next to it."""
+    """Returns the report in the folder if there is one and it is about the weights there."""
     if not (folder / FILE_NAME).is_file():
         return None
     report = load_with_answers(folder)
@@ -87,16 +87,16 @@ def own_report(folder: Path) -> Report | None:
 
 
 def _answers_beside(report: Report, folder: Path) -> Questions | None:
-    """Returns the answers in the folder if the report there is this one; those of another report are put aside."""
+    """Returns the answers in the folder if the report there is this one; moves those of another report aside."""
     side = folder / QUESTIONS_FILE
     if not side.is_file():
         return None
     try:
-        held = load_with_answers(folder)
+        present = load_with_answers(folder)
     except ValueError:  # of a newer version, damaged, or not there
-        held = None
-    if held is not None and (held.before, held.attacks) == (report.before, report.attacks):
-        return held.questions
+        present = None
+    if present is not None and (present.before, present.attacks) == (report.before, report.attacks):
+        return present.questions
     os.replace(side, folder / f"other.{QUESTIONS_FILE}")
     return None
 
@@ -109,7 +109,7 @@ def write_evidence(
     repository: str | None = None,
     license: str | None = None,
 ) -> Report:
-    """Writes report, card, pages, figures and metrics next to the weights in the folder; returns the report, bound to them."""
+    """Writes report, card, pages, figures and metrics into the folder of the weights; returns the report, bound to them."""
     card: Card = {"title": title, "description": description, "repository": repository, "license": license}
     report = bound(replace(report, config={**report.config, "card": card}), folder)
     if report.questions is None:
@@ -126,7 +126,7 @@ def write_evidence(
 
 
 def card_of(report: Report) -> str:
-    """The card of a report that is bound to a model: always the same for the same report."""
+    """Returns the card of a report that is bound to a model. Equal reports have equal cards."""
     return model_card(report, figures=FIGURES, **report.config.get("card", UNNAMED))
 
 

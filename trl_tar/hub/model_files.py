@@ -35,7 +35,7 @@ MODEL_FILES = (
     "*.jinja",
     "additional_chat_templates/*.jinja",
 )
-# weights of an older model in formats that would load next to ours, or in their place, and a trainer's pickle
+# weights of an older model in formats that a library would load in addition to ours, or in their place, and a trainer's pickle
 OLDER_FILES = (
     "pytorch_model*.bin",
     "pytorch_model.bin.index.json",
@@ -47,13 +47,13 @@ OLDER_FILES = (
 
 
 def model_files(folder: Path) -> list[Path]:
-    """Weights, configuration and tokenizer in a folder: what the report binds."""
+    """Lists weights, configuration and tokenizer in a folder, which are the files that a report binds."""
     files = {file for pattern in MODEL_FILES for file in folder.glob(pattern) if file.is_file()}
     return sorted(file for file in files if not file.name.startswith("."))
 
 
 def check_model(folder: Path) -> None:
-    """Raises `ValueError` where there are no weights in safetensors, or no tokenizer, that could be sent."""
+    """Raises `ValueError` if the folder has no weights in safetensors, or no tokenizer."""
     if not any(folder.glob(WEIGHTS)):
         raise ValueError(f"{str(folder)!r} holds no {WEIGHTS}. Save the model there with save_pretrained.")
     if not (folder / "tokenizer.json").is_file():
@@ -73,16 +73,16 @@ LOADABLE = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".msgpack",
 BESIDE = {".json", ".jinja", ".model", ".py"}  # what a library reads next to them
 # templates are text, which transformers renders in a sandbox; the last two are what a tokenizer.json was made of
 READ = {".safetensors", ".json", ".jinja", ".txt", ".model"}
-# of the trainer itself, which no library loads as weights
+# files of the trainer itself, which no library loads as weights
 TRAINER = re.compile(r"training_args\.bin|optimizer\.(pt|bin)|(scheduler|scaler)\.pt|rng_state(_\d+)?\.pth")
 TEMPLATES = "additional_chat_templates"  # the only folder within a model's that transformers reads: default.jinja first
 UNREAD = {"figures", "examples", "runs", "logs", "wandb"}  # folders, in addition to hidden ones and checkpoints
-LONGEST_NAME = 255  # bytes
+LONGEST_NAME = 255  # bytes, the limit of the common file systems
 SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def files_in(folder: Path) -> list[str]:
-    """Paths of all files in a folder, as the Hub lists those of a repository, without those that no library reads."""
+    """Lists the paths of all files in a folder, as the Hub does for a repository, except those that no library reads."""
     found = set()
     for top in (folder, folder / TEMPLATES):  # which may be a link, and links are not followed
         for root, folders, names in os.walk(top):
@@ -93,13 +93,13 @@ def files_in(folder: Path) -> list[str]:
 
 
 def _is_unread(path: PurePosixPath) -> bool:
-    """Tells whether the path lies in a folder that no library reads when it loads a model."""
+    """Returns whether the path lies in a folder that no library reads when it loads a model."""
     first = path.parts[0]
     return len(path.parts) > 1 and (first.startswith((".", "checkpoint-")) or first in UNREAD)
 
 
 def about_the_file_list(content: Mapping[str, Any]) -> Iterator[str]:
-    """Yields a sentence for each name that nothing may be downloaded by, and for what a model cannot be without."""
+    """Yields a problem for each name that is unsafe to look up or download, and for each file that a model needs."""
     files = content.get("files")
     if not isinstance(files, dict) or not any(str(name).endswith(".safetensors") for name in files):
         yield "The report names no file of weights, so it is bound to no model. Publish it with trl-tar push."
@@ -108,7 +108,7 @@ def about_the_file_list(content: Mapping[str, Any]) -> Iterator[str]:
         yield "The report names no configuration (config.json), so its weights can be read as another model."
     if "tokenizer.json" not in files:
         yield "The report names no tokenizer (tokenizer.json), so its numbers can be of another one."
-    for name, each in files.items():
+    for name, described in files.items():
         path = PurePosixPath(name)
         template = path.parts[:-1] == (TEMPLATES,) and path.suffix == ".jinja"
         if not (template or path.name == name) or "\\" in name or path.name.startswith("."):
@@ -120,26 +120,26 @@ def about_the_file_list(content: Mapping[str, Any]) -> Iterator[str]:
         elif path.suffix not in READ:
             yield f"The report lists the file {name!r}. Only {', '.join(sorted(READ))} are read."
         elif (
-            not isinstance(each, dict)
-            or type(each.get("size")) is not int
-            or not SHA256.fullmatch(str(each.get("sha256")))
+            not isinstance(described, dict)
+            or type(described.get("size")) is not int
+            or not SHA256.fullmatch(str(described.get("sha256")))
         ):
             yield f"The report lists {name!r} without size and SHA-256."
 
 
 def about_the_files(folder: Path, report: Report, there: Sequence[str]) -> Iterator[str]:
-    """Yields a sentence for each file that is not the one the report is about; `there` are the paths of all."""
-    for name, each in report.files.items():
+    """Yields a problem for each file that is not as the report says; `there` are the paths of all files."""
+    for name, described in report.files.items():
         file = folder / name
         what = "the weights" if name.endswith(".safetensors") else "the tokenizer" if "token" in name else "this file"
         if not file.is_file():
             yield f"{name!r} is missing."
-        elif file.stat().st_size != each["size"]:
-            change = "cut short" if file.stat().st_size < each["size"] else "added to, or exchanged"
-            yield f"{name!r} has {file.stat().st_size} bytes, and the report says {each['size']}: {what} were {change}."
-        elif (found := file_sha256(file)) != each["sha256"]:
+        elif file.stat().st_size != described["size"]:
+            change = "cut short" if file.stat().st_size < described["size"] else "added to, or exchanged"
+            yield f"{name!r} has {file.stat().st_size} bytes, and the report says {described['size']}: {what} were {change}."
+        elif (found := file_sha256(file)) != described["sha256"]:
             yield (
-                f"{name!r} has the SHA-256 {found[:12]}…, and the report says {each['sha256'][:12]}…: {what} were changed, or "
+                f"{name!r} has the SHA-256 {found[:12]}…, and the report says {described['sha256'][:12]}…: {what} were changed, or "
                 "the report is of another model."
             )
         elif name.endswith(".index.json"):
@@ -158,7 +158,7 @@ def _about_the_shards(index: Path, report: Report) -> Iterator[str]:
 
 
 def weights_beside(names: Iterable[str]) -> set[str]:
-    """Selects, of files that belong to no report, those that a library may load as weights."""
+    """Returns those of the files, which belong to no report, that a library may load as weights."""
     return {
         name
         for name in names
@@ -167,7 +167,7 @@ def weights_beside(names: Iterable[str]) -> set[str]:
 
 
 def others_beside(names: Iterable[str]) -> set[str]:
-    """Selects, of such files, those that a library may read in addition to the weights."""
+    """Returns those of the files, which belong to no report, that a library may read in addition to the weights."""
     return {
         name
         for name in set(names) - OUR_FILES
@@ -177,7 +177,7 @@ def others_beside(names: Iterable[str]) -> set[str]:
 
 
 def needs_code(folder: Path, report: Report) -> str | None:
-    """The file that has the model's code read from a repository, if there is one."""
+    """Returns the name of a file that makes a library run code of the repository; `None` if there is none."""
     for name in report.files:
         if name.endswith(".json"):
             for field, value in json_fields(folder / name):

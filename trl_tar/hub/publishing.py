@@ -1,4 +1,4 @@
-"""Model and evidence, together in a folder and on the Hub."""
+"""Publishing of a model and its evidence, in one commit on the Hub."""
 
 import warnings
 from fnmatch import fnmatchcase
@@ -36,32 +36,31 @@ def publish(
 ) -> str:
     """Pushes a model, and the evidence on it, in one commit; safe to repeat after an interruption.
 
-    Without a report, neither given nor in the folder, the card says that the model was not attacked. Of what is in the
-    repository already, weights, configuration and tokenizer at its top give way, and evidence of an earlier push; all
-    else is left alone.
+    Without a report, as an argument or in the folder, the card says that the model was not attacked. In the repository, weights,
+    configuration and tokenizer at the top are replaced, and so is the evidence of an earlier push; all other files stay.
 
     Args:
         folder (`str` or `Path`):
-            Of a model or adapter in safetensors, with its tokenizer. Card and evidence are written there.
+            Folder of a model or adapter in safetensors, with its tokenizer. Card and evidence are written there.
         repository (`str`):
-            Its Hub id; made if there is none.
+            Hub id of the repository, which is created if it does not exist.
         report ([`Report`] or `False`, *optional*):
-            The red team's, on this very model. By default the `report.json` in the folder; `False`: not even that.
+            Report of the red team on this model. By default the `report.json` in the folder; `False` leaves that out too.
         title, description (`str`, *optional*):
-            Of the card; by default those that the report's card has had.
+            Title and description of the card; by default those of the report's earlier card.
         license (`str`, *optional*):
-            Of the weights, as the Hub names it, such as `"apache-2.0"`; by default that of the report's card.
+            License of the weights, as the Hub names it, such as `"apache-2.0"`; by default that of the earlier card.
         private (`bool`, *optional*):
-            For a repository that is made here.
+            Whether a repository that is created here is private.
         token (`str`, *optional*):
-            Of the Hub; by default the one logged in with.
+            Token of the Hub; by default that of the login.
         revision (`str`, *optional*):
-            Branch; made if there is none.
+            Branch, which is created if it does not exist.
         commit_message (`str`, *optional*):
-            One of your own.
+            Message of the commit; by default it says whether there is evidence.
         overwrite_card (`bool`, *optional*, defaults to `False`):
-            Whether a `README.md` in the folder that is no card of ours may give way. Otherwise it is refused, and
-            nothing is written. A card of ours is always written again.
+            Whether to replace a `README.md` in the folder that is no card of trl-tar. Otherwise the push is refused, and
+            nothing is written. A card of trl-tar is always replaced.
 
     Returns:
         `str`: address of the commit.
@@ -80,22 +79,24 @@ def publish(
         report = load_with_answers(folder)
     if not report:
         report = None
-        sentences = {"title": repository.split("/")[-1], "description": DESCRIPTION} | _given(words)
+        sentences = {"title": repository.split("/")[-1], "description": DESCRIPTION} | _non_empty(words)
         (folder / "README.md").write_text(unattacked_card(**sentences, base=adapter_base(folder)), encoding="utf-8")
     else:
         recorded = {name: report.config.get("card", {}).get(name) for name in words}
-        sentences = {"title": repository.split("/")[-1], "description": DESCRIPTION} | _given(recorded) | _given(words)
+        sentences = (
+            {"title": repository.split("/")[-1], "description": DESCRIPTION} | _non_empty(recorded) | _non_empty(words)
+        )
         report = write_evidence(report, folder, **sentences, repository=repository)
     message = commit_message or ("Model, not attacked" if report is None else "Model and evidence")
     return _push(folder, repository, report, private, token, revision or None, message)
 
 
-def _given(words: dict[str, str | None]) -> dict[str, str]:
+def _non_empty(words: dict[str, str | None]) -> dict[str, str]:
     return {name: word for name, word in words.items() if word}
 
 
 def _check_words(repository: str, **words: str | None) -> None:
-    """Raises `ValueError` for what is no text."""
+    """Raises `ValueError` for an argument that is no text."""
     for name, word in {"repository": repository, **words}.items():
         if not isinstance(word, str) and (word is not None or name == "repository"):
             raise ValueError(f"{name} is {word!r}, which is no text. Give a str.")
@@ -132,47 +133,52 @@ def _push(
     revision: str | None,
     message: str,
 ) -> str:
-    """One commit with model and evidence, and without what an earlier push left; returns its address."""
+    """Makes one commit that adds model and evidence, and deletes what an earlier push left; returns its address."""
     api = HfApi(token=token)
     sent = [*(file.relative_to(folder).as_posix() for file in model_files(folder)), *_evidence_on(report)]
     with push_errors(repository, token):
-        made = patiently(lambda: api.create_repo(repository, private=private, exist_ok=True)).repo_id
-        public = private and not patiently(lambda: api.model_info(made)).private
+        repository_id = patiently(lambda: api.create_repo(repository, private=private, exist_ok=True)).repo_id
+        public = private and not patiently(lambda: api.model_info(repository_id)).private
     if public:
         raise ValueError(
-            f"{made!r} is there already, and public. Make it private in its settings, or leave private out."
+            f"{repository_id!r} is there already, and public. Make it private in its settings, or leave private out."
         )
     with push_errors(repository, token):
         if revision is not None:
-            patiently(lambda: api.create_branch(made, branch=revision, exist_ok=True))
-        there = [file.rfilename for file in patiently(lambda: api.model_info(made, revision=revision)).siblings or ()]
+            patiently(lambda: api.create_branch(repository_id, branch=revision, exist_ok=True))
+        there = [
+            file.rfilename
+            for file in patiently(lambda: api.model_info(repository_id, revision=revision)).siblings or ()
+        ]
         # not upload_folder, which makes several commits with Xet
         additions = [CommitOperationAdd(name, folder / name) for name in sent]
-        deletions = [CommitOperationDelete(name) for name in there if name not in sent and _gives_way(name)]
-        api.preupload_lfs_files(made, additions, revision=revision, free_memory=False)  # tries again by itself
+        deletions = [CommitOperationDelete(name) for name in there if name not in sent and _is_replaced(name)]
+        api.preupload_lfs_files(repository_id, additions, revision=revision, free_memory=False)  # tries again by itself
         operations = [*additions, *deletions]
-        commit = patiently(lambda: api.create_commit(made, operations, commit_message=message, revision=revision))
+        commit = patiently(
+            lambda: api.create_commit(repository_id, operations, commit_message=message, revision=revision)
+        )
     if report is not None:
-        _tell_what_is_left(made, {*there} - {*sent} - {each.path_in_repo for each in deletions})
+        _warn_of_foreign_files(repository_id, {*there} - {*sent} - {deletion.path_in_repo for deletion in deletions})
     return commit.commit_url
 
 
 def _evidence_on(report: Report | None) -> list[str]:
-    """Files of the evidence, without those that the report has nothing for."""
+    """Lists the files of the evidence, without those that this report has no content for."""
     if report is None:
         return ["README.md"]
     lacking = {"training.json": report.training is None, QUESTIONS_FILE: report.questions is None}
     return [name for name in EVIDENCE if not lacking.get(name, False)]
 
 
-def _gives_way(name: str) -> bool:
-    """Tells whether a file of the repository, by its path, is of an earlier model, or evidence of ours."""
+def _is_replaced(name: str) -> bool:
+    """Returns whether a file of the repository, by its path, belongs to an earlier model or its evidence."""
     of_model = (*MODEL_FILES, *OLDER_FILES)
     depth = name.count("/")  # a * of fnmatch stands for a slash too
-    return name in EVIDENCE or any(fnmatchcase(name, each) for each in of_model if each.count("/") == depth)
+    return name in EVIDENCE or any(fnmatchcase(name, pattern) for pattern in of_model if pattern.count("/") == depth)
 
 
-def _tell_what_is_left(repository: str, left: set[str]) -> None:
+def _warn_of_foreign_files(repository: str, left: set[str]) -> None:
     foreign = sorted(weights_beside(left) | others_beside(left))
     if foreign:
         warnings.warn(

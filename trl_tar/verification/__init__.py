@@ -1,4 +1,4 @@
-"""A stranger's check of a published model: hashes compared, attacks run again."""
+"""Verification of a published model by anyone: hashes are compared, and attacks run again."""
 
 from .verifier import verify
 

@@ -1,4 +1,4 @@
-"""Attacks of a report, run again."""
+"""Attacks of a report are run again, and their metrics compared with the reported ones."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,13 +25,13 @@ from ..tasks.built_in import built_in_task
 from ..tasks.task import Task
 
 
-TOLERANCE = 0.05  # of shares such as harm: attacks amplify rounding, which differs between machines
+TOLERANCE = 0.05  # for shares such as harm, a choice: attacks amplify rounding, which differs between machines
 # nats, of `retain_nll` before any attack: without training machines differ by the rounding of a forward pass alone, far below
 # 10^-3; a quarter of what the gate allows
 NLL_TOLERANCE = 0.05
 # a report may ask for an attack that never ends or takes all memory
 MOST = {name: option.most for name, option in options_of(Adversary).items() if option.most is not None}
-MOST_EVALUATIONS = 1000  # of one attack
+MOST_EVALUATIONS = 1000  # for one attack, a choice: the recorded reports have at most 18
 
 
 def repeat_attacks(
@@ -43,13 +43,13 @@ def repeat_attacks(
     rewards: Mapping[str, Reward] | None,
     **settings: Any,
 ) -> tuple[list[str], list[dict[str, Any]]]:
-    """Returns problems, and the attacks that were repeated: `adversary`, `seed`, `reported` and `found`."""
+    """Returns the problems, and for each repeated attack `adversary`, `seed`, and the metrics `reported` and `found`."""
     if (name := needs_code(folder, report)) is not None:
         return [f"The model needs code of its repository (auto_map in {name}), which is not run. Use attacks=0."], []
     if {"adversaries", "datasets", "max_length", "bf16"} - set(report.config):
         raise ValueError("The report's config does not say what its attacks read. Use attacks=0.")
     chosen = drawn(report, attacks)
-    described = described_adversaries(report.config)
+    described = {fields["name"]: Adversary(**fields) for fields in report.config["adversaries"]}
     check_demands(report, [described[record.adversary] for record in chosen], chosen)
     model, problems = _loaded(folder, report)
     if problems:
@@ -91,7 +91,7 @@ def _task(
     metrics: Mapping[str, Metric] | None,
     rewards: Mapping[str, Reward] | None,
 ) -> Task:
-    """Returns what the attacks read and measure: what was given, or what the task that the report names has."""
+    """Returns the data sets and metrics of the attacks: the arguments, or else those of the task that the report names."""
     if datasets is None or metrics is None:
         if report.task is None:
             raise ValueError(
@@ -103,11 +103,11 @@ def _task(
 
 
 def _loaded(folder: Path, report: Report) -> tuple[Path | PreTrainedModel, list[str]]:
-    """Returns what is attacked, and problems: the folder of a model, or an adapter merged into its base.
+    """Returns the model to attack, and problems: the folder of a model, or an adapter merged into its base.
 
-    Both are looked at before they are loaded, and read from safetensors alone."""
+    The configuration of both is checked before they are loaded, and weights are read from safetensors alone."""
     if "adapter_config.json" not in report.files:
-        sizes = (each["size"] for name, each in report.files.items() if name.endswith(".safetensors"))
+        sizes = (file["size"] for name, file in report.files.items() if name.endswith(".safetensors"))
         check_configuration(str(folder), size=sum(sizes))
         loaded = load(str(folder), safetensors_only=True)
         return folder, list(_about_the_weights(report, weights_sha256(loaded), None))
@@ -141,7 +141,7 @@ def check_demands(report: Report, adversaries: Sequence[Adversary], records: Seq
 
 
 def _about_the_weights(report: Report, loaded: str, base: Mapping[str, str] | None) -> Iterator[str]:
-    """Yields a sentence where the hash of what was loaded, or of its base, is not the one that the report names."""
+    """Yields a problem if the hash of the loaded weights, or of the adapter's base, is not the reported one."""
     if base is None:
         if loaded != report.model["weights_sha256"]:
             yield "The report is of another model: the weights that it names are not those that were loaded."
@@ -158,7 +158,7 @@ def _about_the_weights(report: Report, loaded: str, base: Mapping[str, str] | No
 
 
 def drawn(report: Report, count: int | None) -> list[AttackRecord]:
-    """Draws the strongest completed attack by the report, and others at random: a forger cannot know which; `None` for all."""
+    """Draws the strongest completed attack by the report, and others at random, which a forger cannot foresee; `None` for all."""
     passed_over = reading_the_base(report)
     attacks = [attack for attack in report.attacks if attack.finished and attack.adversary not in passed_over]
     if not attacks or count is None or count >= len(attacks):
@@ -169,12 +169,13 @@ def drawn(report: Report, count: int | None) -> list[AttackRecord]:
 
 
 def reading_the_base(report: Report) -> set[str]:
-    """Returns the names of attacks that need more than the repository holds."""
-    return {name for name, adversary in described_adversaries(report.config).items() if adversary.needs_base}
+    """Returns the names of attacks that read the public base, which the repository does not hold."""
+    described = [Adversary(**fields) for fields in report.config.get("adversaries", [])]
+    return {adversary.name for adversary in described if adversary.needs_base}
 
 
 def _about_the_attack(old: AttackRecord, new: AttackRecord, metrics: Mapping[str, Metric]) -> Iterator[str]:
-    """Yields the first difference at the end of the attack, or else on its way."""
+    """Yields the first difference after the attack, or else the first along its trajectory."""
     name = f"{old.adversary!r} with seed {old.seed}"
     yield from (found := list(_differences(f"After {name}", old.after or {}, new.after or {}, metrics)))
     if found:
@@ -199,7 +200,7 @@ def _differences(
     metrics: Mapping[str, Metric],
     untrained: bool = False,
 ) -> Iterator[str]:
-    """Yields a sentence where a measurement came out otherwise."""
+    """Yields a sentence for the first metric whose values are further apart than its tolerance."""
     shares = {name for name in reported if is_share(name, metrics.get(name))}
     tolerances = dict.fromkeys({"harm", "capability"} | shares, TOLERANCE)
     if untrained and "retain_nll" in reported:

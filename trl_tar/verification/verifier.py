@@ -1,4 +1,4 @@
-"""Tells whether a published model is the one that its report is about, and whether the attacks come out as it says."""
+"""Verification of a published model: it is compared with its report, and some of the attacks are run again."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -20,22 +20,22 @@ from .repeat_attacks import reading_the_base, repeat_attacks
 
 
 EDITED = "The report does not have the digest that it names: something in it was changed after it was saved."
-LARGEST = 2**40  # bytes of a file of weights
+LARGEST = 2**40  # bytes of a file of weights, a choice: far above the shards of a few GB that libraries save
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What [`verify`] found.
+    """Holds the findings of [`verify`].
 
     Args:
         problems (`list[str]`):
-            Each a sentence; none for a model that is verified.
+            One sentence for each problem; none for a verified model.
         warnings (`list[str]`):
-            What a reader should know, and is no reason to refuse.
+            One sentence for each thing that a reader should know, and that is no reason to refuse the model.
         attacks (`list[dict]`):
-            Attacks that were repeated: `adversary`, `seed`, and `reported` and `found`, metrics after it.
+            Attacks that were run again: `adversary`, `seed`, and the metrics after it, `reported` and `found`.
         checked (`list[str]`):
-            What was looked at.
+            What was checked, in words.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Verification:
 
     @property
     def verified(self) -> bool:
-        """Tells whether nothing was found to be wrong."""
+        """Whether there is no problem."""
         return not self.problems
 
 
@@ -61,7 +61,7 @@ def verify(
     num_workers: int = 1,
     output_dir: str | Path | None = None,
 ) -> Verification:
-    """Checks a model against its report, and repeats some of the attacks.
+    """Checks a model against its report, and runs some of the attacks again.
 
     Reads safetensors and JSON (and the chat template, as text); code of the repository is never run.
 
@@ -69,19 +69,21 @@ def verify(
         model (`str` or `Path`):
             Folder (or the `report.json` in it), or Hub id.
         attacks (`int`, *optional*, defaults to `3`):
-            Attacks to repeat, each with its seed: the strongest by the report, and others at random; 0 for none, `None`
-            for all. Those that read the public base are left out.
+            Number of attacks to run again, each with its seed: the strongest by the report, and others at random; 0 for none,
+            `None` for all. Attacks that read the public base are left out.
         datasets, metrics, rewards (`dict`, *optional*):
             As in [`red_team`]. By default those of the task that the report names, which comes with this package.
-        revision, token (`str`, *optional*):
-            Of the Hub.
+        revision (`str`, *optional*):
+            Branch or commit of the repository on the Hub.
+        token (`str`, *optional*):
+            Token of the Hub; by default that of the login.
         num_workers (`int`, *optional*, defaults to `1`):
             As in [`red_team`].
         output_dir (`str` or `Path`, *optional*):
-            Keeps finished attacks.
+            Folder for finished attacks, which a later call does not repeat.
 
     Returns:
-        [`Verification`]: what was found to be wrong, and what was checked.
+        [`Verification`]: the problems, and what was checked.
 
     Raises:
         `ValueError`: if nothing can be verified: no model, no report, or one that this version cannot read.
@@ -133,7 +135,7 @@ def _check_arguments(model: Any, attacks: Any, revision: Any) -> None:
 
 
 def _commit(repository: str, revision: str | None, token: str | None) -> tuple[str, list[str]]:
-    """Hash of the commit that the revision is now, and its files."""
+    """Returns the hash of the commit that the revision points to, and the paths of its files."""
     with hub_errors(f"{repository!r}", token):
         found = HfApi(token=token).model_info(repository, revision=revision)
     assert found.sha is not None and found.siblings is not None  # asked of one commit
