@@ -6,15 +6,8 @@ from importlib.metadata import version
 import torch
 
 
-PACKAGES = (
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "datasets",
-    "accelerate",
-    "schedulefree",
-)  # the packages whose versions can change a result
+# the packages whose versions can change a result
+PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "schedulefree")
 
 
 def environment() -> dict[str, str]:

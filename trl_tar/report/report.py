@@ -12,7 +12,7 @@ from ..fingerprints import digest_of
 from .answers import QUESTIONS_FILE, Questions
 from .provenance import Config, File, Task, Training
 from .records import Benign, ModelRecord
-from .schema import OPTIONAL, STRICT, OneByOne, Seed, Several, Text, check_once, read, whole, written
+from .schema import AS_RECORDED, OPTIONAL, STRICT, OneByOne, Seed, Several, Text, check_once, read, whole, written
 from .summary import Summary, summaries_of, summarise
 from .verdict import Verdict
 

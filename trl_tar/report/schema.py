@@ -27,7 +27,7 @@ def _as_it_was(value: Any, check: Callable[[Any], float]) -> Any:
 
 
 def _one_by_one(content: Any, check: Callable[[Any], Any]) -> Any:
-    """The dictionary, checked entry by entry: the first wrong one ends it."""
+    """Checks a dictionary entry by entry, and stops at the first wrong one."""
     if not isinstance(content, dict):
         return check(content)
     return {name: checked for entry in content.items() for name, checked in check(dict([entry])).items()}
@@ -40,7 +40,8 @@ Count = Annotated[int, Field(ge=0, le=2**53)]  # up to 2^53 every whole number i
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy takes as a seed
 Text = Annotated[str, Field(max_length=2**16)]  # a choice, far above any name, error or description
 Several = Annotated[list[Item], FailFast()]  # nothing is looked at after the first wrong one, of perhaps millions
-# the same for a dictionary whose entries hold more than one value each; FailFast takes dictionaries only from pydantic 2.14 on
+# a dictionary whose entries hold several values each, read up to the first wrong entry; FailFast takes lists alone before
+# pydantic 2.14
 OneByOne = Annotated[Item, WrapValidator(_one_by_one)]
 
 

@@ -49,7 +49,7 @@ def repeat_attacks(
     if {"adversaries", "datasets", "max_length", "bf16"} - set(report.config):
         raise ValueError("The report's config does not say what its attacks read. Use attacks=0.")
     chosen = drawn(report, attacks)
-    described = {fields["name"]: Adversary(**fields) for fields in report.config["adversaries"]}
+    described = described_adversaries(report.config)
     check_demands(report, [described[record.adversary] for record in chosen], chosen)
     model, problems = _loaded(folder, report)
     if problems:
@@ -170,8 +170,7 @@ def drawn(report: Report, count: int | None) -> list[AttackRecord]:
 
 def reading_the_base(report: Report) -> set[str]:
     """Returns the names of attacks that read the public base, which the repository does not hold."""
-    described = [Adversary(**fields) for fields in report.config.get("adversaries", [])]
-    return {adversary.name for adversary in described if adversary.needs_base}
+    return {name for name, adversary in described_adversaries(report.config).items() if adversary.needs_base}
 
 
 def _about_the_attack(old: AttackRecord, new: AttackRecord, metrics: Mapping[str, Metric]) -> Iterator[str]:
