@@ -73,7 +73,7 @@ def add_verify(verify: argparse.ArgumentParser) -> None:
 
 
 def add_compare(compare: argparse.ArgumentParser) -> None:
-    compare.add_argument("sources", nargs="*", metavar="SOURCE", help="folder, report file or Hub id")
+    compare.add_argument("sources", nargs="*", default=[], metavar="SOURCE", help="folder, report file or Hub id")
     compare.add_argument(
         "--list", dest="listed", type=Path, metavar="FILE", help="text file of further sources, one a line"
     )

@@ -66,7 +66,7 @@ class OuterGradient:
         """g_TR += weight · gradient; `AttackDiverged` for a gradient that is not finite, which is not added."""
         if not total_norm(gradient).isfinite():
             raise AttackDiverged("gradient of the tamper-resistance loss")
-        for total, g in zip(self._totals(), gradient, strict=True):
+        for total, g in zip(self.allocated(), gradient, strict=True):
             total.add_(g, alpha=weight)
 
     @contextmanager
@@ -74,7 +74,7 @@ class OuterGradient:
         """Gives a function that adds a parameter's gradient times `weight` to g_TR, for a backward pass that keeps none.
 
         Raises `AttackDiverged` at the end where g_TR is not finite; all of this step's g_TR is then lost."""
-        totals = dict(zip(self.parameters, self._totals(), strict=True))
+        totals = dict(zip(self.parameters, self.allocated(), strict=True))
 
         def add(p: nn.Parameter, gradient: torch.Tensor) -> None:
             totals[p].add_(gradient, alpha=weight)
@@ -87,7 +87,7 @@ class OuterGradient:
 
     def set(self) -> dict[str, float]:
         """`.grad` = g_retain + g_TR, in the precision of the weights. Returns both norms and the cosine, for the log."""
-        totals = self._totals()
+        totals = self.allocated()
         if self._devices.groups > 1:
             all_reduce(totals, self._devices.across)
         retain, tamper = self._retain_norm, total_norm(totals).double()
@@ -106,8 +106,8 @@ class OuterGradient:
             log["grad_cosine"] = (product / (retain * tamper)).item()
         return log
 
-    def _totals(self) -> list[torch.Tensor]:
-        """g_TR, zeros at first. It is allocated no earlier, since not every attack gets to an evaluation."""
+    def allocated(self) -> list[torch.Tensor]:
+        """g_TR; zeros before the first evaluation of a step. Not every attack gets to one."""
         if not self.tamper_resistance:
             zeros = (torch.zeros_like(p, dtype=at_least_float32(p)) for p in self.parameters)
             self.tamper_resistance.extend(zeros)

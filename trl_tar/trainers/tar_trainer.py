@@ -217,6 +217,7 @@ class TARTrainer(SafeguardTrainer):
                 sums = consumed_gradient(model, parameters, x_tr, self._tamper_resistance_loss, add)
             attacked.tamper_resistance_losses += means([sums])
             return
+        self.outer_gradient.allocated()  # before the pass, so that the first of a step peaks where all others do
         sums, gradient = mean_gradient(model, parameters, x_tr, self._tamper_resistance_loss, self._devices.inside)
         (loss,) = means([sums])
         if args.loss.bound is not None:
