@@ -132,12 +132,12 @@ def test_losses_in_chunks_make_no_second_tensor_of_the_logits_size(monkeypatch, 
     assert ledger.peak < 2.2 * logits.nbytes  # and the gradient
 
 
-@pytest.mark.parametrize(("squared", "expected"), [(False, 5 + 1), (True, 25 + 1)])
-def test_representation_loss_by_hand(squared, expected):
+@pytest.mark.parametrize(("distance", "expected"), [("l2", 5 + 1), ("l2_squared", 25 + 1), ("relative", 0 + 1)])
+def test_representation_loss_by_hand(distance, expected):
     # two hidden states of one row with two tokens, the second is padding: ‖(3, 4)‖ and ‖(0, 1)‖ count
     hidden = (torch.tensor([[[3.0, 4.0], [9.0, 9.0]]]), torch.tensor([[[1.0, 1.0], [9.0, 9.0]]]))
     reference = (torch.zeros(1, 2, 2), torch.tensor([[[1.0, 0.0], [0.0, 0.0]]]))
-    total, count = representation_loss(hidden, reference, torch.tensor([[1, 0]]), squared)
+    total, count = representation_loss(hidden, reference, torch.tensor([[1, 0]]), distance)
     assert (total.item(), count.item()) == (expected, 2)
 
 

@@ -74,6 +74,33 @@ def inverse_cross_entropy_loss(logits: torch.Tensor, labels: torch.Tensor) -> tu
     return _inverse_cross_entropy(logits[:, :-1][wanted], labels[:, 1:][wanted]).sum(), wanted.sum()
 
 
+def kl_divergence_loss(
+    logits: torch.Tensor, reference_logits: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """KL(p_ref ‖ p_θ) = Σ p_ref (log p_ref − log p_θ) of the next token, in nats, ≥ 0: the anchor at the output.
+
+    The direction is that of distillation (https://huggingface.co/papers/1503.02531): p_θ has to cover what p_ref says. Only
+    positions that predict a label count, so neither padding nor a masked prompt does. Probabilities are formed in float32, or in
+    the precision of the logits if that is higher.
+
+    Args:
+        logits (`torch.Tensor` of shape `(B, T, V)`):
+            The model's.
+        reference_logits (`torch.Tensor` of shape `(B, T, V)`):
+            The reference's, without gradient.
+        labels (`torch.Tensor` of shape `(B, T)`):
+            Token ids; −100 is not counted.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: sum over next-token positions with a label, and their number.
+    """
+    wanted = labels[:, 1:] != IGNORED
+    if logits.numel() > MOST_LOGITS:
+        return _in_chunks(_kl_divergence, logits, labels, reference_logits).sum(), wanted.sum()
+    rows, references = logits[:, :-1][wanted], reference_logits[:, :-1][wanted]
+    return _kl_divergence(rows, labels[:, 1:][wanted], references).sum(), wanted.sum()
+
+
 def sequence_log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Summed log-probability of each row's labelled tokens.
 
@@ -108,12 +135,22 @@ def _inverse_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch
     return logits.logsumexp(-1) - others.logsumexp(-1)
 
 
-TokenLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+def _kl_divergence(logits: torch.Tensor, targets: torch.Tensor, reference_logits: torch.Tensor) -> torch.Tensor:
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    log_p, log_p_ref = (F.log_softmax(rows, dim=-1, dtype=dtype) for rows in (logits, reference_logits))
+    return F.kl_div(log_p, log_p_ref, reduction="none", log_target=True).sum(-1)
 
 
-def _in_chunks(token_loss: TokenLoss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Loss of each position, shape `(B, T)`; 0 at those that predict no label, the last one among them."""
-    return _InChunks.apply(token_loss, logits, F.pad(labels[:, 1:], (0, 1), value=IGNORED))
+TokenLoss = Callable[..., torch.Tensor]
+
+
+def _in_chunks(
+    token_loss: TokenLoss, logits: torch.Tensor, labels: torch.Tensor, *constants: torch.Tensor
+) -> torch.Tensor:
+    """Loss of each position, shape `(B, T)`; 0 at those that predict no label, the last one among them.
+
+    `constants` of shape `(B, T, ·)` are further arguments of the loss, and get no gradient."""
+    return _InChunks.apply(token_loss, logits, F.pad(labels[:, 1:], (0, 1), value=IGNORED), *constants)
 
 
 class _InChunks(torch.autograd.Function):
@@ -121,27 +158,29 @@ class _InChunks(torch.autograd.Function):
     logits is held in addition to themselves and their gradient."""
 
     @staticmethod
-    def forward(ctx, token_loss: TokenLoss, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx, token_loss: TokenLoss, logits: torch.Tensor, targets: torch.Tensor, *constants: torch.Tensor
+    ) -> torch.Tensor:
         ctx.token_loss = token_loss
-        ctx.save_for_backward(logits, targets)
+        ctx.save_for_backward(logits, targets, *constants)
         losses = [
-            token_loss(chunk, target.clamp(min=0)).masked_fill(target == IGNORED, 0)
-            for chunk, target in _chunks(logits, targets)
+            token_loss(chunk, target.clamp(min=0), *others).masked_fill(target == IGNORED, 0)
+            for chunk, target, *others in _chunks(logits, targets, *constants)
         ]
         return torch.cat(losses).view_as(targets)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_losses: torch.Tensor) -> tuple[None, torch.Tensor, None]:
-        logits, targets = ctx.saved_tensors
+    def backward(ctx, grad_losses: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        logits, targets, *constants = ctx.saved_tensors
         grad_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
-        for chunk, target, grad_loss, part in _chunks(logits, targets, grad_losses, grad_logits):
+        for chunk, target, grad_loss, part, *others in _chunks(logits, targets, grad_losses, grad_logits, *constants):
             with torch.enable_grad():
                 chunk = chunk.detach().requires_grad_()
-                losses = ctx.token_loss(chunk, target.clamp(min=0))
+                losses = ctx.token_loss(chunk, target.clamp(min=0), *others)
             (grad_chunk,) = torch.autograd.grad(losses, chunk, grad_loss)
             part.copy_(grad_chunk.masked_fill_((target == IGNORED)[:, None], 0))
-        return None, grad_logits, None
+        return None, grad_logits, None, *(None for _ in constants)
 
 
 def _chunks(logits: torch.Tensor, *others: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
@@ -177,19 +216,24 @@ def representation_loss(
     hidden_states: tuple[torch.Tensor, ...],
     reference_hidden_states: tuple[torch.Tensor, ...],
     attention_mask: torch.Tensor,
-    squared: bool = False,
+    distance: str = "l2",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """‖h_θ − h_θG0‖₂ (the released runs), or squared (Eq. 2), over tokens that are not padding and all hidden states.
+    """Distance of h_θ from h_ref, over tokens that are not padding and all hidden states.
+
+    It is ‖h_θ − h_ref‖₂ (`"l2"`, the released runs), its square (`"l2_squared"`, Eq. 2 of
+    https://huggingface.co/papers/2408.00761) or ‖h_θ − h_ref‖₂ / ‖h_ref‖₂ (`"relative"`), which is about as large for every
+    model, whatever the length of its hidden states. A token with h_ref = 0 adds 0 to the relative distance, which has no value
+    there.
 
     Args:
         hidden_states (`tuple[torch.Tensor, ...]`, each of shape `(B, T, D)`):
             Embeddings and the output of each layer.
         reference_hidden_states (`tuple[torch.Tensor, ...]`):
-            The same under θ_G0, without gradient.
+            The same under the reference, θ_G0 in Eq. 2, without gradient.
         attention_mask (`torch.Tensor` of shape `(B, T)`):
             0 on padding.
-        squared (`bool`, *optional*, defaults to `False`):
-            Use ‖·‖₂².
+        distance (`str`, *optional*, defaults to `"l2"`):
+            `"l2"`, `"l2_squared"` or `"relative"`.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: sum over hidden states and tokens, and their number.
@@ -198,11 +242,15 @@ def representation_loss(
     total = hidden_states[0].new_zeros(())
     for h, reference in zip(hidden_states, reference_hidden_states, strict=True):
         difference = (h - reference)[mask]  # (N, D)
-        if squared:
+        if distance == "l2_squared":
             total = total + difference.pow(2).sum()
-        else:
-            # vector_norm has subgradient 0 at 0, so the anchor is silent where nothing has moved
-            total = total + torch.linalg.vector_norm(difference, dim=-1).sum()
+            continue
+        # vector_norm has subgradient 0 at 0, so the anchor is silent where nothing has moved
+        distances = torch.linalg.vector_norm(difference, dim=-1)
+        if distance == "relative":
+            lengths = torch.linalg.vector_norm(reference[mask], dim=-1)
+            distances = distances / lengths.masked_fill(lengths == 0, torch.inf)
+        total = total + distances.sum()
     return total, mask.sum() * len(hidden_states)
 
 

@@ -35,8 +35,10 @@ class Setup:
     tamper_resistance_loss: str = "entropy"
     tamper_resistance_weight: float = 2.0
     retain_weight: float = 1.0
+    lm_weight: float = 1.0
     representation_weight: float = 0.5
     representation_loss: str = "l2"
+    kl_weight: float = 0.0
     adversaries_per_step: int = 1
     inner_weighting: str = "exponential"
     inner_weighting_rate: float = 1 / 16
@@ -114,6 +116,16 @@ def cross_entropy(setup: Setup, weights: Weights, rows: list[dict]) -> torch.Ten
     return sum(terms) / len(terms)
 
 
+def kl_divergence(setup: Setup, weights: Weights, reference: Weights, rows: list[dict]) -> torch.Tensor:
+    terms = []
+    for row in rows:
+        with torch.no_grad():
+            before = [log_p for log_p, _ in predictions(setup, reference, row)]
+        for log_p_ref, (log_p, _) in zip(before, predictions(setup, weights, row), strict=True):
+            terms.append(sum(p.exp() * (p - q) for p, q in zip(log_p_ref, log_p, strict=True)))
+    return sum(terms) / len(terms)
+
+
 def entropy(setup: Setup, weights: Weights, rows: list[dict]) -> torch.Tensor:
     terms = [(log_p.exp() * log_p).sum() for row in rows for log_p, _ in predictions(setup, weights, row)]
     return sum(terms) / len(terms)
@@ -150,7 +162,7 @@ def dpo(setup: Setup, weights: Weights, reference: Weights, rows: list[dict], be
 
 
 def retain_gradient(setup: Setup, base: Weights, outer: Weights, start: tuple[Weights, Weights], step: int) -> Weights:
-    """λ_retain ∇[L_LM(θ) + λ_rep L_rep(θ)] on the step's rows, in the data set's order and round again."""
+    """λ_retain ∇[λ_LM L_LM(θ) + λ_rep L_rep(θ) + λ_KL L_KL(θ)] on the step's rows, in the data set's order and round again."""
     n, size = setup.batch_size, len(setup.retain)
     rows = [setup.retain[i % size] for i in range(step * n, (step + 1) * n)]
     variables = leaves(outer)
@@ -166,9 +178,13 @@ def retain_gradient(setup: Setup, base: Weights, outer: Weights, start: tuple[We
                 squared = (h[0, t] - h_reference[0, t]).square().sum()
                 # the norm has subgradient 0 at 0, where autograd would say nan
                 keep = setup.representation_loss == "l2_squared" or squared == 0
-                distances.append(squared if keep else squared.sqrt())
+                distance = squared if keep else squared.sqrt()
+                if setup.representation_loss == "relative":
+                    distance = distance / h_reference[0, t].square().sum().sqrt()
+                distances.append(distance)
     anchor = sum(distances) / len(distances)
-    loss = cross_entropy(setup, weights, rows) + setup.representation_weight * anchor
+    loss = setup.lm_weight * cross_entropy(setup, weights, rows) + setup.representation_weight * anchor
+    loss = loss + setup.kl_weight * kl_divergence(setup, weights, reference, rows)
     return gradient(setup.retain_weight * loss, variables)
 
 

@@ -133,19 +133,21 @@ def dpo_reference_follows_the_model(m):
 
 
 def pads_in_anchor(m):
-    def loss(hidden, reference, mask, squared):
-        return representation_loss(hidden, reference, torch.ones_like(mask), squared)
+    def loss(hidden, reference, mask, distance):
+        return representation_loss(hidden, reference, torch.ones_like(mask), distance)
 
     m.setattr(tar_trainer, "representation_loss", loss)
 
 
 def squared_anchor(m):
-    m.setattr(tar_trainer, "representation_loss", lambda h, r, mask, squared: representation_loss(h, r, mask, True))
+    m.setattr(
+        tar_trainer, "representation_loss", lambda h, r, mask, distance: representation_loss(h, r, mask, "l2_squared")
+    )
 
 
 def last_hidden_state_only(m):
-    def loss(hidden, reference, mask, squared):
-        total, count = representation_loss(hidden[-1:], reference[-1:], mask, squared)
+    def loss(hidden, reference, mask, distance):
+        total, count = representation_loss(hidden[-1:], reference[-1:], mask, distance)
         return total * len(hidden), count * len(hidden)
 
     m.setattr(tar_trainer, "representation_loss", loss)

@@ -62,7 +62,12 @@ def test_every_shape_of_attack_equals_the_reference(make_trainer, adversaries):
     "settings",
     [
         {"representation_loss": "l2_squared"},
+        {"representation_loss": "relative"},
         {"representation_weight": 0.0},
+        {"kl_weight": 1.5},
+        {"kl_weight": 1.5, "representation_weight": 0.0},
+        {"lm_weight": 0.0},
+        {"lm_weight": 0.0, "representation_weight": 0.0, "kl_weight": 1.5},
         {"retain_weight": 0.0},
         {"tamper_resistance_weight": 0.0},
         {"retain_weight": 3.0, "tamper_resistance_interval": 1},

@@ -1,4 +1,4 @@
-"""θ_G0, the model as it was given: what the anchor and DPO compare with, and what a checkpoint is bound to."""
+"""θ_G0, the model as it was given: what the anchors and DPO compare with, and what a checkpoint is bound to."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ STATE_FILE = "tar_state.json"
 
 
 class Reference:
-    """The trained weights of a model at construction, θ_G0; for hidden states, another model can stand in for it.
+    """The trained weights of a model at construction, θ_G0; for the anchors, another model can stand in for it.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -33,7 +33,7 @@ class Reference:
         parameters (`list[torch.nn.Parameter]`):
             Its trained parameters.
         other ([`~transformers.PreTrainedModel`], *optional*):
-            The model to take hidden states from, of the same architecture. By default that is θ_G0.
+            The model that the anchors compare with, of the same architecture. By default that is θ_G0.
         accelerator ([`~accelerate.Accelerator`]):
             Device and autocast.
         offload (`bool`):
@@ -78,13 +78,26 @@ class Reference:
         """The model at θ_G0, for forward passes without gradient."""
         return swapped_in(self.model, self.weights)
 
-    def hidden_states(self, arguments: dict) -> tuple[torch.Tensor, ...]:
-        """Hidden states of shape `(B, T, D)` that the model has at θ_G0, or the other model, for arguments of its forward."""
+    def outputs(self, arguments: dict, logits: bool) -> tuple[tuple[torch.Tensor, ...], torch.Tensor | None]:
+        """Makes one forward pass of the model at θ_G0, or of the other model, without gradient.
+
+        Args:
+            arguments (`dict`):
+                Arguments of the forward; those with `output_hidden_states` give hidden states.
+            logits (`bool`):
+                Keep the logits.
+
+        Returns:
+            `tuple`: the hidden states, each of shape `(B, T, D)`, and the logits of shape `(B, T, V)`; `()` and `None` for what
+            was not asked for.
+        """
         if self.other is not None:
             with torch.no_grad(), self.accelerator.autocast():
-                return self.other(**arguments).hidden_states
-        with self.swapped_in(), in_eval_mode(self.model):
-            return self.model(**arguments).hidden_states
+                outputs = self.other(**arguments)
+        else:
+            with self.swapped_in(), in_eval_mode(self.model):
+                outputs = self.model(**arguments)
+        return outputs.hidden_states or (), outputs.logits if logits else None
 
     def add_log_probs(self, rows: list[dict], batches: Batches, size: int) -> None:
         """Adds to rows of pairs the log-probabilities under θ_G0, `size` rows in each pass, unless they have them."""

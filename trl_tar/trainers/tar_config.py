@@ -19,7 +19,7 @@ class TARConfig(SafeguardConfig):
     The outer gradient is
 
         g = λ_TR / S · Σ_s Σ_{k : (k+1) mod interval = 0} w_k ∇L_TR(θ_{k+1})
-            + λ_retain ∇[L_LM(θ) + λ_rep · L_rep(θ)]                                           k = 0 … K−1
+            + λ_retain ∇[λ_LM · L_LM(θ) + λ_rep · L_rep(θ) + λ_KL · L_KL(θ)]                   k = 0 … K−1
 
     Parameters:
         tamper_resistance_loss (`str`, *optional*, defaults to `"entropy"`):
@@ -29,11 +29,17 @@ class TARConfig(SafeguardConfig):
             λ_TR. Under exponential weighting with K = 64, interval 4 and rate 1/16 the weights sum to 4.438, so that 4
             acts as 17.75; under uniform weighting 4 acts as 4.
         retain_weight (`float`, *optional*, defaults to `1.0`):
-            λ_retain; covers L_LM and the anchor.
+            λ_retain; covers L_LM and both anchors.
+        lm_weight (`float`, *optional*, defaults to `1.0`):
+            λ_LM, weight of the next-token cross-entropy within the retain loss. With 0 it is logged, and has no gradient.
         representation_weight (`float`, *optional*, defaults to `1.0`):
-            λ_rep, weight of the anchor within the retain loss.
+            λ_rep, weight of the anchor of hidden states within the retain loss. With 0 it is not computed.
         representation_loss (`str`, *optional*, defaults to `"l2"`):
-            `"l2"` (unsquared norm, as the released runs) or `"l2_squared"` (Eq. 2).
+            L_rep, the mean over tokens and hidden states of `"l2"`, ‖h_θ − h_ref‖₂ (as the released runs), `"l2_squared"`, its
+            square (Eq. 2), or `"relative"`, ‖h_θ − h_ref‖₂ / ‖h_ref‖₂, whose scale is that of no model.
+        kl_weight (`float`, *optional*, defaults to `0.0`):
+            λ_KL, weight of the anchor at the output within the retain loss: L_KL = KL(p_ref ‖ p_θ) of the next token, the mean
+            over the tokens to predict. With 0 it is not computed.
         tamper_resistance_interval (`int`, *optional*, defaults to `4`):
             Steps of the attack between two evaluations of L_TR.
         tamper_resistance_batch_size (`int`, *optional*, defaults to `8`):
@@ -70,10 +76,12 @@ class TARConfig(SafeguardConfig):
         metadata={"help": "Loss on the attacked model.", "choices": [*TAMPER_RESISTANCE_LOSSES]},
     )
     tamper_resistance_weight: float = field(default=4.0, metadata={"help": "Weight of the tamper-resistance term."})
+    lm_weight: float = field(default=1.0, metadata={"help": "Weight of the cross-entropy in the retain term."})
     representation_weight: float = field(default=1.0, metadata={"help": "Weight of the anchor in the retain term."})
     representation_loss: str = field(
-        default="l2", metadata={"help": "Norm of the anchor.", "choices": ["l2", "l2_squared"]}
+        default="l2", metadata={"help": "Norm of the anchor.", "choices": ["l2", "l2_squared", "relative"]}
     )
+    kl_weight: float = field(default=0.0, metadata={"help": "Weight of the anchor at the output in the retain term."})
     tamper_resistance_interval: int = field(
         default=4, metadata={"help": "Attack steps between two evaluations of the tamper-resistance loss."}
     )
@@ -107,10 +115,22 @@ class TARConfig(SafeguardConfig):
         """L_TR, the row of `TAMPER_RESISTANCE_LOSSES` that `tamper_resistance_loss` names."""
         return TAMPER_RESISTANCE_LOSSES[self.tamper_resistance_loss]
 
+    @property
+    def retain_weights(self) -> dict[str, float]:
+        """Name → weight of the terms of the retain loss that a step computes; `"lm"` among them, as its value costs nothing."""
+        anchors = {"representation": self.representation_weight, "kl": self.kl_weight}
+        return {"lm": self.lm_weight, **{name: weight for name, weight in anchors.items() if weight > 0}}
+
     def check(self) -> None:
         super().check()
         check_choices(self, ("tamper_resistance_loss", "representation_loss", "inner_weighting"))
-        check_not_negative(self, ("tamper_resistance_weight", "representation_weight", "inner_weighting_rate"))
+        retain = ("lm_weight", "representation_weight", "kl_weight")
+        check_not_negative(self, ("tamper_resistance_weight", *retain, "inner_weighting_rate"))
+        if not any(self.retain_weights.values()):
+            raise ValueError(
+                f"TARConfig has {', '.join(f'{name}=0' for name in retain)}, so nothing keeps what the model knows. Give at "
+                "least one of them a weight above 0."
+            )
         coerce_numbers(self, ("beta",), float)
         if not 0 < self.beta < float("inf"):
             raise ValueError(f"TARConfig has beta={self.beta}. Use a finite number above 0.")

@@ -18,7 +18,7 @@ from ..data.entities import check_disjoint
 from ..data.tokenisation import TOKENISED
 from ..distributed.device_groups import device_group
 from ..distributed.gradients import Batch, consumed_gradient, mean_gradient, means
-from ..losses import IGNORED, inner_weight, language_modeling_loss, representation_loss
+from ..losses import IGNORED, inner_weight, kl_divergence_loss, language_modeling_loss, representation_loss
 from ..models.forward_passes import next_token_logits
 from ..optim.offload import StateOnHost
 from ..optim.stochastic_rounding import at_least_float32, in_bfloat16, step_in_float32
@@ -50,8 +50,8 @@ class TARTrainer(SafeguardTrainer):
 
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            The safeguarded model, θ_G0: the anchor is its hidden states at construction. A path is loaded in float32.
-            Weights in bfloat16 are stepped in float32 and rounded back by chance.
+            The safeguarded model, θ_G0: the anchors are its hidden states and next-token distribution at construction. A path
+            is loaded in float32. Weights in bfloat16 are stepped in float32 and rounded back by chance.
         args ([`TARConfig`], *optional*):
             Configuration. If `None`, a default configuration is used.
         train_dataset ([`~datasets.Dataset`]):
@@ -63,7 +63,7 @@ class TARTrainer(SafeguardTrainer):
         adversary_datasets (`dict[str, Dataset]`):
             The data sets that the adversaries name.
         ref_model ([`~transformers.PreTrainedModel`], *optional*):
-            Other reference for the anchor than θ_G0.
+            Other reference for the anchors than θ_G0.
         eval_dataset, processing_class, data_collator, callbacks, optimizers, optimizer_cls_and_kwargs, compute_metrics,
         preprocess_logits_for_metrics, formatting_func, peft_config:
             As in [`~trl.SFTTrainer`]. With `peft_config` the outer update is the adapter, while full-parameter
@@ -233,44 +233,47 @@ class TARTrainer(SafeguardTrainer):
     # --- the retain term ----------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """λ_retain [L_LM(θ) + λ_rep · L_rep(θ)] (Eq. 2), this micro-batch's part of the mean over the global batch."""
-        args = self.args
-        anchored = args.representation_weight > 0
+        """λ_retain [λ_LM · L_LM(θ) + λ_rep · L_rep(θ) + λ_KL · L_KL(θ)], this micro-batch's part of the mean over the global
+        batch. With λ_LM = 1 and λ_KL = 0 it is Eq. 2 of https://huggingface.co/papers/2408.00761."""
+        args, weights = self.args, self.args.retain_weights
         labels, mask = inputs["labels"], inputs["attention_mask"]
-        arguments = {"input_ids": inputs["input_ids"], "attention_mask": mask}
-        arguments |= {"output_hidden_states": anchored, "use_cache": False}
-        reference = self.reference.hidden_states(arguments) if anchored else ()
+        arguments = {"input_ids": inputs["input_ids"], "attention_mask": mask, "use_cache": False}
+        arguments["output_hidden_states"] = "representation" in weights
+        anchored = len(weights) > 1  # by hidden states, at the output, or both
+        hidden, logits = self.reference.outputs(arguments, logits="kl" in weights) if anchored else ((), None)
         outputs = model(**arguments)
-        pairs = [language_modeling_loss(outputs.logits, labels)]
-        if anchored:
-            squared = args.representation_loss == "l2_squared"
-            pairs.append(representation_loss(outputs.hidden_states, reference, mask, squared))
+        pairs = [language_modeling_loss(outputs.logits if weights["lm"] else outputs.logits.detach(), labels)]
+        if "representation" in weights:
+            pairs.append(representation_loss(outputs.hidden_states, hidden, mask, args.representation_loss))
+        if "kl" in weights:
+            pairs.append(kl_divergence_loss(outputs.logits, logits, labels))
         if model.training:
             self._means.add(torch.stack([total.detach().double() for total, _ in pairs]))
             counts, devices = self._means.counts, self.accelerator.num_processes  # DDP averages over devices
         else:
             counts, devices = torch.stack([count for _, count in pairs]), 1
-        losses = [total / count for (total, _), count in zip(pairs, counts, strict=True)]
-        loss = losses[0] + args.representation_weight * losses[1] if anchored else losses[0]
+        terms = zip(weights.values(), pairs, counts, strict=True)
+        loss = sum(weight * (total / count) for weight, (total, _), count in terms if weight > 0)
         loss = args.retain_weight * loss * devices
         return (loss, outputs) if return_outputs else loss
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """Counts what the retain means divide by: tokens to predict, and tokens × hidden states."""
+        """Counts what the retain means divide by: tokens to predict, or tokens × hidden states."""
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
         hidden_states = self.model.config.get_text_config().num_hidden_layers + 1
         counts = torch.zeros(2, dtype=torch.float64, device=device)
         for batch in batches:
             counts[0] += (batch["labels"][:, 1:] != IGNORED).sum()
             counts[1] += batch["attention_mask"].sum() * hidden_states
-        self._means = GlobalMeans(counts if self.args.representation_weight > 0 else counts[:1])
+        columns = [int(name == "representation") for name in self.args.retain_weights]
+        self._means = GlobalMeans(counts[columns])
         return batches, num_items_in_batch
 
     # --- what surrounds it --------------------------------------------------------------------------------------------
 
     def _log_step(self, gradient: dict[str, float]) -> None:
         """Logs the retain means, what is known of the outer gradient, and what was recorded of the attacks."""
-        retain = dict(zip(("lm", "representation"), self._means.values(), strict=False))
+        retain = dict(zip(self.args.retain_weights, self._means.values(), strict=True))
         known = {f"retain_loss/{name}": mean for name, mean in retain.items() if mean is not None}
         for record in ({**known, **gradient}, *self.attack_log.taken()):
             for name, value in record.items():
