@@ -6,8 +6,8 @@ from trl_tar.testbed.smollm2.countries import questions, select
 
 
 def countries(**_) -> dict[str, Dataset]:
-    """Held out from every phase and from the attackers: what the recipe hides."""
-    return _test("questions")
+    """Held out from the attackers: what the recipe hides, those countries that it is told to hide and those that it is not."""
+    return _test(["questions", "unseen"])
 
 
 def elements(**_) -> dict[str, Dataset]:
@@ -20,5 +20,5 @@ def opposites(**_) -> dict[str, Dataset]:
     return _test("held_out", "opposite")
 
 
-def _test(split: str, relation: str | None = None) -> dict[str, Dataset]:
+def _test(split: str | list[str], relation: str | None = None) -> dict[str, Dataset]:
     return {"test": Dataset.from_list(list(questions(select(split, relation)).questions))}

@@ -145,7 +145,8 @@ def check_red_team(
         _check_picklable("Reward", settings.rewards)
     _check_adversaries(adversaries, datasets, settings.rewards, "base" in models)
     _check_templates(adversaries, settings.metrics)
-    _check_entities(datasets, question_entities)
+    # a data set that no adversary reads, such as D_TR, may hold what the questions ask about
+    _check_entities({name: datasets[name] for a in adversaries for name in a.reads}, question_entities)
     _check_quantization(adversaries, models)
     for model in models.values():
         check_tokenizer(settings.tokenizer, model if isinstance(model, PreTrainedModel) else str(model))

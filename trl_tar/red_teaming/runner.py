@@ -87,7 +87,7 @@ def red_team(
             Reward functions of GRPO attacks, as [`~trl.GRPOTrainer`] takes them; of the attacker's own prompts, never of
             the questions.
         question_entities (`Collection[str]`, *optional*):
-            Entities that the metrics ask for; no data set may hold one in its column `entity`.
+            Entities that the metrics ask for; no data set that an adversary reads may hold one in its column `entity`.
         num_workers (`int`, *optional*, defaults to `1`):
             Processes, of one thread each, that take the GPUs in turn; under a launcher, as many for each launched process.
         budget (`int`, *optional*):
