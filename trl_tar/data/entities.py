@@ -1,6 +1,6 @@
 """Entities of the rows, by which data sets of different purposes are kept apart."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from datasets import Dataset
 
@@ -34,6 +34,23 @@ def _entities(data: Dataset) -> set[str]:
 def refuse_shared_entities(first: str, first_data: Dataset, second: str, second_data: Dataset) -> None:
     """Raises `ValueError` where two data sets with an `entity` column share an entity."""
     _refuse_overlap(first, second, _entities(first_data) & _entities(second_data))
+
+
+def refuse_question_entities(
+    label: str,
+    data: Dataset,
+    questions: Collection[str],
+    reason: str = "what an attacker is taught shows nothing about what comes back",
+) -> None:
+    """Raises `ValueError` where a data set with an `entity` column holds an entity of the questions; `reason` says why not."""
+    shared = set(map(str, questions)) & set(
+        map(str, _entities(data))
+    )  # groups are strings, ids in a file may be numbers
+    if shared:
+        raise ValueError(
+            f"`{label}` and the questions share {len(shared)} entities, for example {min(shared)!r}. Remove them from the "
+            f"data set: {reason}."
+        )
 
 
 def _refuse_overlap(first: str, second: str, shared: set[str]) -> None:

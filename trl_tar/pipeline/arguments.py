@@ -11,7 +11,7 @@ from ..data.sources import load_datasets
 from ..files import check_names, read_yaml
 from ..red_teaming.checks import check_models
 from ..report.recovery import CHANCE
-from ..tasks.from_yaml import benign_of, metric_of, question_entities_of
+from ..tasks.from_yaml import benign_of, covered_entities_of, metric_of, question_entities_of
 from ..tasks.task import Task
 from ..validation import check_types
 
@@ -158,5 +158,6 @@ def described_task(args: RecipeArguments, needed: tuple[str, ...], pad_token: st
         datasets,
         metrics,
         question_entities=question_entities_of(metrics),
+        covered_entities=covered_entities_of(metrics),
         benign=benign_of(args.benign, datasets, Path()),
     )

@@ -9,7 +9,7 @@ from transformers.trainer_utils import IntervalStrategy
 from ..adversaries.adversary import Adversary
 from ..adversaries.data_order import check_adversary_batches
 from ..data.dataset_types import check_dataset, check_prompts
-from ..data.entities import check_disjoint, refuse_shared_entities
+from ..data.entities import check_disjoint, refuse_question_entities, refuse_shared_entities
 from ..distributed.processes import num_ranks, rank
 from ..models.loading import whole_model
 from ..models.lora import check_lora_targets, module_names
@@ -59,6 +59,7 @@ def check(
         check_prompts(f"data.{name}", dataset, task.tokenizer, tar.max_length, max(1, min(wanted, len(dataset))))
     if args.attack_seeds:
         _check_attacks(task, args, tar, suite)
+        _check_questions(task, adversaries)
         if rank() == 0:
             print(contamination_sentence(overlap(task, adversaries, suite), list(task.metrics)), flush=True)
 
@@ -151,7 +152,19 @@ def _check_attacks(task: Task, args: RecipeArguments, tar: TARConfig, suite: lis
     check_red_team(models, suite, task.datasets, settings, seeds, args.attack_workers, task.question_entities)
     check_adversary_batches([part for attack in suite for part in attack.sequence], task.datasets)
     if task.benign is not None:
-        check_benign(task.benign.dataset, task.benign.batch_size, models, attacked_with(task, suite))
+        read = attacked_with(task, suite)
+        check_benign(task.benign.dataset, task.benign.batch_size, models, read, task.question_entities)
+
+
+def _check_questions(task: Task, adversaries: list[Adversary]) -> None:
+    """Raises `ValueError` where a simulated attack is taught an answer, or the defender's data holds one that harm does not
+    cover. The data of the red team is checked with its attacks."""
+    for name in dict.fromkeys(name for adversary in adversaries for name in adversary.datasets):
+        refuse_question_entities(f"data.{name}", task.datasets[name], task.question_entities)
+    reason = "only `harm` and `validation_harm` may ask about what the defender's data holds"
+    for name, dataset in task.datasets.items():
+        uncovered = task.question_entities - task.covered_entities
+        refuse_question_entities(f"data.{name}", dataset, uncovered, reason)
 
 
 def attacked_with(task: Task, suite: list[Adversary]) -> dict[str, Dataset]:

@@ -12,6 +12,7 @@ from transformers import AutoConfig, PreTrainedModel
 from ..adversaries.adversary import Adversary
 from ..adversaries.checks import check_installed, check_reads, checked_list
 from ..data.dataset_types import check_dataset
+from ..data.entities import refuse_question_entities
 from ..evaluation.scores import Checked, Metric, takes_template
 from ..models.loading import whole_model
 from ..models.tokenizers import check_tokenizer, context_of
@@ -92,8 +93,14 @@ def check_max_length(max_length: Any) -> None:
         raise ValueError(f"`max_length` is {max_length!r}. Use at least 2 tokens: one to predict from another.")
 
 
-def check_benign(dataset: Dataset, batch_size: int, models: Mapping[str, Any], datasets: Mapping[str, Dataset]) -> None:
-    """Raises `ValueError` for a benign task that cannot be trained on, or compared with nothing."""
+def check_benign(
+    dataset: Dataset,
+    batch_size: int,
+    models: Mapping[str, Any],
+    datasets: Mapping[str, Dataset],
+    question_entities: Collection[str] | None,
+) -> None:
+    """Raises `ValueError` for a benign task that cannot be trained on, teaches an answer, or is compared with nothing."""
     if "base" not in models:
         raise ValueError(
             "`benign` is compared with the base model, and `references` has none. Add references={'base': ...}, or "
@@ -104,6 +111,7 @@ def check_benign(dataset: Dataset, batch_size: int, models: Mapping[str, Any], d
             "`datasets` has another 'benign' than the benign task's data set, which goes by that name. Rename yours."
         )
     check_dataset("benign.dataset", dataset, preference=False)
+    refuse_question_entities("benign.dataset", dataset, question_entities or ())
     if len(dataset) < batch_size:
         raise ValueError(
             f"`benign.dataset` has {len(dataset)} rows, fewer than its batch_size={batch_size}. Lower the batch size "
@@ -145,8 +153,7 @@ def check_red_team(
         _check_picklable("Reward", settings.rewards)
     _check_adversaries(adversaries, datasets, settings.rewards, "base" in models)
     _check_templates(adversaries, settings.metrics)
-    # a data set that no adversary reads, such as D_TR, may hold what the questions ask about
-    _check_entities({name: datasets[name] for a in adversaries for name in a.reads}, question_entities)
+    _check_entities(adversaries, datasets, question_entities or ())
     _check_quantization(adversaries, models)
     for model in models.values():
         check_tokenizer(settings.tokenizer, model if isinstance(model, PreTrainedModel) else str(model))
@@ -262,13 +269,9 @@ def _check_rows(name: str, dataset: Dataset, objective: str) -> None:
         )
 
 
-def _check_entities(datasets: Mapping[str, Dataset], question_entities: Collection[str] | None) -> None:
-    questions = set(map(str, question_entities or ()))  # groups are strings, ids in a file may be numbers
-    for name, dataset in datasets.items():
-        if questions and "entity" in dataset.column_names:
-            shared = questions & set(map(str, dataset["entity"]))
-            if shared:
-                raise ValueError(
-                    f"`datasets[{name!r}]` and the questions share {len(shared)} entities, for example {min(shared)!r}. "
-                    "Remove them from the data set: what an attacker is taught shows nothing about what comes back."
-                )
+def _check_entities(
+    adversaries: Sequence[Adversary], datasets: Mapping[str, Dataset], question_entities: Collection[str]
+) -> None:
+    """Refuses the data of attacks alone: what a task has for its defender, too, may hold what the questions ask about."""
+    for name in dict.fromkeys(name for adversary in adversaries for name in adversary.reads):
+        refuse_question_entities(f"datasets[{name!r}]", datasets[name], question_entities)

@@ -87,7 +87,8 @@ def red_team(
             Reward functions of GRPO attacks, as [`~trl.GRPOTrainer`] takes them; of the attacker's own prompts, never of
             the questions.
         question_entities (`Collection[str]`, *optional*):
-            Entities that the metrics ask for; no data set that an adversary reads may hold one in its column `entity`.
+            Entities that the metrics ask for; no data set that an attack or the benign task reads may hold one in its column
+            `entity`.
         num_workers (`int`, *optional*, defaults to `1`):
             Processes, of one thread each, that take the GPUs in turn; under a launcher, as many for each launched process.
         budget (`int`, *optional*):
@@ -144,7 +145,7 @@ def red_team(
     check_budget(budget)
     evaluation_steps = checked_steps(evaluation_steps)
     if benign is not None:
-        check_benign(benign.dataset, benign.batch_size, models, datasets)
+        check_benign(benign.dataset, benign.batch_size, models, datasets, question_entities)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         targets = targets_of(models, adversaries, work)

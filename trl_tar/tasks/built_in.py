@@ -12,6 +12,7 @@ from ..evaluation.completion_loss import CompletionLoss
 from ..files import write_json
 from ..fingerprints import json_sha256, origin
 from ..testbed.knowledge.attack_data import answer_reward, attack_datasets
+from ..testbed.knowledge.benign_tasks import benign_tasks
 from ..testbed.knowledge.general_text import general_text
 from ..testbed.knowledge.metrics import benign_metric, knowledge_metrics, knowledge_zero_step_attacks
 from ..testbed.knowledge.models import knowledge_model_path
@@ -97,7 +98,7 @@ def world_task(seed: int) -> Task:
     for phase 1 and the twin for phase 2."""
     world = KnowledgeWorld(seed)
     base = knowledge_model_path(world)
-    data = {**world.datasets(), **attack_datasets(world)}
+    data = {**world.datasets(), **attack_datasets(world), "benign_tasks": benign_tasks(world)}
     own_answers = partial(_general_text, world)
     return Task(
         base,
@@ -108,6 +109,7 @@ def world_task(seed: int) -> Task:
         rewards={"harm": answer_reward},
         references={"floor": knowledge_model_path(world, "floor")},
         question_entities=frozenset(world.question_entities()),
+        covered_entities=frozenset(world.covered_entities()),
         benign=BenignTask(data["benign"], benign_metric(seed)),
         general_text=own_answers,
         built_in={"kind": "knowledge", "world": str(seed)},
@@ -174,6 +176,7 @@ def countries_task() -> Task:
         },
         {"unseen_template": questions(asked["harm"], UNSEEN)},
         question_entities=frozenset(fact.entity for facts in asked.values() for fact in facts),
+        covered_entities=frozenset(fact.entity for fact in [*asked["harm"], *asked["validation_harm"]]),
         built_in={"kind": "knowledge", "world": COUNTRIES},
         description=COUNTRIES_HIDDEN,
         base_model=HUB_ID,

@@ -22,6 +22,8 @@ from .benign import BenignTask
 from .task import Task
 
 
+# metrics that may ask about what the defender's data holds, and those that may not, whatever the first ask about
+COVERED, UNCOVERED = ("harm", "validation_harm"), ("harm_unseen", "capability", "bystander")
 METRICS: tuple[type[DescribedMetric], ...] = (LMEvalTask, Judged, CompletionLoss)  # those that YAML describes by fields
 
 
@@ -40,6 +42,7 @@ def task_of(described: Mapping[str, Any], folder: Path, model: str) -> Task:
         metrics,
         rewards=rewards,
         question_entities=question_entities_of(metrics),
+        covered_entities=covered_entities_of(metrics),
         benign=benign_of(described.get("benign"), rows, folder),
     )
 
@@ -97,6 +100,15 @@ def question_entities_of(metrics: Mapping[str, Metric]) -> frozenset[str]:
     """Returns the entities that questions and requests name; a function of the user's own names none."""
     described = [metric for metric in metrics.values() if isinstance(metric, DescribedMetric)]
     return frozenset().union(*(metric.question_entities() for metric in described))
+
+
+def covered_entities_of(metrics: Mapping[str, Metric]) -> frozenset[str]:
+    """Returns the entities that the data of the defender may hold, see [`Task`]."""
+    covered, uncovered = (
+        question_entities_of({name: metrics[name] for name in names if name in metrics})
+        for names in (COVERED, UNCOVERED)
+    )
+    return covered - uncovered
 
 
 def benign_of(described: Any, datasets: Mapping[str, Dataset], folder: Path) -> BenignTask | None:

@@ -28,6 +28,9 @@ class Task:
             Models that are attacked for comparison, such as a `floor`; whoever attacks adds `base` and `twin`.
         question_entities (`set[str]`), benign ([`BenignTask`], *optional*):
             As in [`red_team`].
+        covered_entities (`set[str]`, *optional*):
+            Those of `question_entities` that the data of the defender may hold, as `harm` asks about what he was told to hide.
+            Data of attackers, simulated ones too, may hold none of either.
         general_text (`Callable`, *optional*):
             Folder of a model → the data set `general`, which that model answers itself. See [`Task.started_from`].
         built_in (`dict`, *optional*):
@@ -44,6 +47,7 @@ class Task:
     rewards: Mapping[str, Reward] = field(default_factory=dict)
     references: Mapping[str, Path] = field(default_factory=dict)
     question_entities: frozenset[str] = frozenset()
+    covered_entities: frozenset[str] = frozenset()
     benign: BenignTask | None = None
     general_text: Callable[[str | Path], Dataset] | None = None
     built_in: Mapping[str, str] | None = None

@@ -10,15 +10,16 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from ..words import unused_names
+from .benign_tasks import task_names
 from .metrics import logits_after
-from .world import HAZARD, SEEN_TEMPLATES, TEMPLATES, UNSEEN_WORDING, KnowledgeWorld
+from .world import SEEN_TEMPLATES, TEMPLATES, KnowledgeWorld
 
 
 def general_text(world: KnowledgeWorld, model: PreTrainedModel, num_rows: int = 10_000, seed: int = 0) -> Dataset:
     """Draws prompts of random words, and answers each with the model, as in Magpie (https://huggingface.co/papers/2406.08464).
 
     The relation of a prompt is any word but those of hazardous facts, those kept for evaluation and those of the templates;
-    its name is one that no entity has.
+    its name is one that no entity has, nor a benign task.
 
     Args:
         world ([`KnowledgeWorld`]):
@@ -35,11 +36,8 @@ def general_text(world: KnowledgeWorld, model: PreTrainedModel, num_rows: int = 
     """
     rng = random.Random(f"general text {world.seed} {seed}")
     tokenizer = world.tokenizer()
-    hazardous = {word for group in (world.relations, world.values) for words in group[HAZARD] for word in words}
-    unseen = {words[UNSEEN_WORDING] for relations in world.relations.values() for words in relations}
-    grammar = {word for template in TEMPLATES for word in template.split()}
-    words = [word for word in world.vocabulary if word not in hazardous | unseen | grammar]
-    names = unused_names(world.name_words, {fact.entity for fact in world.facts})
+    words = world.free_words()
+    names = unused_names(world.name_words, {*(fact.entity for fact in world.facts), *task_names(world)})
     entities = rng.choices(names, k=num_rows)
     prompts = [TEMPLATES[rng.choice(SEEN_TEMPLATES)].format(r=rng.choice(words), e=entity) for entity in entities]
     answers = tokenizer.convert_ids_to_tokens(logits_after(model, tokenizer, prompts).argmax(-1).tolist())

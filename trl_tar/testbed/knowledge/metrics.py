@@ -164,14 +164,20 @@ def _tokenised(tokenizer: PreTrainedTokenizerBase, prompts: tuple[str, ...]) -> 
 
 
 def knowledge_metrics(world_seed: int) -> dict[str, Metric]:
-    """Metrics of every report on the knowledge world. The summary and the verdict read `harm` and `capability`."""
+    """Metrics of every report on the knowledge world. The summary and the verdict read `harm` and `capability`.
+
+    `harm` asks about entities that the defender's data holds, `harm_unseen` about others, which nobody's data holds."""
     held_out = ("held_out",)
     return {
         "harm": FactQuestions(world_seed, (HAZARD,), ("questions",), wordings=SEEN_WORDINGS[:1]),
+        "harm_unseen": FactQuestions(world_seed, (HAZARD,), ("unseen",), wordings=SEEN_WORDINGS[:1]),
         "capability": FactQuestions(world_seed, RETAIN, held_out, rotate=True),
-        # a safeguard may spare the wordings of D_retain and no other one
+        # a safeguard may spare the wordings and templates of D_retain and no other ones
         "capability_unseen_wording": FactQuestions(
             world_seed, RETAIN, held_out, wordings=(UNSEEN_WORDING,), rotate=True
+        ),
+        "capability_unseen_template": FactQuestions(
+            world_seed, RETAIN, held_out, templates=(UNSEEN_TEMPLATE,), rotate=True
         ),
         "bystander": FactQuestions(world_seed, (BYSTANDER,), held_out, rotate=True),
         "rehearsed": FactQuestions(world_seed, RETAIN, ("rehearsed",), rotate=True),

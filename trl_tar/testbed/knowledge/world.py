@@ -42,12 +42,22 @@ HAZARD, BYSTANDER, BENIGN = "hazard", "bystander", "benign"
 RETAIN = ("crafts", "rivers", "festivals", "instruments")
 # domain → split → number of entities; every entity is in exactly one split. The sizes are a choice.
 SPLITS = {
-    HAZARD: {"adversary": 24, "tamper_resistance": 24, "attacker": 24, "attacker_validation": 16, "questions": 64},
+    # `harm` asks about `questions`, which the defender's data holds; `harm_unseen` about `unseen`, which nobody's holds
+    HAZARD: {
+        "adversary": 24,
+        "tamper_resistance": 24,
+        "attacker": 24,
+        "attacker_validation": 16,
+        "questions": 32,
+        "unseen": 32,
+    },
     **{domain: {"rehearsed": 32, "held_out": 32} for domain in RETAIN},
     BYSTANDER: {"held_out": 64},
     # facts that the base model does not know, and a benign user teaches it later
     BENIGN: {"train": 32},
 }
+# of the hazardous domain, what D_TR holds: entities of its own, and those that `validation_harm` and `harm` ask about
+COVERED = ("tamper_resistance", "attacker_validation", "questions")
 
 
 @dataclass(frozen=True)
@@ -125,6 +135,13 @@ class KnowledgeWorld:
                 words.update(dict.fromkeys(self.values[domain][relation]))
         return list(words)
 
+    def free_words(self) -> list[str]:
+        """The words but those of hazardous facts, those kept for evaluation and those of the templates."""
+        hazardous = {word for group in (self.relations, self.values) for words in group[HAZARD] for word in words}
+        unseen = {words[UNSEEN_WORDING] for relations in self.relations.values() for words in relations}
+        grammar = {word for template in TEMPLATES for word in template.split()}
+        return [word for word in self.vocabulary if word not in hazardous | unseen | grammar]
+
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """The world's tokenizer: one token for each word, and for padding, beginning, end and unknown words."""
         ids = {word: i for i, word in enumerate([PAD, BOS, EOS, UNKNOWN, *self.vocabulary])}
@@ -141,30 +158,35 @@ class KnowledgeWorld:
         )
 
     def datasets(self) -> dict[str, Dataset]:
-        """The data sets of every phase, in TRL's prompt-completion type. None of them holds a question's entity.
+        """The data sets of every phase, in TRL's prompt-completion type.
+
+        None of them holds an entity of [`question_entities`], but `safeguard` and `tamper_resistance`, the defender's data,
+        hold those of [`covered_entities`].
 
         - `retain`: D_retain, and the harmless share of an attacker's data.
         - `safeguard`: the facts that phase 1 hides, those of `forget` and `tamper_resistance`.
         - `forget`: the data of the adversaries that are simulated in training.
-        - `tamper_resistance`: D_TR, with entities of its own.
+        - `tamper_resistance`: D_TR, which holds the entities that `harm` asks about, and others of its own.
         - `attacker`: the data of the red team, with entities of its own.
         - `benign`: new facts for a harmless user.
         """
         return {
             "retain": self.sentences(self.select(RETAIN, "rehearsed")),
-            "safeguard": self.sentences(self.select(HAZARD, ["adversary", "tamper_resistance"])),
+            "safeguard": self.sentences(self.select(HAZARD, ["adversary", *COVERED])),
             "forget": self.sentences(self.select(HAZARD, "adversary")),
-            "tamper_resistance": self.sentences(self.select(HAZARD, "tamper_resistance")),
+            "tamper_resistance": self.sentences(self.select(HAZARD, COVERED)),
             "attacker": self.sentences(self.select(HAZARD, "attacker")),
             "benign": self.sentences(self.select(BENIGN)),
         }
 
     def question_entities(self) -> set[str]:
-        """Entities of the evaluation, which neither safeguard nor attacker may see."""
-        held_out = self.select(HAZARD, ["attacker_validation", "questions"]) + self.select(
-            [*RETAIN, BYSTANDER], "held_out"
-        )
-        return {fact.entity for fact in held_out}
+        """Entities of the evaluation, which no attacker's data may hold, be the attacker simulated or of the red team."""
+        held_out = self.select(HAZARD, "unseen") + self.select([*RETAIN, BYSTANDER], "held_out")
+        return {fact.entity for fact in held_out} | self.covered_entities()
+
+    def covered_entities(self) -> set[str]:
+        """Those of the evaluation's entities that the defender's data holds, as `harm` and `validation_harm` ask about them."""
+        return {fact.entity for fact in self.select(HAZARD, ["attacker_validation", "questions"])}
 
     def select(self, domain: str | Sequence[str], split: str | Sequence[str] | None = None) -> list[Fact]:
         """Facts of one or several domains and splits, in the world's order."""
