@@ -193,18 +193,19 @@ def test_gradient_at_the_attacked_point_equals_finite_differences(make_trainer, 
     parameters = trainer.outer_gradient.parameters
     generator = torch.Generator().manual_seed(0)
     direction = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
-    x_tr = trainer.sample_tamper_resistance_batch(0)
+    attacker = trainer.pool.attacker(0, adversary, f"{trainer.args.seed} attack 0 0")
+    (term,) = terms = trainer.outer_terms(attacker, 0)
     with restored(trainer.model, adversary, seed=0) as attacked:
-        for step in trainer.attack_steps(attacked, adversary, 0):
+        for step in trainer.attack_steps(attacked, attacker):
             trainer.outer_gradient.tamper_resistance.clear()
-            trainer.add_tamper_resistance_gradient(attacked, adversary, x_tr, step)
+            trainer.add_outer_gradient(attacked, attacker, terms, step)
             gradient = [g.clone() for g in trainer.outer_gradient.tamper_resistance]
 
             def loss_at(shift: float) -> float:
                 with torch.no_grad():
                     for p, d in zip(parameters, direction, strict=True):
                         p.add_(d, alpha=shift)
-                    total, count = trainer._tamper_resistance_loss(attacked.model, x_tr[0])
+                    total, count = term.loss(attacked.model, term.batches[0])
                     for p, d in zip(parameters, direction, strict=True):
                         p.sub_(d, alpha=shift)
                 return (total / count).item()

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from trl_tar import Adversary
-from trl_tar.adversaries.adversary import AttackDiverged
+from trl_tar.adversaries.diverged import AttackDiverged
 from trl_tar.optim.attack_optimizers import scheduler_arguments
 from trl_tar.simulation.attack_steps import attack_steps
 from trl_tar.simulation.restored import restored

@@ -13,7 +13,7 @@ from trl_tar.losses import TAMPER_RESISTANCE_LOSSES, language_modeling_loss, max
 from trl_tar.optim import attack_optimizers
 from trl_tar.simulation import attack_steps as simulation
 from trl_tar.simulation import restored
-from trl_tar.trainers import tar_trainer
+from trl_tar.trainers import outer_gradient, tar_trainer
 from trl_tar.trainers.outer_gradient import OuterGradient
 
 
@@ -78,11 +78,11 @@ def entropy_maximised_the_wrong_way(m):
 
 
 def clamp_on_the_wrong_side(m):
-    m.setattr(tar_trainer, "max", lambda loss, bound: math.inf if loss > bound else loss, raising=False)
+    m.setattr(outer_gradient, "max", lambda loss, bound: math.inf if loss > bound else loss, raising=False)
 
 
 def no_clamp(m):
-    m.setattr(tar_trainer, "max", lambda loss, bound: loss, raising=False)
+    m.setattr(outer_gradient, "max", lambda loss, bound: loss, raising=False)
 
 
 def not_shifted(logits, labels):
@@ -189,7 +189,7 @@ def accumulation_ignored(m):
 
 
 def judged_before_the_step(m):
-    def early(original, attacked, adversary, batches, loss_function, interval, in_backward, group):
+    def early(original, attacked, adversary, batches, loss_function, interval, in_backward, group, progress):
         steps = original(attacked, adversary, batches, loss_function, 1)
         for k in range(adversary.num_steps):
             if (k + 1) % interval == 0:
@@ -200,7 +200,7 @@ def judged_before_the_step(m):
 
 
 def judged_at_the_end_only(m):
-    def late(original, attacked, adversary, batches, loss_function, interval, in_backward, group):
+    def late(original, attacked, adversary, batches, loss_function, interval, in_backward, group, progress):
         return original(attacked, adversary, batches, loss_function, adversary.num_steps)
 
     wrapped(m, tar_trainer, "attack_steps", late)
@@ -270,10 +270,10 @@ def weights_one_step_late(m):
 
 
 def x_tr_redrawn_at_each_evaluation(m):
-    def redrawn(original, self, attacked, adversary, x_tr, step):
-        return original(self, attacked, adversary, self.sample_tamper_resistance_batch(step), step)
+    def redrawn(original, self, attacked, attacker, terms, step):
+        return original(self, attacked, attacker, self.outer_terms(attacker, step), step)
 
-    wrapped(m, TARTrainer, "add_tamper_resistance_gradient", redrawn)
+    wrapped(m, TARTrainer, "add_outer_gradient", redrawn)
 
 
 def not_divided_by_the_number_of_adversaries(m):
@@ -282,7 +282,7 @@ def not_divided_by_the_number_of_adversaries(m):
         original(self, *args)
         self.args.adversaries_per_step = 2
 
-    wrapped(m, TARTrainer, "add_tamper_resistance_gradient", whole)
+    wrapped(m, TARTrainer, "add_outer_gradient", whole)
 
 
 def tamper_resistance_gradient_dropped(m):

@@ -5,15 +5,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..validation import check_types, coerced
-from .choices import EDITS, LR_SCHEDULERS, OBJECTIVES, OPTIMIZERS, QUANTIZATIONS
+from .choices import EDITS, LR_SCHEDULERS, OBJECTIVES, OPTIMIZERS, QUANTIZATIONS, ROLES
 from .mixtures import normalised, rows_of, shares, with_numbers
 from .options import Concept, Option, check_options, numbers, option, options_of
 from .prompt_template import PROMPT
 from .rules import ABOVE_0, BELOW_1, NOT_NEGATIVE, at_least, pattern, rule
-
-
-class AttackDiverged(Exception):
-    """The adversary's loss, or the gradient of the tamper-resistance loss, is not finite."""
 
 
 SGD_ALONE = "momentum or nesterov with optimizer={optimizer!r}. Use them with optimizer='sgd'."
@@ -25,10 +21,6 @@ def _by_sgd(a: "Adversary") -> bool:
 
 def _by_lora(a: "Adversary") -> bool:
     return a.lora_r is not None
-
-
-def _by_grpo(a: "Adversary") -> bool:
-    return a.objective == "grpo"
 
 
 @dataclass(frozen=True)
@@ -90,6 +82,8 @@ class Adversary:
             for each attack. Used only with `first_dataset`.
         weight (`float`, *optional*, defaults to `1.0`):
             Unnormalised probability of being drawn from A_train.
+        role (`str`, *optional*, defaults to `"attack"`):
+            `"benign"`: an honest user, who learns a harmless task and keeps what the model can do. Training only.
         use_dora (`bool`, *optional*, defaults to `False`):
             Weight-decomposed LoRA (https://huggingface.co/papers/2402.09353). Red team only.
         num_virtual_tokens (`int`, *optional*):
@@ -183,6 +177,14 @@ class Adversary:
         when=lambda a: a.first_dataset is not None,
     )
     weight: float = option(1.0, Concept.LABEL, ABOVE_0, in_kind=False)
+    role: str = option(
+        "attack",
+        Concept.LABEL,
+        choices=ROLES,
+        in_kind=False,
+        when=lambda a: a.objective == "sft" and a.num_steps > 0 and (a.mixture, a.first_dataset) == (None, None),
+        elsewhere="role={role!r}, which takes steps on one data set of text. Use objective='sft' and dataset alone.",
+    )
     use_dora: bool = option(
         False, Concept.LORA, in_training=False, when=_by_lora, elsewhere="use_dora=True without lora_r. Set lora_r."
     )
@@ -194,9 +196,11 @@ class Adversary:
         most=4096,
         words="soft prompt of {num_virtual_tokens} tokens",
     )
-    reward: str | None = option(None, Concept.OBJECTIVE, when=_by_grpo)
-    num_generations: int = option(8, Concept.OBJECTIVE, at_least(2), when=_by_grpo, most=1024)
-    max_completion_length: int = option(64, Concept.OBJECTIVE, at_least(1), when=_by_grpo, most=2**16)
+    reward: str | None = option(None, Concept.OBJECTIVE, when=lambda a: a.objective == "grpo")
+    num_generations: int = option(8, Concept.OBJECTIVE, at_least(2), when=lambda a: a.objective == "grpo", most=1024)
+    max_completion_length: int = option(
+        64, Concept.OBJECTIVE, at_least(1), when=lambda a: a.objective == "grpo", most=2**16
+    )
     edit: str | None = option(None, Concept.EDIT, choices=EDITS, in_training=False)
     edit_strength: float | None = option(
         None,

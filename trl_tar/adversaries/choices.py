@@ -26,6 +26,7 @@ OPTIMIZERS = {
     "adadelta": Choice(),
     "adagrad": Choice(),
 }
+ROLES = {"attack": Choice(), "benign": Choice()}
 LR_SCHEDULERS = {name: Choice() for name in ("constant", "constant_with_warmup", "cosine", "cosine_with_restarts")}
 RESTARTS = 4  # cycles of cosine_with_restarts, our choice: transformers' default of 1 never restarts
 QUANTIZATIONS = {"nf4": Choice(package=BITSANDBYTES)}

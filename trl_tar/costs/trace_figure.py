@@ -41,7 +41,7 @@ def annotated(trainer: "TARTrainer") -> Iterator[None]:
             retain
         ),  # only of the retain pass: attacks call `torch.autograd` directly
         (trainer, "attack_steps"): lambda steps: _in_pieces(steps, attack),
-        (trainer, "add_tamper_resistance_gradient"): record_function(judgement),
+        (trainer, "add_outer_gradient"): record_function(judgement),
     }
     for (owner, name), wrap in phases.items():
         setattr(owner, name, wrap(getattr(owner, name)))

@@ -9,7 +9,7 @@ from ..losses import IGNORED
 
 
 def tokenised_rows(trainer: SFTTrainer, dataset: Dataset, name: str) -> list[dict]:
-    """Rows with `input_ids` and `labels` of a language-modeling or prompt-completion data set.
+    """Rows with `input_ids` and `labels` of a language-modeling or prompt-completion data set, and with its `task`, if any.
 
     Unless the configuration decides it, the prompt counts in the loss by the type of this data set; TRL would go by the type
     of `train_dataset`. Rows without a label to predict are left out."""
@@ -19,7 +19,8 @@ def tokenised_rows(trainer: SFTTrainer, dataset: Dataset, name: str) -> list[dic
         prepared = trainer._prepare_dataset(dataset, trainer.processing_class, trainer.args, False, None, name)
     finally:
         trainer.completion_only_loss = completion_only
-    rows = prepared.select_columns(["input_ids", "labels"]).to_list()
+    columns = [name for name in ("input_ids", "labels", "task") if name in prepared.column_names]
+    rows = prepared.select_columns(columns).to_list()
     return [
         row for row in rows if any(label != IGNORED for label in row["labels"][1:])
     ]  # the first token is never predicted

@@ -37,6 +37,15 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def sharded_like(part: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, sharded like `tensor`, of which `part` is this device's shard, in the same memory."""
+    if not isinstance(tensor, DTensor):
+        return part
+    return DTensor.from_local(
+        part, tensor.device_mesh, tensor.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
+    )
+
+
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor with the shards of all devices, every one of which has to call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

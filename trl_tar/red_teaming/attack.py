@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..adversaries.adversary import Adversary, AttackDiverged
+from ..adversaries.adversary import Adversary
+from ..adversaries.diverged import AttackDiverged
 from ..evaluation.scores import Evaluate, Reward
 from ..report.records import AttackRecord, attack_record
 from .attack_rows import attack_rows, tokenised_datasets

@@ -236,6 +236,11 @@ def _check_adversaries(
 def _check_requirements(adversary: Adversary, rewards: Collection[str], with_base: bool) -> None:
     for part in adversary.sequence:
         check_installed(part)
+        if part.role != "attack":
+            raise ValueError(
+                f"Adversary {part.name!r} has role={part.role!r}, whom training alone simulates. Drop it, or measure honest "
+                "users with `benign`."
+            )
     if adversary.needs_base and not with_base:
         raise ValueError(
             f"Adversary {adversary.name!r} edits the weights by the public base, and `references` has none. Add "

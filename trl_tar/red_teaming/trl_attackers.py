@@ -16,7 +16,8 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from ..adversaries.adversary import Adversary, AttackDiverged
+from ..adversaries.adversary import Adversary
+from ..adversaries.diverged import AttackDiverged
 from ..data.tokenisation import drop_fused_head
 from ..evaluation.scores import Evaluate, Reward
 from ..models.forward_passes import in_eval_mode
@@ -40,7 +41,7 @@ class AttackedModel:
 
 
 def check_finite(model: nn.Module, step: int) -> None:
-    """Raises [`~trl_tar.adversaries.adversary.AttackDiverged`] for a parameter that is not finite: its answers say nothing."""
+    """Raises [`~trl_tar.adversaries.diverged.AttackDiverged`] for a parameter that is not finite: its answers say nothing."""
     broken = next((name for name, p in model.named_parameters() if not p.isfinite().all()), None)
     if broken is not None:
         raise AttackDiverged(f"parameter {broken!r} is not finite at step {step}")

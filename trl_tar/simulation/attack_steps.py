@@ -9,13 +9,15 @@ from torch import nn
 from torch.distributed import ProcessGroup
 from transformers import get_scheduler
 
-from ..adversaries.adversary import Adversary, AttackDiverged
+from ..adversaries.adversary import Adversary
+from ..adversaries.diverged import AttackDiverged
 from ..distributed.gradients import Batch, LossFunction, consumed_gradient, mean_gradient, means
 from ..losses import dpo_loss, language_modeling_loss, sequence_log_probs
 from ..models.forward_passes import next_token_logits
 from ..optim.attack_optimizers import create_optimizer, scheduler_arguments
 from ..optim.schedule_free import is_schedule_free
 from ..optim.stochastic_rounding import in_bfloat16, step_in_float32
+from .progress import Progress
 from .restored import Attacked
 
 
@@ -40,8 +42,9 @@ def attack_steps(
     interval: int = 1,
     in_backward: bool = False,
     group: ProcessGroup | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[int]:
-    """Runs the attack, and stops to be evaluated after every `interval`-th step.
+    """Runs the attack, or a part of it, and stops to be evaluated after every `interval`-th step.
 
     A Schedule-Free attacker is at its averaged point x while it is evaluated, and steps at y. Losses are read where the
     attack stops: between two stops nothing waits for the device.
@@ -62,9 +65,12 @@ def attack_steps(
             one device, no clipping, and an optimizer that looks at one parameter at a time.
         group (`torch.distributed.ProcessGroup`, *optional*):
             The devices that run this attack. Defaults to all of them.
+        progress ([`Progress`], *optional*):
+            State in which an earlier part of the attack ended, and in which this one ends. By default, `batches` are those of
+            the whole attack.
 
     Yields:
-        `int`: k, counted from 0, with the weights at θ_{k+1}; −1 once, at θ itself, for an attack of no steps.
+        `int`: k, counted from 0 in this part, with the weights at θ_{k+1}; −1 once, at θ itself, for an attack of no steps.
 
     Raises:
         [`AttackDiverged`]: if the loss is not finite.
@@ -83,6 +89,8 @@ def attack_steps(
         num_training_steps=adversary.num_steps,
         scheduler_specific_kwargs=scheduler_arguments(adversary),
     )
+    if progress is not None and progress.states:
+        progress.hand_over(attacked.parameters, optimizer, scheduler)
     schedule_free = is_schedule_free(optimizer)
     if schedule_free:
         optimizer.train()
@@ -103,14 +111,17 @@ def attack_steps(
         for p in attacked.parameters:
             p.grad = None
         evaluated = (step + 1) % interval == 0
-        if evaluated or step + 1 == adversary.num_steps:
-            _read_losses(attacked, pending)
         if evaluated:
+            _read_losses(attacked, pending)
             if schedule_free:
                 optimizer.eval()
             yield step
             if schedule_free:
                 optimizer.train()
+    if pending:
+        _read_losses(attacked, pending)
+    if progress is not None:
+        progress.take(attacked.parameters, optimizer, scheduler)
 
 
 def _read_losses(attacked: Attacked, pending: list[torch.Tensor]) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -21,6 +22,14 @@ from ..optim.offload import host_like, park
 ATTACK_ADAPTER = "attack"  # name that keeps it apart from an adapter that is being trained
 
 
+class Evaluation(NamedTuple):
+    """A value of an outer loss: its name in the log, the steps that the attack had made, and the loss in nats."""
+
+    name: str
+    age: int
+    loss: float
+
+
 @dataclass
 class Attacked:
     """A model under attack.
@@ -37,8 +46,8 @@ class Attacked:
             Seed of the attack's rounding.
         losses (`list[float]`):
             The adversary's loss before each step, in nats.
-        tamper_resistance_losses (`list[float]`):
-            L_TR at each evaluation, in nats.
+        evaluations (`list[Evaluation]`):
+            The outer losses at each evaluation.
     """
 
     model: nn.Module
@@ -46,7 +55,7 @@ class Attacked:
     snapshot: list[tuple[torch.Tensor, torch.Tensor]]
     seed: int
     losses: list[float] = field(default_factory=list)
-    tamper_resistance_losses: list[float] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
 
 
 class SnapshotRoom:

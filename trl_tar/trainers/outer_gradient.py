@@ -2,22 +2,47 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from ..adversaries.adversary import AttackDiverged
+from ..adversaries.diverged import AttackDiverged
 from ..distributed.device_groups import DeviceGroup
-from ..distributed.gradients import all_reduce
+from ..distributed.gradients import Batch, LossFunction, all_reduce, consumed_gradient, mean_gradient, means
 from ..distributed.sharding import all_parts, inner_product, total_norm
 from ..optim.offload import host_like, park
 from ..optim.stochastic_rounding import at_least_float32
 
 
+@dataclass(frozen=True)
+class OuterTerm:
+    """A loss at the attacked weights.
+
+    Args:
+        name (`str`):
+            Its name in the log.
+        weight (`float`):
+            Its weight, before that of the step in its attack.
+        batches (`list[dict[str, torch.Tensor]]`):
+            This device's share of its batch, as micro-batches; one batch for the whole visit of an attacker.
+        loss (`Callable`):
+            Model and micro-batch → (summed loss, count).
+        bound (`float`, *optional*):
+            Least value of the mean, in nats: a loss below counts as this value and has no gradient.
+    """
+
+    name: str
+    weight: float
+    batches: list[Batch]
+    loss: LossFunction
+    bound: float | None = None
+
+
 class OuterGradient:
     """Holds the two terms of the outer gradient while attacks use `.grad` and the weights.
 
-    In each outer step, `take_retain` comes first, `add` or `adding` after each evaluation of L_TR, and `set` last.
+    In each outer step, `take_retain` comes first, `evaluate` wherever an attack is judged, and `set` last.
 
     Args:
         model (`nn.Module`):
@@ -61,6 +86,40 @@ class OuterGradient:
             self.retain = gradient
         for p in self.parameters:
             p.grad = None
+
+    def evaluate(self, model: nn.Module, term: OuterTerm, share: float, in_backward: bool) -> float:
+        """g_TR += share · weight · ∇loss at the attacked weights, straight through the attack (first-order MAML).
+
+        Args:
+            model (`torch.nn.Module`):
+                The model under attack.
+            term ([`OuterTerm`]):
+                The loss.
+            share (`float`):
+                Factor of the term's weight.
+            in_backward (`bool`):
+                Add each part of the gradient as soon as the backward pass knows it.
+
+        Returns:
+            `float`: the loss.
+
+        Raises:
+            [`AttackDiverged`]: for a gradient that is not finite.
+        """
+        weight = term.weight * share
+        if in_backward:
+            with self.adding(weight) as add:
+                sums = consumed_gradient(model, self.parameters, term.batches, term.loss, add)
+            return means([sums])[0]
+        self.allocated()  # before the pass, so that the first of a step peaks where all others do
+        sums, gradient = mean_gradient(model, self.parameters, term.batches, term.loss, self._devices.inside)
+        (loss,) = means([sums])
+        if term.bound is not None:
+            bounded = max(loss, term.bound)
+            if bounded > loss:  # clamped: no gradient
+                loss, weight = bounded, 0.0
+        self.add(weight, gradient)
+        return loss
 
     def add(self, weight: float, gradient: list[torch.Tensor]) -> None:
         """g_TR += weight · gradient; `AttackDiverged` for a gradient that is not finite, which is not added."""

@@ -51,6 +51,22 @@ class TARConfig(SafeguardConfig):
         adversary_parallel_size (`int`, *optional*, defaults to `1`):
             Groups of devices that simulate different attacks of an outer step at the same time. Divides
             `adversaries_per_step` and the number of devices; the result is that of one group.
+        steps_per_visit (`int`, *optional*):
+            Continue attacks: an outer step makes so many steps of an attack, and a later one goes on from there, at its own θ.
+            `Adversary.num_steps` is then the longest attack, K above is this number, and each attack draws a length, log-
+            uniformly. By default each attack is whole and begins at θ.
+        num_attackers (`int`, *optional*, defaults to `6`):
+            Continued attackers, visited in turn; a multiple of `adversaries_per_step`. One that reaches its length, or
+            diverges, gives way to a new one ~ A_train.
+        initial_attack_length (`int`, *optional*):
+            Longest attack that is drawn at first, with `attack_length_threshold`. `steps_per_visit` by default.
+        attack_length_threshold (`float`, *optional*):
+            Let the longest attack grow where the mean of L_TR, over the last 12 evaluations in attacks older than half of it, is
+            at most this, in nats: with `"entropy"` a negative number. By default it is `Adversary.num_steps` from the start.
+        attack_length_growth (`float`, *optional*, defaults to `1.25`):
+            Factor by which it grows.
+        benign_weight (`float`, *optional*, defaults to `4.0`):
+            Weight of the loss of benign adversaries, in the place of λ_TR.
         inner_weighting (`str`, *optional*, defaults to `"exponential"`):
             w_k: `"exponential"`, exp(rate · (k − (K − 1))), not normalised, or `"uniform"`, 1 / number of evaluations.
         inner_weighting_rate (`float`, *optional*, defaults to `1/16`):
@@ -95,6 +111,18 @@ class TARConfig(SafeguardConfig):
     adversary_parallel_size: int = field(
         default=1, metadata={"help": "Groups of devices that simulate different attacks at the same time."}
     )
+    steps_per_visit: int | None = field(
+        default=None, metadata={"help": "Steps of a continued attack in one outer step; whole attacks by default."}
+    )
+    num_attackers: int = field(default=6, metadata={"help": "Number of continued attackers."})
+    initial_attack_length: int | None = field(
+        default=None, metadata={"help": "Longest continued attack at the start; one visit by default."}
+    )
+    attack_length_threshold: float | None = field(
+        default=None, metadata={"help": "Tamper-resistance loss at which the longest attack grows."}
+    )
+    attack_length_growth: float = field(default=1.25, metadata={"help": "Factor by which the longest attack grows."})
+    benign_weight: float = field(default=4.0, metadata={"help": "Weight of the loss of benign adversaries."})
     inner_weighting: str = field(
         default="exponential",
         metadata={"help": "Weights of the evaluations along an attack.", "choices": ["exponential", "uniform"]},
@@ -125,7 +153,7 @@ class TARConfig(SafeguardConfig):
         super().check()
         check_choices(self, ("tamper_resistance_loss", "representation_loss", "inner_weighting"))
         retain = ("lm_weight", "representation_weight", "kl_weight")
-        check_not_negative(self, ("tamper_resistance_weight", *retain, "inner_weighting_rate"))
+        check_not_negative(self, ("tamper_resistance_weight", "benign_weight", *retain, "inner_weighting_rate"))
         if not any(self.retain_weights.values()):
             raise ValueError(
                 f"TARConfig has {', '.join(f'{name}=0' for name in retain)}, so nothing keeps what the model knows. Give at "
@@ -142,8 +170,35 @@ class TARConfig(SafeguardConfig):
                 f"TARConfig has adversaries_per_step={self.adversaries_per_step} with adversary_parallel_size="
                 f"{self.adversary_parallel_size}, which leaves groups without an attack. Use a multiple of it."
             )
+        self._check_continued()
         if self.optimizer_in_backward:
             self._check_in_backward()
+
+    def _check_continued(self) -> None:
+        check_sizes(self, ("steps_per_visit", "num_attackers", "initial_attack_length"))
+        coerce_numbers(self, ("attack_length_threshold", "attack_length_growth"), float)
+        if not 1 < self.attack_length_growth < float("inf"):
+            raise ValueError(f"TARConfig has attack_length_growth={self.attack_length_growth}. Use a number above 1.")
+        visit = self.steps_per_visit
+        if visit is None:
+            return
+        setting = f"TARConfig has steps_per_visit={visit} with"
+        if visit < self.tamper_resistance_interval:
+            raise ValueError(
+                f"{setting} tamper_resistance_interval={self.tamper_resistance_interval}: no visit would be judged. Raise the "
+                "one or lower the other."
+            )
+        if self.num_attackers % self.adversaries_per_step:
+            raise ValueError(
+                f"{setting} num_attackers={self.num_attackers} and adversaries_per_step={self.adversaries_per_step}. Use a "
+                "multiple of it."
+            )
+        if self.initial_attack_length is not None and self.initial_attack_length < visit:
+            raise ValueError(
+                f"{setting} initial_attack_length={self.initial_attack_length}. Use at least the steps of one visit."
+            )
+        if self.optimizer_in_backward:
+            raise ValueError(f"{setting} optimizer_in_backward=True, which keeps no moments. Leave one of the two out.")
 
     def _check_in_backward(self) -> None:
         setting = "TARConfig has optimizer_in_backward=True with"

@@ -17,20 +17,23 @@ from ..data.dataset_types import check_dataset
 from ..data.entities import check_disjoint
 from ..data.tokenisation import TOKENISED
 from ..distributed.device_groups import device_group
-from ..distributed.gradients import Batch, consumed_gradient, mean_gradient, means
+from ..distributed.gradients import Batch
 from ..losses import IGNORED, inner_weight, kl_divergence_loss, language_modeling_loss, representation_loss
 from ..models.forward_passes import next_token_logits
 from ..optim.offload import StateOnHost
 from ..optim.stochastic_rounding import at_least_float32, in_bfloat16, step_in_float32
 from ..papers import TAR_PAPER
 from ..simulation.attack_steps import attack_loss, attack_steps
+from ..simulation.attacker_pool import Attacker
 from ..simulation.batches import Batches
-from ..simulation.restored import Attacked, SnapshotRoom, restored
-from .attack_log import AttackLog
+from ..simulation.restored import Attacked, Evaluation, SnapshotRoom, restored
+from .attack_log import TAMPER_RESISTANCE, AttackLog
+from .continued_attacks import load_pool, new_pool, save_pool
 from .data_checks import check_tamper_resistance_rows, checked_adversaries
 from .global_means import GlobalMeans
+from .honest_users import HonestUsers
 from .model_checks import check_8bit, check_adapters, check_bfloat16, check_memory_modes
-from .outer_gradient import OuterGradient
+from .outer_gradient import OuterGradient, OuterTerm
 from .reference import Reference, check_anchor, save_anchor
 from .safeguard_trainer import SafeguardTrainer
 from .tar_config import TARConfig
@@ -120,7 +123,8 @@ class TARTrainer(SafeguardTrainer):
         parameters = self.outer_gradient.parameters
         self.reference = Reference(self.model, parameters, ref_model, accelerator, config.offload)
         self.snapshot_room = SnapshotRoom(config.offload)
-        self.attack_log = AttackLog(self.adversaries, self._devices)
+        self.attack_log = AttackLog(self.adversaries, self._devices, config.steps_per_visit is not None)
+        self.pool = new_pool(config, self.adversaries)
         pad, dtype = self.processing_class.pad_token_id, at_least_float32(parameters[0])
         cut = (config.max_length, config.truncation_mode)
         self._batches = Batches(accelerator, self._devices, pad, dtype, *cut, sharded)
@@ -133,6 +137,9 @@ class TARTrainer(SafeguardTrainer):
             name: TOKENISED[objective](self, adversary_datasets[name], name) for name, objective in objectives.items()
         }
         check_adversary_batches(self.adversaries, self._adversary_rows)
+        self.honest_users = HonestUsers(
+            self.adversaries, self._adversary_rows, self.train_dataset, self._batches, self.reference, config
+        )
         tokenised = TOKENISED[config.loss.objective]
         self._tamper_resistance_rows = tokenised(self, tamper_resistance_dataset, "tamper-resistance")
         check_tamper_resistance_rows(self._tamper_resistance_rows, config)
@@ -151,11 +158,11 @@ class TARTrainer(SafeguardTrainer):
         if not self.accelerator.sync_gradients:  # more micro-batches of this step to come
             return retain_loss
         self.outer_gradient.take_retain()  # g_retain, off .grad
-        for index, adversary in self._devices.share(enumerate(self.sample_adversaries())):  # attack ~ A_train
-            x_tr = self.sample_tamper_resistance_batch(index)  # x_TR ~ D_TR, one for the whole attack
-            with self.attack(adversary, index) as attacked:  # θ is back on exit, whatever happens
-                for step in self.attack_steps(attacked, adversary, index):
-                    self.add_tamper_resistance_gradient(attacked, adversary, x_tr, step)  # at θ_{k+1}
+        for index, attacker in self.attackers():  # attack ~ A_train, a new one or one that goes on
+            terms = self.outer_terms(attacker, index)  # L_TR on x_TR ~ D_TR, one batch for the whole visit
+            with self.attack(attacker, index) as attacked:  # θ is back on exit, whatever happens
+                for step in self.attack_steps(attacked, attacker):
+                    self.add_outer_gradient(attacked, attacker, terms, step)  # at θ_{k+1}
         self._log_step(self.outer_gradient.set())  # .grad = g_retain + g_TR
         self._rounding.manual_seed(self._seed("rounding"))
         return retain_loss
@@ -173,25 +180,46 @@ class TARTrainer(SafeguardTrainer):
         x_tr = [rows[i] for i in drawn]
         return self._batches.micro_batches(x_tr, args.loss.objective, args.tamper_resistance_micro_batch_size)
 
+    def attackers(self) -> Iterator[tuple[int, Attacker]]:
+        """The attackers of this outer step that this device simulates, each with its index among all S."""
+        for index, adversary in self._devices.share(enumerate(self.sample_adversaries())):
+            turn = self.state.global_step * self.args.adversaries_per_step + index
+            yield index, self.pool.attacker(turn, adversary, self._seed_name("attack", index))
+
+    def outer_terms(self, attacker: Attacker, index: int) -> list[OuterTerm]:
+        """The losses that the attacker's visit is judged by: λ_TR L_TR, or those of an honest user. The model is at θ."""
+        args = self.args
+        if attacker.adversary.role == "benign":
+            return self.honest_users.terms(attacker, self._seed_name("benign", index))
+        x_tr, bound = self.sample_tamper_resistance_batch(index), args.loss.bound
+        least = None if bound is None else bound(self.model.config.get_text_config().vocab_size)
+        return [OuterTerm(TAMPER_RESISTANCE, args.tamper_resistance_weight, x_tr, self._tamper_resistance_loss, least)]
+
     @contextmanager
-    def attack(self, adversary: Adversary, index: int) -> Iterator[Attacked]:
-        """Opens the model to the `index`-th attack of this outer step, and records it. On exit the model is as it was."""
-        with restored(self.model, adversary, self._seed("attack", index), self.snapshot_room) as attacked:
-            with self.attack_log.recorded(attacked, adversary):
+    def attack(self, attacker: Attacker, index: int) -> Iterator[Attacked]:
+        """Opens the model to the `index`-th attacker of this outer step, and records its visit. On exit the model is as it
+        was."""
+        seed = self._seed("attack", index)
+        with restored(self.model, attacker.adversary, seed, self.snapshot_room) as attacked:
+            with self.attack_log.recorded(attacked, attacker), self.pool.visited(attacker, attacked):
                 yield attacked
 
-    def attack_steps(self, attacked: Attacked, adversary: Adversary, index: int) -> Iterator[int]:
-        """Runs the `index`-th attack of this outer step; yields k wherever L_TR is to be taken, at θ_{k+1}."""
-        sizes = {name: len(rows) for name, rows in self._adversary_rows.items()}
+    def attack_steps(self, attacked: Attacked, attacker: Attacker) -> Iterator[int]:
+        """Makes the steps of a visit; yields k, counted from the visit's first step, wherever it is judged, at θ_{k+1}."""
+        adversary, all_rows = attacker.adversary, self._adversary_rows
+        if adversary.role == "benign":
+            all_rows = self.honest_users.rows(attacker)
+        order = draw_batches(adversary, {name: len(rows) for name, rows in all_rows.items()}, attacker.seed)
         batches: Iterable[list[Batch]] = (
             self._batches.micro_batches(
-                [self._adversary_rows[name][i] for name, i in drawn], adversary.objective, adversary.micro_batch_size
+                [all_rows[name][i] for name, i in drawn], adversary.objective, adversary.micro_batch_size
             )
-            for drawn in draw_batches(adversary, sizes, self._seed_name("attack", index))
+            for drawn in itertools.islice(order, attacker.age, attacker.age + attacker.visit)
         )
-        if adversary.objective == "dpo":  # its reference is θ, which the model still is
+        if adversary.objective == "dpo":  # its reference is today's θ, which the model still is
             batches = list(batches)
             self._batches.add_reference(attacked.model, itertools.chain(*batches))
+        attacker.lay_displacement(attacked)
         return attack_steps(
             attacked,
             adversary,
@@ -200,32 +228,19 @@ class TARTrainer(SafeguardTrainer):
             self.args.tamper_resistance_interval,
             self.args.optimizer_in_backward,
             self._devices.inside,
+            None if attacker.visit == adversary.num_steps else attacker.progress,
         )
 
-    def add_tamper_resistance_gradient(
-        self, attacked: Attacked, adversary: Adversary, x_tr: list[Batch], step: int
-    ) -> None:
-        """g_TR += λ_TR / S · w_k ∇L_TR(θ_{k+1}), straight through the attack (first-order MAML).
-
-        Raises `AttackDiverged` for a gradient that is not finite."""
-        args, model, parameters = self.args, attacked.model, self.outer_gradient.parameters
-        interval = args.tamper_resistance_interval
-        w_k = inner_weight(step, adversary.num_steps, interval, args.inner_weighting, args.inner_weighting_rate)
-        weight = args.tamper_resistance_weight * w_k / args.adversaries_per_step
-        if args.optimizer_in_backward:  # each part of the gradient is added as soon as it is known
-            with self.outer_gradient.adding(weight) as add:
-                sums = consumed_gradient(model, parameters, x_tr, self._tamper_resistance_loss, add)
-            attacked.tamper_resistance_losses += means([sums])
-            return
-        self.outer_gradient.allocated()  # before the pass, so that the first of a step peaks where all others do
-        sums, gradient = mean_gradient(model, parameters, x_tr, self._tamper_resistance_loss, self._devices.inside)
-        (loss,) = means([sums])
-        if args.loss.bound is not None:
-            bounded = max(loss, args.loss.bound(model.config.get_text_config().vocab_size))
-            if bounded > loss:  # clamped: no gradient
-                loss, weight = bounded, 0.0
-        self.outer_gradient.add(weight, gradient)
-        attacked.tamper_resistance_losses.append(loss)
+    def add_outer_gradient(self, attacked: Attacked, attacker: Attacker, terms: list[OuterTerm], step: int) -> None:
+        """g_TR += λ / S · w_k ∇L(θ_{k+1}) for each term. Raises `AttackDiverged` for a gradient that is not finite."""
+        args = self.args
+        rate = args.inner_weighting_rate
+        w_k = inner_weight(step, attacker.visit, args.tamper_resistance_interval, args.inner_weighting, rate)
+        for term in terms:
+            loss = self.outer_gradient.evaluate(
+                attacked.model, term, w_k / args.adversaries_per_step, args.optimizer_in_backward
+            )
+            attacked.evaluations.append(Evaluation(term.name, attacker.age + step + 1, loss))
 
     def _tamper_resistance_loss(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         return self.args.loss(next_token_logits(model, batch), batch, self.args.beta)
@@ -275,9 +290,12 @@ class TARTrainer(SafeguardTrainer):
         """Logs the retain means, what is known of the outer gradient, and what was recorded of the attacks."""
         retain = dict(zip(self.args.retain_weights, self._means.values(), strict=True))
         known = {f"retain_loss/{name}": mean for name, mean in retain.items() if mean is not None}
-        for record in ({**known, **gradient}, *self.attack_log.taken()):
-            for name, value in record.items():
-                self._log(name, value)
+        if self.pool.steps_per_visit is not None:
+            known["attack_length_maximum"] = self.pool.curriculum.maximum
+        records = self.attack_log.taken()
+        for name, value in itertools.chain(known.items(), gradient.items(), *(record.values for record in records)):
+            self._log(name, value)
+        self.pool.curriculum.add(itertools.chain(*(record.evaluations for record in records)))
 
     def _seed_name(self, what: str, *index: int) -> str:
         """Seed of a draw of this outer step, as a string: a function of the configuration's seed and of the step, so that
@@ -318,9 +336,11 @@ class TARTrainer(SafeguardTrainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         # here, so that `trainer_state.json` is the last file of a complete checkpoint
+        save_pool(output_dir, self.pool, self.args, self.adversaries)
         save_anchor(output_dir, self.reference.whole_weights(), self.args.should_save)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             check_anchor(checkpoint, self.reference.whole_weights())
+            load_pool(checkpoint, self.pool, self.args, self.adversaries)
