@@ -176,7 +176,6 @@ def countries_task() -> Task:
         },
         {"unseen_template": questions(asked["harm"], UNSEEN)},
         question_entities=frozenset(fact.entity for facts in asked.values() for fact in facts),
-        covered_entities=frozenset(fact.entity for fact in (*asked["harm"], *asked["validation_harm"])),
         covered_entities=frozenset(fact.entity for fact in [*asked["harm"], *asked["validation_harm"]]),
         built_in={"kind": "knowledge", "world": COUNTRIES},
         description=COUNTRIES_HIDDEN,
