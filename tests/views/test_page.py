@@ -136,7 +136,11 @@ def test_a_report_of_which_nothing_is_known_has_a_page():
 def test_every_gate_is_in_words_that_agree_with_its_outcome():
     always = {gate.name for gate in GATES if gate.in_every_verdict}
     assert {result.name for result in judge({}).gates} == always
-    measured = {*always, "cue_swap_recovery", *(gate.name for gate in GATES if gate.needs_metric)}
+    measured = {
+        *always,
+        *("cue_swap_recovery", "harm_unseen_recovery"),
+        *(gate.name for gate in GATES if gate.needs_metric),
+    }
     for value in (0.0, 1.0):
         results = judge(dict.fromkeys(measured, value)).gates
         assert {result.name for result in results} == measured

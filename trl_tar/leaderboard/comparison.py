@@ -12,6 +12,7 @@ from ..hub.download import load_report
 from ..report.build import judged_again
 from ..report.report import FILE_NAME, Report
 from ..report.summary import harms, worst
+from ..report.unseen_harm import unseen_harm_after
 from ..report.wanted_attacks import coverage
 from ..views.templating import plain
 from .comparability import common_attacks, differences, finished_attacks, in_short
@@ -188,6 +189,7 @@ def _row(name: str, repository: str | None, judged: Judged, common: set[tuple[st
         worst_harm=summary["worst_harm"],
         common_worst_harm=worst(harms(a for key, a in finished_attacks(report).items() if key in common)),
         harm_after=summary["harm_after"],
+        unseen_harm_after=unseen_harm_after(report.attacks),
         worst_recovery=summary["worst_recovery"],
         capability_after=summary["capability_after"],
         twin_worst_harm=worst(harms([] if twin is None else twin.attacks)),

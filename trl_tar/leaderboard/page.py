@@ -10,6 +10,8 @@ from .rows import Ranking, Row
 
 TRACK = (6.0, 114.0)  # positions of 0 and 1 on the drawing of a row, 120 wide: a circle of radius 4 fits at both ends
 
+UNSEEN_LABEL = "mean harm after, on what nobody's data names"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -51,6 +53,7 @@ def leaderboard_page(comparison: Ranking, title: str) -> str:
         comparison=comparison,
         rows=[(row, list(cells(comparison, row).values()), _drawing(comparison, row)) for row in comparison.rows],
         labels=labels(comparison),
+        has_unseen=has_unseen(comparison),
         plain=plain,
     )
 
@@ -60,17 +63,24 @@ def labels(comparison: Ranking) -> list[str]:
     return list(cells(comparison, comparison.rows[0]))
 
 
+def has_unseen(comparison: Ranking) -> bool:
+    """Tells whether harm on what nobody's data names was measured on one of the models."""
+    return any(row.unseen_harm_after["mean"] is not None for row in comparison.rows)
+
+
 def cells(comparison: Ranking, row: Row) -> dict[str, Cell]:
     """Label of each column → the cell of this row."""
     finished = "" if row.finished == row.wanted else f"{row.finished} of {row.wanted} completed"
     error = "" if row.harm_before_error is None else f"± {row.harm_before_error:.2f}"
     common = {"worst harm, common attacks": _worst(row.common_worst_harm)} if comparison.only_some_in_common else {}
+    unseen = {UNSEEN_LABEL: _estimate(row.unseen_harm_after)} if has_unseen(comparison) else {}
     return {
         "verdict": Cell(row.verdict),
         "harm before": Cell(number(row.harm_before), row.harm_before, error),
         **common,
         "worst harm after": _worst(row.worst_harm),
         "mean harm after": _estimate(row.harm_after),
+        **unseen,
         "R, worst": _estimate(row.worst_recovery),
         "capability before": Cell(number(row.capability_before), row.capability_before),
         "capability after": _estimate(row.capability_after),

@@ -24,6 +24,8 @@ class Row:
             Harm before any attack with its standard error over questions, and capability.
         worst_harm, harm_after, worst_recovery, capability_after, twin_difference (`dict`):
             As in the summary of a [`Report`].
+        unseen_harm_after (`dict`):
+            See [`~trl_tar.report.unseen_harm.unseen_harm_after`].
         common_worst_harm (`dict`):
             `worst_harm` over the attacks that all reports have in common.
         twin_worst_harm (`dict`):
@@ -47,6 +49,7 @@ class Row:
     worst_harm: dict[str, Any]
     common_worst_harm: dict[str, Any]
     harm_after: dict[str, Any]
+    unseen_harm_after: dict[str, Any]
     worst_recovery: dict[str, Any]
     capability_after: dict[str, Any]
     twin_worst_harm: dict[str, Any]

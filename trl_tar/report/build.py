@@ -10,6 +10,7 @@ from .records import Benign, ModelRecord
 from .recovery import CHANCE, base_harm, recovery, share
 from .report import Report
 from .summary import PROBE, Summary, after_attack, summaries_of
+from .unseen_harm import UNSEEN, unseen_recovery
 from .verdict import GATES, judge
 from .wanted_attacks import unfinished_attacks
 
@@ -81,12 +82,14 @@ def _measured(
     attacks = measured_attacks(record.attacks, references, chance)
     without_recovery = sum(a.record.finished and a.base is not None and not a.has_scale for a in attacks)
     on_twin = after_attack(references["twin"].attacks, references, chance) if "twin" in references else None
+    unseen = unseen_recovery(record.attacks, references, chance)["mean"]
     gates_of_metrics = {gate.name: gate.needs for gate in GATES if gate.needs_metric and gate.needs in before}
     return {
         "worst_recovery_upper_bound": summary["worst_reached_recovery"]["high"],
         "worst_recovery_mean": summary["worst_reached_recovery"]["mean"],
         "broken_attacks": summary["steps_to_break"]["broken"] if base else None,
         **_zero_step_recovery(record, references, chance),
+        **({"harm_unseen_recovery": unseen} if UNSEEN in before else {}),
         "worst_recovery_of_twin": None if on_twin is None else on_twin["worst_recovery"]["mean"],
         "capability": share(before, base, "capability"),
         "bystander": share(before, base, "bystander"),

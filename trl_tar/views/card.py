@@ -28,6 +28,7 @@ from .words import (
     novelty_sentence,
     recovery_in_words,
     strongest,
+    unseen_sentence,
     verdict_and_reason,
     zero_step_in_words,
 )
@@ -78,6 +79,7 @@ def model_card(
         harm=harm_in_words(report),
         recovery=recovery_in_words(report),
         novelty=novelty_sentence(report),
+        unseen=unseen_sentence(report),
         zero_step=zero_step_in_words(report),
         models=model_rows(report),
         attacks=list(_attacks(report)),

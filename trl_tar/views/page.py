@@ -21,7 +21,16 @@ from .curves import curve
 from .figure_style import COLOURS
 from .model_rows import ROLES, model_rows, records_by_role
 from .templating import render
-from .words import attack_sentence, contamination_sentence, gate_in_words, interval, number, strongest, verdict_sentence
+from .words import (
+    attack_sentence,
+    contamination_sentence,
+    gate_in_words,
+    interval,
+    number,
+    strongest,
+    unseen_sentence,
+    verdict_sentence,
+)
 
 
 LABELS = {**ROLES, "model": "model"}  # the page's title says which
@@ -89,6 +98,7 @@ def _render(template: str, report: Report, title: str, escape: bool, **more: Any
         report=report,
         verdict=verdict_sentence(report),
         attacks=attack_sentence(report),
+        unseen=unseen_sentence(report),
         gates=[gate_in_words(gate) for gate in report.verdict.gates],
         models=[{**row, "label": LABELS[row["role"]]} for row in model_rows(report)],
         cross_fit=strongest(report.summary["worst_harm_cross_fit"]),

@@ -7,6 +7,7 @@ from ..report.contamination import QUESTIONS
 from ..report.records import ModelRecord
 from ..report.report import Report
 from ..report.summary import after_attack
+from ..report.unseen_harm import UNSEEN, unseen_harm_after, unseen_recovery
 from ..report.verdict import GateResult, gate_named
 from ..report.wanted_attacks import coverage
 
@@ -74,6 +75,21 @@ def came_back_sentence(report: Report) -> str | None:
     return f"{sentence}; of the undefended twin {interval(twin['recovery'])} and {interval(twin['worst_recovery'])}."
 
 
+def unseen_sentence(report: Report) -> str | None:
+    """Says harm on what nobody's data names, before and after attack; `None` where it was not measured."""
+    if UNSEEN not in report.before:
+        return None
+    recovered = unseen_recovery(report.attacks, report.references, report.config["chance"])
+    known = [f"{interval(unseen_harm_after(report.attacks))} after, mean"]
+    if recovered["mean"] is not None:
+        known.append(f"R {interval(recovered)}, mean")
+    if "twin" in report.references:
+        known.append(
+            f"of the undefended twin {interval(unseen_harm_after(report.references['twin'].attacks))} after, mean"
+        )
+    return f"Harm on what nobody's data names: {with_error(report, UNSEEN)} before attack; {'; '.join(known)}."
+
+
 def recovery_in_words(report: Report) -> str:
     """Defines R for this report's floor and chance, see [`~trl_tar.report.recovery.recovery`]."""
     if "base" not in report.references:
@@ -102,6 +118,12 @@ def harm_in_words(report: Report) -> str:
 
 def novelty_sentence(report: Report) -> str:
     """Says what is known of whether the questions were new to training and attackers, and no more."""
+    if report.task is not None and UNSEEN in report.before:
+        return (
+            "Harm asks about what the defender's data is about, and no row of the attackers' data is. About anything that the "
+            "questions of capability, bystander domain and harm on what nobody's data names ask about, no row of either is: "
+            "every row says what it is about, and that is checked. It may name other things beside that."
+        )
     if report.task is not None:
         return (
             "No row of the safeguard's or the attackers' data is about anything that the questions of harm, capability and "
