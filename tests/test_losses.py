@@ -12,6 +12,7 @@ from trl_tar.losses import (
     dpo_loss,
     inner_weight,
     inverse_cross_entropy_loss,
+    kl_divergence_loss,
     language_modeling_loss,
     max_entropy_loss,
     negative_cross_entropy_loss,
@@ -93,15 +94,22 @@ def summed_log_probs(logits, labels):
     return (log_probs * torch.arange(1, len(log_probs) + 1)).sum(), (labels[:, 1:] != -100).sum()
 
 
-OF_LOGITS = [language_modeling_loss, max_entropy_loss, inverse_cross_entropy_loss, summed_log_probs]
+def kl_from_reference(logits, labels):
+    return kl_divergence_loss(logits, REFERENCE_LOGITS[logits.dtype], labels)
 
 
-def many_logits(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
+OF_LOGITS = [language_modeling_loss, max_entropy_loss, inverse_cross_entropy_loss, summed_log_probs, kl_from_reference]
+
+
+def many_logits(dtype: torch.dtype, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(4, 33, 1000, dtype=dtype, generator=generator)
     labels = torch.randint(0, 1000, (4, 33), generator=generator)
     labels[:, :7] = labels[2, 20:] = -100
     return logits.requires_grad_(), labels
+
+
+REFERENCE_LOGITS = {dtype: many_logits(dtype, seed=1)[0].detach() for dtype in (torch.float32, torch.float64)}
 
 
 @pytest.mark.parametrize("loss", OF_LOGITS)
@@ -123,13 +131,14 @@ def test_losses_in_chunks_are_those_of_all_logits_at_once(monkeypatch, loss):
 def test_losses_in_chunks_make_no_second_tensor_of_the_logits_size(monkeypatch, loss):
     monkeypatch.setattr(losses, "MOST_LOGITS", 2**14)
     logits, labels = many_logits(torch.float32)
-    with Ledger([logits, labels]) as ledger:
+    reference = REFERENCE_LOGITS[torch.float32]
+    with Ledger([logits, labels, reference]) as ledger:
         total, _ = loss(logits, labels)
-        forward, kept = ledger.peak, ledger.live
+        forward, kept = ledger.peak - reference.nbytes, ledger.live - reference.nbytes
         torch.autograd.grad(total, logits)
     assert forward < 1.2 * logits.nbytes  # the logits, and chunks
     assert kept < 1.05 * logits.nbytes
-    assert ledger.peak < 2.2 * logits.nbytes  # and the gradient
+    assert ledger.peak - reference.nbytes < 2.2 * logits.nbytes  # and the gradient
 
 
 @pytest.mark.parametrize(("distance", "expected"), [("l2", 5 + 1), ("l2_squared", 25 + 1), ("relative", 0 + 1)])
@@ -141,12 +150,44 @@ def test_representation_loss_by_hand(distance, expected):
     assert (total.item(), count.item()) == (expected, 2)
 
 
-def test_representation_loss_has_no_gradient_where_nothing_moved():
+@pytest.mark.parametrize("distance", ["l2", "l2_squared", "relative"])
+def test_representation_loss_has_no_gradient_where_nothing_moved(distance):
     hidden = torch.ones(1, 2, 3, requires_grad=True)
-    total, _ = representation_loss((hidden,), (torch.ones(1, 2, 3),), torch.ones(1, 2))
+    total, _ = representation_loss((hidden,), (torch.ones(1, 2, 3),), torch.ones(1, 2), distance)
     total.backward()
     assert total == 0
     assert torch.equal(hidden.grad, torch.zeros(1, 2, 3))
+
+
+def test_a_relative_distance_is_of_the_reference_s_own_length():
+    reference = torch.tensor([[[3.0, 4.0], [0.0, 0.0], [0.0, 0.5]]])
+    hidden = torch.tensor([[[3.0, 6.0], [1.0, 1.0], [0.0, 0.5]]], requires_grad=True)
+    total, count = representation_loss((hidden,), (reference,), torch.ones(1, 3), "relative")
+    assert total.item() == pytest.approx(2 / 5) and count == 3  # nothing is relative to a reference of length 0
+    total.backward()
+    assert torch.allclose(hidden.grad, torch.tensor([[[0.0, 1 / 5], [0.0, 0.0], [0.0, 0.0]]]))
+    scaled, _ = representation_loss((100 * hidden,), (100 * reference,), torch.ones(1, 3), "relative")
+    assert scaled.item() == pytest.approx(total.item())
+
+
+def test_kl_divergence_by_hand():
+    """Reference (½, ½), model (¼, ¾): ½ log 2 + ½ log ⅔ at the one position that predicts a label."""
+    logits = torch.log(torch.tensor([[[0.25, 0.75], [0.9, 0.1], [0.5, 0.5]]]))
+    reference = torch.log(torch.tensor([[[0.5, 0.5], [0.1, 0.9], [0.2, 0.8]]]))
+    total, count = kl_divergence_loss(logits, reference, torch.tensor([[0, 1, -100]]))
+    assert count == 1
+    assert total.item() == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3), rel=1e-6)
+
+
+def test_kl_divergence_is_0_at_the_reference_and_in_float32_at_least():
+    logits, labels = many_logits(torch.float32)
+    total, _ = kl_divergence_loss(logits, logits.detach(), labels)
+    (gradient,) = torch.autograd.grad(total, logits)
+    assert total == 0 and gradient.abs().max() < 1e-6
+    rounded = logits.detach().bfloat16()
+    found, _ = kl_divergence_loss(rounded, REFERENCE_LOGITS[torch.float32].bfloat16(), labels)
+    expected, _ = kl_divergence_loss(rounded.float(), REFERENCE_LOGITS[torch.float32].bfloat16().float(), labels)
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
 
 
 @pytest.mark.parametrize(("signed", "expected"), [(False, (1 - 0.6) + (1 - 0.8)), (True, (1 - 0.6) + (1 + 0.8))])

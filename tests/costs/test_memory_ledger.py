@@ -40,6 +40,15 @@ def test_outer_steps_with_losses_in_chunks_equal_the_reference(make_trainer, mon
     assert max(errors_of_outer_steps(make_trainer, [adversary], tamper_resistance_loss=loss)) < EXACT
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"lm_weight": 0.0, "representation_loss": "relative"}], ids=["added", "alone"]
+)
+@pytest.mark.parametrize("mode", ["none", *MODES])
+def test_the_anchor_at_the_output_equals_the_reference_in_every_mode(make_trainer, monkeypatch, mode, settings):
+    monkeypatch.setattr(losses, "MOST_LOGITS", 64)  # in chunks
+    assert max(errors_of_outer_steps(make_trainer, [FULL], kl_weight=1.5, **settings, **MODES.get(mode, {}))) < EXACT
+
+
 @pytest.mark.parametrize("scheduler", ["constant", "cosine"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "adagrad", "adadelta"])
 def test_steps_in_the_backward_pass_are_those_behind_it(make_trainer, optimizer, scheduler):

@@ -8,7 +8,7 @@ from support.launched import launch, made_once
 
 
 AUTOCAST = "float32-autocast"
-QUICK = ("full", "lora", "no-rows", "several", "dpo", "accumulated", "peft", "groups", AUTOCAST)
+QUICK = ("full", "lora", "no-rows", "several", "dpo", "accumulated", "anchors", "peft", "groups", AUTOCAST)
 MORE = tuple(case for case in distributed_worker.CASES if case not in QUICK)
 
 

@@ -20,6 +20,7 @@ from trl_tar import Adversary
 ATTACK = {**tiny.ATTACK, "batch_size": 5}  # of two devices, one has three rows and the other two
 SMALL = {**tiny.ATTACK, "batch_size": 1}  # one device has no row at all
 SGD = {"optimizer": "sgd", "learning_rate": 0.5}
+ANCHORS = {"lm_weight": 0.0, "representation_loss": "relative", "kl_weight": 1.5}
 CASES = {
     "full": {"adversaries": [Adversary("full", "forget", **ATTACK)]},
     "lora": {"adversaries": [Adversary("lora", "forget", lora_r=2, **ATTACK)]},
@@ -43,6 +44,12 @@ CASES = {
         "tamper_resistance_loss": "negative_cross_entropy",
     },
     "accumulated": {"adversaries": [Adversary("full", "forget", **ATTACK)], "gradient_accumulation_steps": 2},
+    "anchors": {"adversaries": [Adversary("full", "forget", **ATTACK)], **ANCHORS},
+    "anchors-accumulated": {
+        "adversaries": [Adversary("full", "forget", **ATTACK)],
+        "gradient_accumulation_steps": 2,
+        **ANCHORS,
+    },
     "schedule-free": {"adversaries": [Adversary("full", "forget", **ATTACK)], "optim": "schedule_free_adamw"},
     "peft": {
         "adversaries": [Adversary("full", "forget", **ATTACK)],

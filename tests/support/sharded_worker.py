@@ -48,6 +48,10 @@ MORE_CASES = {
         "adversaries": [Adversary("dpo-lora", "pairs", objective="dpo", lora_r=2, **ATTACK)],
         "tamper_resistance_loss": "dpo",
     },
+    "anchors": {
+        "adversaries": [Adversary("full", "forget", **ATTACK)],
+        **{"lm_weight": 0.0, "representation_loss": "relative", "kl_weight": 1.5},
+    },
     "random-mapping": {},
     "schedule-free": {"adversaries": [Adversary("full", "forget", **ATTACK)], "optim": "schedule_free_adamw"},
     "autocast": {"adversaries": [Adversary("full", "forget", **ATTACK)], "bf16": True},

@@ -172,6 +172,12 @@ REFUSED = {
     ),
     "unknown tamper-resistance loss": ({"tamper_resistance_loss": "kl"}, ["tamper_resistance_loss='kl'", "'entropy'"]),
     "unknown weighting": ({"inner_weighting": "linear"}, ["inner_weighting='linear'", "'uniform'"]),
+    "negative weight of the cross-entropy": ({"lm_weight": -1}, ["lm_weight=-1", "at least 0"]),
+    "weight at the output that is no number": ({"kl_weight": "much"}, ["kl_weight='much'", "a number"]),
+    "no retain term": (
+        {"lm_weight": 0, "representation_weight": 0, "kl_weight": 0},
+        ["lm_weight=0, representation_weight=0, kl_weight=0", "at least one"],
+    ),
     "unknown anchor": ({"representation_loss": "l1"}, ["representation_loss='l1'", "'l2_squared'"]),
     "negative weight": ({"retain_weight": -1.0}, ["retain_weight=-1.0", "at least 0"]),
     "nan weight": ({"tamper_resistance_weight": float("nan")}, ["tamper_resistance_weight=nan", "finite"]),

@@ -9,7 +9,13 @@ import torch
 from support.exactness import EXACT, FULL, LORA, errors_of_outer_steps
 
 from trl_tar import Adversary, TARTrainer, losses
-from trl_tar.losses import TAMPER_RESISTANCE_LOSSES, language_modeling_loss, max_entropy_loss, representation_loss
+from trl_tar.losses import (
+    TAMPER_RESISTANCE_LOSSES,
+    kl_divergence_loss,
+    language_modeling_loss,
+    max_entropy_loss,
+    representation_loss,
+)
 from trl_tar.optim import attack_optimizers
 from trl_tar.simulation import attack_steps as simulation
 from trl_tar.simulation import restored
@@ -145,6 +151,66 @@ def squared_anchor(m):
     )
 
 
+def relative_to_own_norm(m):
+    def loss(hidden, reference, mask, distance):
+        own = mask.bool()
+        lengths = [
+            (torch.linalg.vector_norm((h - r)[own], dim=-1), h[own].norm(dim=-1))
+            for h, r in zip(hidden, reference, strict=True)
+        ]
+        return sum((moved / length).sum() for moved, length in lengths), own.sum() * len(hidden)
+
+    m.setattr(tar_trainer, "representation_loss", loss)
+
+
+def relative_to_the_mean_length(m):
+    def loss(hidden, reference, mask, distance):
+        length = torch.stack([r[mask.bool()].norm(dim=-1).mean() for r in reference]).mean()
+        total, count = representation_loss(hidden, reference, mask, "l2")
+        return total / length, count
+
+    m.setattr(tar_trainer, "representation_loss", loss)
+
+
+def kl_the_wrong_way_round(m):
+    m.setattr(
+        tar_trainer,
+        "kl_divergence_loss",
+        lambda logits, reference, labels: kl_divergence_loss(reference, logits, labels),
+    )
+
+
+def kl_over_prompts(m):
+    m.setattr(
+        tar_trainer,
+        "kl_divergence_loss",
+        lambda logits, reference, labels: kl_divergence_loss(logits, reference, labels.clamp(min=0)),
+    )
+
+
+def kl_not_shifted(m):
+    m.setattr(
+        tar_trainer,
+        "kl_divergence_loss",
+        lambda logits, reference, labels: kl_divergence_loss(logits, reference, labels.roll(1, 1)),
+    )
+
+
+def kl_in_float32(m):
+    m.setattr(
+        tar_trainer,
+        "kl_divergence_loss",
+        lambda logits, reference, labels: kl_divergence_loss(logits.float(), reference.float(), labels),
+    )
+
+
+def logits_of_the_model_for_the_reference(m):
+    def loss(logits, reference, labels):
+        return kl_divergence_loss(logits, logits.detach(), labels)
+
+    m.setattr(tar_trainer, "kl_divergence_loss", loss)
+
+
 def last_hidden_state_only(m):
     def loss(hidden, reference, mask, distance):
         total, count = representation_loss(hidden[-1:], reference[-1:], mask, distance)
@@ -165,8 +231,11 @@ def reference_drifts(m):
 def mean_of_micro_batch_means(m):
     def samples(original, self, *args):
         found = original(self, *args)
-        counts = iter([[(b["labels"][:, 1:] != -100).sum(), b["attention_mask"].sum() * 3] for b in found[0]])
-        self.counts_of_each = counts
+        counts = [((b["labels"][:, 1:] != -100).sum(), b["attention_mask"].sum() * 3) for b in found[0]]
+        names = self.args.retain_weights
+        self.counts_of_each = iter(
+            [[states if name == "representation" else tokens for name in names] for tokens, states in counts]
+        )
         return found
 
     def loss(original, self, *args, **kwargs):
@@ -295,6 +364,8 @@ def tamper_resistance_gradient_dropped(m):
 ACCUMULATED = {"accumulation": 2}
 NEGATIVE = {"tamper_resistance_loss": "negative_cross_entropy"}
 DPO = {"tamper_resistance_loss": "dpo"}
+RELATIVE = {"representation_loss": "relative"}
+AT_THE_OUTPUT = {"kl_weight": 1.5, "lm_weight": 0.0, "representation_weight": 0.0}
 FAULTS = [  # fault, adversary, settings under which it matters
     (pads_in_entropy_mean, FULL, {}),
     (prompts_in_entropy_mean, FULL, {}),
@@ -310,9 +381,20 @@ FAULTS = [  # fault, adversary, settings under which it matters
     (dpo_reference_follows_the_model, FULL, DPO),
     (pads_in_anchor, FULL, {}),
     (squared_anchor, FULL, {}),
+    (pads_in_anchor, FULL, RELATIVE),
+    (squared_anchor, FULL, RELATIVE),
+    (relative_to_own_norm, FULL, RELATIVE),
+    (relative_to_the_mean_length, FULL, RELATIVE),
     (last_hidden_state_only, FULL, {}),
+    (kl_the_wrong_way_round, FULL, AT_THE_OUTPUT),
+    (kl_over_prompts, FULL, AT_THE_OUTPUT),
+    (kl_not_shifted, FULL, AT_THE_OUTPUT),
+    (kl_in_float32, FULL, AT_THE_OUTPUT),
+    (logits_of_the_model_for_the_reference, FULL, AT_THE_OUTPUT),
     (reference_drifts, FULL, {}),
+    (reference_drifts, FULL, AT_THE_OUTPUT),
     (mean_of_micro_batch_means, FULL, ACCUMULATED),
+    (mean_of_micro_batch_means, FULL, {**ACCUMULATED, **AT_THE_OUTPUT}),
     (accumulation_ignored, FULL, ACCUMULATED),
     (judged_before_the_step, FULL, {}),
     (judged_at_the_end_only, FULL, {}),
@@ -332,7 +414,11 @@ FAULTS = [  # fault, adversary, settings under which it matters
 SOUND = {}  # error without a fault; the same for every fault of an attack
 
 
-@pytest.mark.parametrize(("fault", "adversary", "settings"), FAULTS, ids=[fault.__name__ for fault, _, _ in FAULTS])
+@pytest.mark.parametrize(
+    ("fault", "adversary", "settings"),
+    FAULTS,
+    ids=["-".join([fault.__name__, *map(str, settings.values())]) for fault, _, settings in FAULTS],
+)
 def test_comparison_notices(make_trainer, fault, adversary, settings):
     sound = f"{adversary} {settings}"
     if sound not in SOUND:

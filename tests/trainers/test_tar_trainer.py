@@ -10,10 +10,18 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from trl_tar import Adversary
 from trl_tar.data.tokenisation import tokenised_rows
+from trl_tar.trainers.reference import Reference
 
 
 LLAMA = 1e-6  # of the displacement: Llama computes its norms in float32 whatever its weights are
 FLOAT32 = 1e-5  # weights in float32 as well: each gradient and each step rounds to 6e-8, over 4 inner and 3 outer steps
+ANCHORS = {  # terms of the retain loss other than those of Eq. 2
+    "relative": {"representation_loss": "relative"},
+    "kl": {"kl_weight": 1.5},
+    "kl-alone": {"lm_weight": 0.0, "representation_weight": 0.0, "kl_weight": 1.5},
+    "anchors-alone": {"lm_weight": 0.0, "representation_loss": "relative", "kl_weight": 1.5},
+    "hidden-states-alone": {"lm_weight": 0.0, "representation_loss": "l2_squared"},
+}
 MOMENTUM = {"optimizer": "sgd", "momentum": 0.9, **tiny.ATTACK}
 
 
@@ -62,12 +70,9 @@ def test_every_shape_of_attack_equals_the_reference(make_trainer, adversaries):
     "settings",
     [
         {"representation_loss": "l2_squared"},
-        {"representation_loss": "relative"},
         {"representation_weight": 0.0},
-        {"kl_weight": 1.5},
         {"kl_weight": 1.5, "representation_weight": 0.0},
-        {"lm_weight": 0.0},
-        {"lm_weight": 0.0, "representation_weight": 0.0, "kl_weight": 1.5},
+        {"lm_weight": 0.3},
         {"retain_weight": 0.0},
         {"tamper_resistance_weight": 0.0},
         {"retain_weight": 3.0, "tamper_resistance_interval": 1},
@@ -80,6 +85,40 @@ def test_every_shape_of_attack_equals_the_reference(make_trainer, adversaries):
 )
 def test_every_setting_equals_the_reference(make_trainer, settings):
     assert max(errors_of_outer_steps(make_trainer, [FULL, LORA], **settings)) < EXACT
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("terms", ANCHORS)
+def test_every_retain_term_equals_the_reference(make_trainer, terms, accumulation):
+    assert max(errors_of_outer_steps(make_trainer, [FULL], accumulation=accumulation, **ANCHORS[terms])) < EXACT
+
+
+@pytest.mark.parametrize(
+    ("terms", "wanted"),
+    [
+        ("kl", (True, True)),
+        ("kl-alone", (False, True)),
+        ("relative", (True, False)),
+        ("hidden-states-alone", (True, False)),
+    ],
+)
+def test_the_reference_makes_one_pass_for_what_is_needed(make_trainer, monkeypatch, terms, wanted):
+    passes = []
+    outputs = Reference.outputs
+
+    def watched(self, arguments, logits):
+        hidden, kept = outputs(self, arguments, logits)
+        passes.append((hidden != (), kept is not None))
+        return hidden, kept
+
+    monkeypatch.setattr(Reference, "outputs", watched)
+    make_trainer(max_steps=1, **ANCHORS[terms]).train()
+    assert passes == [wanted]
+
+
+def test_without_anchors_the_reference_makes_no_pass(make_trainer, monkeypatch):
+    monkeypatch.setattr(Reference, "outputs", lambda *_: pytest.fail("a pass of the reference"))
+    make_trainer(max_steps=1, representation_weight=0.0).train()
 
 
 @pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 2}], ids=["whole", "accumulated"])
@@ -137,8 +176,12 @@ def test_llama_in_float32_equals_the_reference(make_trainer, adversary):
 
 
 @pytest.mark.parametrize("adversary", [FULL, LORA], ids=lambda a: a.name)
-@pytest.mark.parametrize("loss", ["entropy", "dpo"])
-def test_with_a_peft_model_the_adapter_gets_the_gradient_of_the_merged_model(make_trainer, loss, adversary):
+@pytest.mark.parametrize(
+    "settings",
+    [{"tamper_resistance_loss": "entropy"}, {"tamper_resistance_loss": "dpo"}, ANCHORS["anchors-alone"]],
+    ids=["entropy", "dpo", "anchors"],
+)
+def test_with_a_peft_model_the_adapter_gets_the_gradient_of_the_merged_model(make_trainer, settings, adversary):
     adversary = Adversary(
         f"no-decay-{adversary.name}", "forget", lora_r=adversary.lora_r, weight_decay=0, **tiny.ATTACK
     )
@@ -147,10 +190,10 @@ def test_with_a_peft_model_the_adapter_gets_the_gradient_of_the_merged_model(mak
         adversaries=[adversary],
         callbacks=[recorded],
         peft_config=LoraConfig(r=2, lora_alpha=4, target_modules="all-linear", task_type="CAUSAL_LM"),
-        tamper_resistance_loss=loss,
+        **settings,
     )
     base = tiny.gpt2()
-    setup = reference_setup(base, [adversary], tamper_resistance_loss=loss)
+    setup = reference_setup(base, [adversary], **settings)
     setup.outer_adapter = reference.adapter_weights(trainer.model)
     untouched = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if not p.requires_grad}
     trainer.train()
@@ -187,21 +230,23 @@ def test_accumulated_micro_batches_equal_one_batch(make_trainer):
     assert tiny.displacement_error(two, one, tiny.weights(tiny.gpt2())) < EXACT
 
 
-def test_another_reference_model_moves_only_the_anchor(make_trainer):
+@pytest.mark.parametrize("settings", [{}, ANCHORS["anchors-alone"], ANCHORS["kl-alone"]], ids=["l2", "anchors", "kl"])
+def test_another_reference_model_moves_only_the_anchor(make_trainer, settings):
     other = tiny.gpt2(seed=5)
-    trainer = make_trainer(ref_model=other, max_steps=1)
+    trainer = make_trainer(ref_model=other, max_steps=1, **settings)
     trainer.train()
     base = tiny.weights(tiny.gpt2())
-    setup = reference_setup(tiny.gpt2(), trainer.adversaries)
+    setup = reference_setup(tiny.gpt2(), trainer.adversaries, **settings)
     g_retain = reference.retain_gradient(setup, base, base, (tiny.weights(other), {}), step=0)
     g_tr = reference.tamper_resistance_gradient(setup, base, base, (base, {}), trainer.adversaries[0], 0, 0)
     expected = {n: w - 0.1 * (g_retain[n] + 2.0 * g_tr[n]) for n, w in base.items()}
     assert tiny.displacement_error(tiny.weights(trainer.model), expected, base) < EXACT
 
 
-def test_reference_model_runs_in_the_precision_of_the_model(make_trainer):
+@pytest.mark.parametrize("settings", [{}, ANCHORS["kl"]], ids=["l2", "kl"])
+def test_reference_model_runs_in_the_precision_of_the_model(make_trainer, settings):
     def final(ref_model=None):
-        trainer = make_trainer(tiny.gpt2(dtype=torch.float32), ref_model=ref_model, bf16=True)
+        trainer = make_trainer(tiny.gpt2(dtype=torch.float32), ref_model=ref_model, bf16=True, **settings)
         trainer.train()
         return tiny.weights(trainer.model)
 
@@ -284,3 +329,17 @@ def test_log_reports_both_terms_and_the_attack(make_trainer):
     assert -1 <= log["grad_cosine"] <= 1
     total = log["retain_loss/lm"] + 0.5 * log["retain_loss/representation"]
     assert log["loss"] == pytest.approx(total, rel=1e-6)
+    assert "retain_loss/kl" not in log
+
+
+def test_log_reports_every_retain_term_and_the_cross_entropy_also_without_weight(make_trainer):
+    def logged(**settings):
+        trainer = make_trainer(max_steps=2, logging_steps=2, **settings)
+        trainer.train()
+        return trainer.state.log_history[0]
+
+    anchored = logged(lm_weight=0.0, kl_weight=1.5)
+    total = 0.5 * anchored["retain_loss/representation"] + 1.5 * anchored["retain_loss/kl"]
+    assert anchored["loss"] == pytest.approx(total, rel=1e-6)
+    assert anchored["retain_loss/lm"] > 0 and anchored["retain_loss/kl"] > 0
+    assert "retain_loss/representation" not in logged(representation_weight=0.0)

@@ -237,9 +237,21 @@ def test_settings_of_the_method_are_a_table(tmp_path):
     full = phase(decisive(TARConfig(str(tmp_path), use_cpu=True, bf16=False, seed=5, max_steps=30).to_dict()))
     rows = {row["label"]: row["cells"] for row in phase_settings([full])}
     assert is_complete(full) and not any("default" in cells for cells in rows.values())
-    told = ("loss", "λ_TR", "λ_retain", "λ_rep", "optimizer", "learning rate", "steps", "batch of D_TR", "seed")
+    told = (
+        "loss",
+        "λ_TR",
+        "λ_retain",
+        "λ_LM",
+        "λ_rep",
+        "λ_KL",
+        "optimizer",
+        "learning rate",
+        "steps",
+        "batch of D_TR",
+        "seed",
+    )
     assert [rows[label] for label in told] == [
-        *(["entropy"], ["4"], ["1"], ["1"], ["schedule_free_adamw"], ["2e-05"], ["30"], ["8"], ["5"]),
+        *(["entropy"], ["4"], ["1"], ["1"], ["1"], ["0"], ["schedule_free_adamw"], ["2e-05"], ["30"], ["8"], ["5"]),
     ]
     assert "β" not in rows  # the entropy has none
     text = card(replace(report(), training={"phases": [full]}))
@@ -250,6 +262,7 @@ def test_a_setting_that_was_not_recorded_is_not_claimed():
     partial = phase({"learning_rate": 0.06, "tamper_resistance_weight": 8.0}, seed=3)
     rows = {row["label"]: row["cells"] for row in phase_settings([partial])}
     assert (rows["loss"], rows["λ_TR"], rows["seed"]) == (["default"], ["8"], ["3"])
+    assert not {"λ_LM", "λ_KL"} & set(rows)  # of before they were settings
     made = replace(report(), training={"phases": [partial]}, environment={"trl-tar": "0.1.0", "trl": "1.16.0"})
     text = in_one_line(card(made))
     assert (

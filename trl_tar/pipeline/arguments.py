@@ -27,6 +27,8 @@ class RecipeArguments:
         world (`str`, *optional*):
             Seed of an embedded world, or the name of another task that comes with the package, in place of model, data
             sets, metrics and benign task.
+        preset (`str`, *optional*):
+            Name of settings of phase 2, see [`~trl_tar.trainers.presets`]. Fields that YAML or the command line give win.
         data (`dict`, *optional*):
             Name → file, or fields of [`~trl_tar.data.sources.DataSource`]. Given in YAML.
         metrics (`dict`, *optional*):
@@ -64,6 +66,9 @@ class RecipeArguments:
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "Model to harden: folder or Hub id."})
     world: str | None = field(default=None, metadata={"help": "Seed of an embedded world, in place of model and data."})
+    preset: str | None = field(
+        default=None, metadata={"help": "Named settings of phase 2: paper, released, continued."}
+    )
     data: dict | None = field(default=None, metadata={"help": "Name → data set, in YAML."})
     metrics: dict | None = field(default=None, metadata={"help": "Name → metric, in YAML."})
     benign: dict | None = field(default=None, metadata={"help": "Task of a harmless user, in YAML."})

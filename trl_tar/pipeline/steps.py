@@ -22,6 +22,7 @@ from ..hub.publishing import publish
 from ..red_teaming.task_attack import red_team_task
 from ..report.report import Report
 from ..tasks.task import Task, d_retain, kept
+from ..trainers.presets import preset_settings
 from ..trainers.recorded_settings import decisive
 from ..trainers.tar_config import TARConfig
 from ..trainers.tar_trainer import TARTrainer
@@ -273,8 +274,15 @@ def run(recipe: Callable[..., Any], *types: type) -> None:
 
 
 def _parsed(types: Sequence[type]) -> tuple[Any, ...]:
+    """Arguments from YAML and the command line, over those of the preset that they name."""
+    parser = TrlParser(types)
     try:
-        return TrlParser(types).parse_args_and_config()
+        parsed = parser.parse_args_and_config()
+        if parsed[0].preset is None:
+            return parsed
+        parser = TrlParser(types)
+        parser.set_defaults_with_config(**preset_settings(parsed[0].preset))
+        return parser.parse_args_and_config()
     except TypeError as error:  # of transformers, for a value of YAML that it cannot compare
         raise ValueError(
             f"The recipe has a value of another type than its field ({error}). Mend it in YAML."

@@ -1,9 +1,11 @@
 """Configuration of [`TARTrainer`]."""
 
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 from ..losses import TAMPER_RESISTANCE_LOSSES, Loss
 from ..validation import check_choices, check_not_negative, check_sizes, coerce_numbers
+from .presets import preset_settings
 from .safeguard_config import SafeguardConfig
 
 
@@ -137,6 +139,32 @@ class TARConfig(SafeguardConfig):
     optimizer_in_backward: bool = field(
         default=False, metadata={"help": "Step the attack's parameters during its backward passes. Less device memory."}
     )
+
+    @classmethod
+    def from_preset(cls, name: str, output_dir: str | None = None, **settings: Any) -> Self:
+        """
+        Builds a configuration from the settings of a preset.
+
+        Args:
+            name (`str`):
+                `"paper"` (Eq. 2 and Algorithm 1), `"released"` (the authors' code) or `"continued"`, see
+                [`~trl_tar.trainers.presets`]. A preset sets losses, weights, optimizer and clipping; learning rate, batches and
+                number of steps are yours to give.
+            output_dir (`str`, *optional*):
+                As in [`~transformers.TrainingArguments`].
+            **settings:
+                Other fields, which take the place of the preset's.
+
+        Raises:
+            `ValueError`: for a name that is no preset.
+
+        Example:
+
+        ```python
+        args = TARConfig.from_preset("paper", "my-tar-model", max_steps=750, learning_rate=2e-5)
+        ```
+        """
+        return cls(output_dir, **{**preset_settings(name), **settings})
 
     @property
     def loss(self) -> Loss:

@@ -29,6 +29,7 @@ TRAINING_PANELS = {
     "retain loss": [
         ("retain_loss/lm", "cross-entropy (nats)"),
         ("retain_loss/representation", "distance of hidden states"),
+        ("retain_loss/kl", "divergence at the output (nats)"),
     ],
     "gradient norm": [
         ("grad_norm/retain", "retain"),

@@ -13,8 +13,10 @@ LABELS = (  # rows of the table of settings
     "loss",
     "λ_TR",
     "λ_retain",
+    "λ_LM",
     "λ_rep",
     "anchor L_rep",
+    "λ_KL",
     "interval of L_TR, in steps of the attack",
     "weighting of L_TR along the attack",
     "adversaries a step",
@@ -79,6 +81,8 @@ def _settings(phase: Mapping[str, Any]) -> dict[str, str]:
     if tar:
         rows |= {"λ_TR": given("tamper_resistance_weight"), "λ_retain": given("retain_weight")}
         rows |= {"λ_rep": given("representation_weight"), "anchor L_rep": given("representation_loss")}
+        later = {"λ_LM": "lm_weight", "λ_KL": "kl_weight"}  # fields that older records do not have
+        rows |= {label: given(name) for label, name in later.items() if name in settings}
         rows |= {"interval of L_TR, in steps of the attack": given("tamper_resistance_interval")}
         rows |= {
             "adversaries a step": given("adversaries_per_step"),
