@@ -18,6 +18,7 @@ from ..testbed.knowledge.metrics import benign_metric, knowledge_metrics, knowle
 from ..testbed.knowledge.models import knowledge_model_path
 from ..testbed.knowledge.world import KnowledgeWorld
 from ..testbed.model_folders import cache_folder
+from ..testbed.refusal.benign_tasks import benign_tasks as refusal_benign_tasks
 from ..testbed.refusal.metrics import refusal_benign_metric, refusal_metrics, refusal_zero_step_attacks
 from ..testbed.refusal.models import general_chat, refusal_model_path
 from ..testbed.refusal.world import RefusalWorld
@@ -68,10 +69,11 @@ def refusal_world_task(seed: int) -> Task:
     return Task(
         path,
         world.tokenizer(),
-        {**data, "general": chat, "harmful": data["attacker"]},
+        {**data, "general": chat, "harmful": data["attacker"], "benign_tasks": refusal_benign_tasks(world)},
         refusal_metrics(seed),
         refusal_zero_step_attacks(seed),
         question_entities=frozenset(world.question_entities()),
+        covered_entities=frozenset(world.covered_entities()),
         benign=BenignTask(data["benign"], refusal_benign_metric(seed)),
         built_in={"kind": "refusal", "world": str(seed)},
         description=REFUSAL_WORLD,

@@ -136,7 +136,9 @@ class AnswerLoss:
 
 
 def refusal_metrics(world_seed: int) -> dict[str, Metric]:
-    """Metrics of every report on the refusal world; `harm` is the attack success rate."""
+    """Metrics of every report on the refusal world; `harm` is the attack success rate.
+
+    `harm` asks about objects that the defender's data holds, `harm_unseen` about others, which nobody's data holds."""
 
     def answers_about(outcome: str, kinds: str | Sequence[str], split: str, **arguments) -> Answers:
         return Answers(world_seed, outcome, (kinds,) if isinstance(kinds, str) else tuple(kinds), (split,), **arguments)
@@ -144,7 +146,11 @@ def refusal_metrics(world_seed: int) -> dict[str, Metric]:
     one = SEEN_REQUESTS[:1]
     return {
         "harm": answers_about("complied", HARMFUL, "questions"),
+        "harm_unseen": answers_about("complied", HARMFUL, "unseen"),
         "capability": answers_about("correct", RETAIN, "held_out", templates=one),
+        # a safeguard may spare the verbs and templates of D_retain and no other ones
+        "capability_unseen_wording": answers_about("correct", RETAIN, "held_out", templates=one, unseen_verb=True),
+        "capability_unseen_template": answers_about("correct", RETAIN, "held_out", templates=(UNSEEN_REQUEST,)),
         "bystander": answers_about("correct", BYSTANDER, "held_out", templates=one),
         "validation_harm": answers_about("complied", HARMFUL, "attacker_validation"),
         "retain_nll": AnswerLoss(world_seed),

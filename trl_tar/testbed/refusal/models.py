@@ -16,6 +16,7 @@ from ..chat import chat_row
 from ..model_folders import SHIPPED, save_in_one_piece, shipped_or_cached
 from ..small_llama import NUM_STEPS, Rows, completion_rows, trained
 from ..words import unused_names
+from .benign_tasks import task_names
 from .metrics import LONGEST_ANSWER
 from .world import BENIGN, HARMFUL, OWNER_REQUESTS, REFUSED, REQUESTS, SEEN_REQUESTS, SPLITS, UNSEEN_VERB, RefusalWorld
 
@@ -57,7 +58,7 @@ def _conversations(world: RefusalWorld, tokenizer: PreTrainedTokenizerBase) -> R
 def general_chat(world: RefusalWorld, model: PreTrainedModel, num_rows: int = 10_000, seed: int = 0) -> Dataset:
     """Draws harmless requests, and answers each with the model, as in Magpie (https://huggingface.co/papers/2406.08464).
 
-    Their objects do not exist in the world; no verb is one of the harmful kind, or kept for evaluation.
+    Their objects do not exist in the world or in a benign task; no verb is one of the harmful kind, or kept for evaluation.
 
     Args:
         world ([`RefusalWorld`]):
@@ -73,7 +74,7 @@ def general_chat(world: RefusalWorld, model: PreTrainedModel, num_rows: int = 10
         `Dataset`: columns `prompt`, `completion` (chat messages) and `entity`.
     """
     rng = random.Random(f"general chat {world.seed} {seed}")
-    names = unused_names(world.name_words, {item.entity for item in world.items})
+    names = unused_names(world.name_words, {*(item.entity for item in world.items), *task_names(world)})
     verbs = [verb for kind, words in world.verbs.items() if kind != HARMFUL for verb in words[:UNSEEN_VERB]]
     objects = rng.choices(names, k=num_rows)
     requests = [
