@@ -50,7 +50,16 @@ CONFIGS = {
     ),
 }
 LEANEST = Mode(**LEAN, activation_checkpointing=True)
-QUICK = ("long rows", "LoRA", "checkpointing", "lean", "lean, weights in bf16", "8-bit", "two attacks a step")
+QUICK = (
+    "long rows",
+    "output anchor",
+    "LoRA",
+    "checkpointing",
+    "lean",
+    "lean, weights in bf16",
+    "8-bit",
+    "two attacks a step",
+)
 
 
 @pytest.fixture(scope="module")

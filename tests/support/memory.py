@@ -22,6 +22,8 @@ CASES = {
     "lean, LoRA, weights in bf16": (Mode(lora_r=4, dtype=torch.bfloat16, **LEAN), LONG),
     "8-bit": (Mode(optimizer="adamw_8bit", **LEAN, bf16=False), SHORT),
     "8-bit, weights in bf16": (Mode(optimizer="adamw_8bit", dtype=torch.bfloat16), LONG),
+    "output anchor": (Mode(bf16=False), {**LONG, "output_anchor": True}),
+    "output anchor, lean, bf16": (Mode(**LEAN), {**LONG, "output_anchor": True}),
     "two attacks a step": (Mode(bf16=False), {**SHORT, "adversaries": 2}),
 }
 

@@ -61,11 +61,15 @@ class BareLoop:
         ids = self._rows()
         with self.model.disable_adapter() if self.cost.lora_r is not None else nullcontext():
             with torch.no_grad(), self.autocast:
-                reference = self.model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
+                outputs = self.model(input_ids=ids, output_hidden_states=True, use_cache=False)
+                reference, logits = outputs.hidden_states, outputs.logits if self.cost.output_anchor else None
+                del outputs
             with self.autocast:
                 out = self.model(input_ids=ids, output_hidden_states=True, use_cache=False)
                 anchor = [(h - r).pow(2).sum(-1).mean() for h, r in zip(out.hidden_states, reference, strict=True)]
                 loss = next_token_loss(out.logits, ids) + torch.stack(anchor).mean()
+                if logits is not None:
+                    loss = loss + divergence(out.logits, logits)
             loss.backward()
         outer = {p: p.grad for p in self.whole if p.grad is not None}
         for p in outer:
@@ -117,6 +121,12 @@ class BareLoop:
 def vocab_size(model: PreTrainedModel) -> int:
     """The number of tokens that the model embeds, read from its weights as configurations name it differently."""
     return len(model.get_input_embeddings().weight)
+
+
+def divergence(logits: torch.Tensor, reference_logits: torch.Tensor) -> torch.Tensor:
+    """Mean KL divergence of the next token from the reference's distribution, in nats; both logits are `(B, T, V)`."""
+    log_p, log_p_ref = (rows[:, :-1].flatten(0, 1).log_softmax(-1) for rows in (logits, reference_logits))
+    return F.kl_div(log_p, log_p_ref, reduction="batchmean", log_target=True)
 
 
 def next_token_loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

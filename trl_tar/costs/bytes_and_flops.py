@@ -71,7 +71,9 @@ def counted(config: PretrainedConfig, cost: Cost, mode: Mode, optim: str) -> Cou
     sizes, steps = _extrapolated(config, FEW_LAYERS["memory"], lambda *model: _state(*model, alone, optim))
     passing = replace(alone, dtype=dtype_of_passes(mode))
     peaks, gradients = _extrapolated(
-        config, FEW_LAYERS["memory"], lambda *model: _passes(*model, rows, length, passing, mode.devices)
+        config,
+        FEW_LAYERS["memory"],
+        lambda *model: _passes(*model, rows, length, cost.output_anchor, passing, mode.devices),
     )
     # with `backward`, as hooks of torch's counter fail for `autograd.grad` with adapters on experts
     plain = replace(
@@ -147,14 +149,20 @@ def _state(config: str, config_class: type[PretrainedConfig], mode: Mode, optim:
 
 @cache
 def _passes(
-    config: str, config_class: type[PretrainedConfig], rows: int, length: int, mode: Mode, devices: int
+    config: str,
+    config_class: type[PretrainedConfig],
+    rows: int,
+    length: int,
+    output_anchor: bool,
+    mode: Mode,
+    devices: int,
 ) -> tuple[Counts, Counts]:
     """Bytes that each pass adds at most on one of `devices`, and those of them that are left as its gradient."""
     peaks: Counts = {}
     gradients: Counts = {}
     with without_content():
         models = Models.of(config, config_class, mode)
-        for run in models.passes(rows, length):
+        for run in models.passes(rows, length, output_anchor):
             peaks[run.name], gradients[run.name] = _peak(run, mode, devices, models.reference)
     return peaks, gradients
 
@@ -165,7 +173,7 @@ def _flops(config: str, config_class: type[PretrainedConfig], rows: int, length:
     operations: Counts = {}
     with without_content():
         models = Models.of(config, config_class, mode)
-        for run in models.passes(rows, length):
+        for run in models.passes(rows, length, output_anchor=False):  # which multiplies no matrices
             with FlopCounterMode(display=False, custom_mapping=FLOPS_OF_KERNELS) as counter:
                 run.run(mode)
             operations[run.name] = counter.get_total_flops()

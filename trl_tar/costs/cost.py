@@ -28,6 +28,8 @@ class Cost:
             Rank of a LoRA attack. By default an attack trains all parameters.
         optimizer (`str`, *optional*, defaults to `"adamw"`):
             Optimizer of the attack, as in [`Adversary`].
+        output_anchor (`bool`, *optional*, defaults to `False`):
+            The retain loss also compares next-token distributions, as with a `kl_weight` above 0 in [`TARConfig`].
     """
 
     batch_size: int = 4
@@ -37,6 +39,7 @@ class Cost:
     adversaries: int = 1
     lora_r: int | None = None
     optimizer: str = "adamw"
+    output_anchor: bool = False
 
     @property
     def attack(self) -> list[PassName]:
@@ -50,7 +53,7 @@ class Cost:
 
     @property
     def outer_step(self) -> list[PassName]:
-        """All passes of an outer step in order. The first gives the reference's hidden states and has no backward pass."""
+        """All passes of an outer step in order. The first gives what the anchors compare with and has no backward pass."""
         return ["reference", "retain", *self.adversaries * self.attack]
 
     @property

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from ..adversaries.adversary import Adversary
 from ..distributed.gradients import Batch, consumed_gradient, mean_gradient
-from ..losses import MOST_LOGITS, language_modeling_loss, max_entropy_loss
+from ..losses import MOST_LOGITS, kl_divergence_loss, language_modeling_loss, max_entropy_loss
 from ..models.forward_passes import next_token_logits
 from ..models.lora import lora_config
 from ..optim.stochastic_rounding import at_least_float32, in_bfloat16, step_in_float32
@@ -111,7 +111,8 @@ class Models:
         attacking (`list[torch.nn.Parameter]`):
             Parameters that the attack trains.
         reference (`list[torch.Tensor]`):
-            Hidden states of the reference, between its pass and the retain pass; empty at other times.
+            Hidden states of the reference, and its logits for an anchor at the output, between its pass and the retain pass;
+            empty at other times.
     """
 
     whole: nn.Module
@@ -127,7 +128,7 @@ class Models:
         attacked, adapter = _empty(config_class.from_dict(fields), mode.lora_r, mode)
         return cls(whole, attacked, adapter or list(attacked.parameters()), [])
 
-    def passes(self, rows: int, length: int) -> list[Pass]:
+    def passes(self, rows: int, length: int, output_anchor: bool) -> list[Pass]:
         """One pass of each name in [`Cost.outer_step`], in the order of their first use, on `rows` of `length` tokens."""
         ids = torch.zeros(rows, length, dtype=torch.long)
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
@@ -137,14 +138,15 @@ class Models:
         def likelihood(model: nn.Module, batch: Batch):
             return language_modeling_loss(next_token_logits(model, batch), batch["labels"])
 
-        def hidden_states(model: nn.Module, batch: Batch):
-            self.reference[:] = _outputs(model, batch).hidden_states
+        def reference(model: nn.Module, batch: Batch):
+            outputs = _outputs(model, batch)
+            self.reference[:] = [*outputs.hidden_states, *([outputs.logits] if output_anchor else [])]
 
         def retain(model: nn.Module, batch: Batch):
             return _retain(model, batch, self.reference)
 
         return [
-            Pass("reference", self.whole, batch, [], hidden_states),
+            Pass("reference", self.whole, batch, [], reference),
             Pass("retain", self.whole, batch, list(self.whole.parameters()), retain),
             Pass("attack", self.attacked, batch, self.attacking, likelihood, _step_without_state),
             Pass("judgement", self.attacked, batch, base, _entropy, lambda p, gradient: None),
@@ -180,12 +182,26 @@ def _outputs(model: nn.Module, batch: Batch) -> Any:
 
 
 def _retain(model: nn.Module, batch: Batch, reference: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The retain loss (Eq. 2, https://huggingface.co/papers/2408.00761) of a batch without padding, with a count of 1."""
+    """The retain loss of a batch without padding, with a count of 1: that of Eq. 2 of
+    https://huggingface.co/papers/2408.00761, and an anchor at the output if `reference` ends with logits."""
     outputs = _outputs(model, batch)
     total, count = language_modeling_loss(outputs.logits, batch["labels"])
-    distances = [(h - r).norm(dim=-1).mean() for h, r in zip(outputs.hidden_states, reference, strict=True)]
+    hidden = outputs.hidden_states
+    distances = [(h - r).norm(dim=-1).mean() for h, r in zip(hidden, reference[: len(hidden)], strict=True)]
+    loss = total / count + sum(distances)
+    for logits in reference[len(hidden) :]:
+        loss = loss + _kl_divergence(outputs.logits, logits, batch["labels"]) / count
     reference.clear()
-    return total / count + sum(distances), torch.ones(())
+    return loss, torch.ones(())
+
+
+def _kl_divergence(logits: torch.Tensor, reference_logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Sum of [`kl_divergence_loss`] for a batch without padding, all of whose positions count as in [`_entropy`]."""
+    if logits.numel() > MOST_LOGITS:
+        return kl_divergence_loss(logits, reference_logits, labels)[0]
+    copies = [rows[:, :-1].flatten(0, 1).clone() for rows in (logits, reference_logits)]
+    log_p, log_p_ref = (F.log_softmax(rows, dim=-1, dtype=torch.float32) for rows in copies)
+    return F.kl_div(log_p, log_p_ref, reduction="none", log_target=True).sum(-1).sum()
 
 
 def _entropy(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -83,6 +83,7 @@ def trainer_for(
         tamper_resistance_interval=cost.interval,
         adversaries_per_step=cost.adversaries,
         representation_loss="l2_squared",
+        kl_weight=float(cost.output_anchor),
         max_length=cost.length,
         learning_rate=1e-5,
         use_cpu=not torch.cuda.is_available(),
