@@ -40,7 +40,7 @@ def main(world: str, run: str, steps: int) -> None:
     }
     losses = {name: CompletionLoss(as_text(*column, task.tokenizer)) for name, column in columns.items()}
     print("model", "steps", *columns, sep=" | ")
-    for name, folder in {"base": task.model, **{n: Path(run, n) for n in ("safeguard", "tar", "repaired")}}.items():
+    for name, folder in {"base": task.model, **{n: Path(run, n) for n in ("dpo", "tar", "repair")}}.items():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
         for done in (0, steps):

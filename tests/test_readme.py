@@ -11,7 +11,8 @@ from trl import TrlParser
 
 from trl_tar import Report, TARConfig
 from trl_tar.cli.main import main
-from trl_tar.pipeline.arguments import RecipeArguments
+from trl_tar.pipeline.knowledge import KnowledgeArguments
+from trl_tar.pipeline.refusal import RefusalArguments
 from trl_tar.testbed import KnowledgeWorld, knowledge_model_path, knowledge_questions
 from trl_tar.testbed.knowledge.attack_data import attack_datasets
 
@@ -79,7 +80,8 @@ def test_commands_of_the_recipes_are_of_files_that_are_there(line, monkeypatch):
     monkeypatch.chdir(ROOT)
     accelerate, launch, recipe, *arguments = shlex.split(line, comments=True)
     assert (accelerate, launch) == ("accelerate", "launch") and Path(recipe).is_file()
-    parser = TrlParser((RecipeArguments, TARConfig))
+    arguments_of = {"knowledge": KnowledgeArguments, "refusal": RefusalArguments}
+    parser = TrlParser((arguments_of[Path(recipe).stem], TARConfig))
     args = parser.parse_args_and_config(arguments, fail_with_unknown_args=False)[0]
     assert args.training_adversaries()
 

@@ -9,7 +9,7 @@ SUITES = {
     suites.knowledge_suite: 26,
     suites.refusal_suite: 5,
     suites.peft_suite: 8,
-    suites.benign_suite: 4,
+    suites.benign_suite: 6,
     suites.preference_suite: 4,
     suites.weight_edit_suite: 13,
     suites.composed_suite: 3,

@@ -11,7 +11,7 @@ def refused(folder, monkeypatch, capsys, message, name="knowledge", **changes) -
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith(f"{name}.py: ")]
     assert error.value.code == 2 and len(lines) == 1, lines
     assert message in lines[0] and lines[0].endswith("."), lines[0]
-    assert not (folder / "run" / "safeguard").exists() and not (folder / "run" / "tar").exists()
+    assert not list((folder / "run").glob("*/run.json"))
     return lines[0]
 
 
@@ -42,6 +42,10 @@ ROWS = {
     ),
     "general of another type": ({"general": texts(4)}, "`data.general` has columns ['text'] and `data.retain` "),
     "general of text and messages": ({"general": MIXED}, "`data.general` has plain text and chat messages"),
+    "text that the model writes, of another type": (
+        {"general": world_rows("retain"), "self_written": texts(4)},
+        "`data.self_written` has columns ['text'] and `data.retain` ",
+    ),
     "general of chat beside text": ({"general": CHAT}, "which cannot be trained on together"),
     "an entity of D_TR in retain": (
         {"tamper_resistance": SHARED, "retain": SHARED},
@@ -84,15 +88,15 @@ PAIRS = [{"prompt": "a", "chosen": " b", "rejected": " c"}] * 4
 def test_preferences_that_are_no_pairs(tmp_path, monkeypatch, capsys, pairs, message):
     data = {name: str(tmp_path / f"{name}.jsonl") for name in ("retain", "tamper_resistance", "forget", "hazard")}
     data["preferences"] = write_rows(tmp_path / "pairs.jsonl", pairs)
-    refused(tmp_path, monkeypatch, capsys, message, "refusal", data=data, safeguard_steps=1)
+    refused(tmp_path, monkeypatch, capsys, message, "refusal", data=data, phases=["dpo", "tar"])
 
 
 SFT = {"name": "sft", "dataset": "forget", "num_steps": 4, "batch_size": 2}
 FIELDS = [
-    ({"repair_steps": -1}, "The recipe has repair_steps=-1. Use a finite number of at least 0."),
+    ({"repair_steps": 0}, "The recipe has repair_steps=0. Use a finite number above 0."),
     ({"repair_steps": 1.5}, "The recipe has repair_steps=1.5. Give repair_steps as int."),
     ({"repair_learning_rate": 0}, "The recipe has repair_learning_rate=0. Use a finite number above 0."),
-    ({"safeguard_steps": -1}, "The recipe has safeguard_steps=-1. Use a finite number of at least 0."),
+    ({"safeguard_steps": 0}, "The recipe has safeguard_steps=0. Use a finite number above 0."),
     (
         {"safeguard_learning_rate": float("nan")},
         "The recipe has safeguard_learning_rate=nan. Use a finite number above 0.",

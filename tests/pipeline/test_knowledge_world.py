@@ -12,6 +12,7 @@ from trl import TrlParser
 
 from trl_tar import Adversary, TARConfig
 from trl_tar.cli.demo import demo
+from trl_tar.fingerprints import origin, rows_sha256
 from trl_tar.pipeline.knowledge import KnowledgeArguments
 from trl_tar.pipeline.knowledge_world import (
     control_without_adversary,
@@ -21,7 +22,7 @@ from trl_tar.pipeline.knowledge_world import (
     training_adversaries,
 )
 from trl_tar.pipeline.run_folder import check_run, training_record
-from trl_tar.pipeline.steps import harden, suite_of
+from trl_tar.pipeline.steps import harden, suite_of, train_phases
 from trl_tar.tasks.built_in import world_task
 from trl_tar.testbed import KnowledgeWorld, knowledge_model_path
 from trl_tar.trainers.recorded_settings import decisive
@@ -92,6 +93,35 @@ def test_the_recipes_yaml_has_the_demos_settings():
     assert {**asdict(args), "adversaries": None, "attacks": None} == asdict(knowledge_arguments())
 
 
+def test_the_papers_way_is_a_recipe_of_its_own():
+    arguments = ["--config", str(CONFIGS / "testbed_knowledge_paper.yaml")]
+    args, tar = TrlParser((KnowledgeArguments, TARConfig)).parse_args_and_config(arguments)
+    tar.check()
+    assert (args.phases, args.reference, tar.steps_per_visit) == (["random_mapping", "tar"], "start", None)
+    assert {a.num_steps for a in args.training_adversaries()} == {32}
+
+
+def anchored(task, folder, **changes) -> list[str | None]:
+    """Runs the phases of one step each; returns what the anchors of the second compared with, by the record."""
+    args = KnowledgeArguments(safeguard_steps=1, phases=["random_mapping", "tar", "repair"], repair_steps=1, **changes)
+    folders = train_phases(task, args, short(folder, max_steps=1), ADVERSARIES)
+    assert [each.name for each in folders] == ["random_mapping", "tar", "repair"]
+    return [json.loads((each / "run.json").read_text())["reference"] for each in folders]
+
+
+def test_anchors_compare_with_the_start_or_the_base_and_repair_with_the_base(tmp_path):
+    base = origin(TASK.model)
+    assert anchored(TASK, tmp_path / "start") == [None, None, base]
+    assert anchored(TASK, tmp_path / "base", reference="base") == [None, base, base]
+    kept = [json.loads((tmp_path / each / "tar" / "run.json").read_text())["data"] for each in ("start", "base")]
+    assert kept[1]["general"] == rows_sha256(TASK.datasets["general"]) != kept[0]["general"]
+
+
+def test_from_the_base_itself_no_second_reference_is_loaded(tmp_path):
+    folder = harden(TASK, short(tmp_path, max_steps=1), ADVERSARIES, TASK.model, reference=TASK.model)
+    assert json.loads((folder / "run.json").read_text())["reference"] is None
+
+
 def test_phase_2_keeps_the_general_text_that_its_own_start_says():
     """A model that never knew the hazard answers some random prompts otherwise than the base, and keeps its own answers."""
     floor = TASK.started_from(TASK.references["floor"]).datasets
@@ -112,14 +142,40 @@ def test_the_demos_folder_is_for_one_world(tmp_path):
         check_run(tmp_path, {"world": 0, "seed": 0, "data": {}})
 
 
+FRESH = {"steps_per_visit": None, "attack_length_threshold": None, "inner_weighting": "exponential"}
+
+
 def test_the_control_has_the_weight_and_passes_of_tar(tmp_path):
-    control = harden(TASK, *control_without_adversary(short(tmp_path), equal_passes=True), TASK.model, "k0")
+    tar = short(tmp_path, tamper_resistance_weight=8.0, **FRESH)
+    attacks = [Adversary("forget", "forget", num_steps=32)]
+    control = harden(TASK, *control_without_adversary(tar, attacks, equal_passes=True), TASK.model, "k0")
     run = json.loads((control / "run.json").read_text())
     # K = 32, interval 4: 32 + 8 + 1 = 41 passes an outer step, 2 without an attack
     assert run["settings"]["max_steps"] == 2 * 41 // 2
     assert is_complete(run) and run["settings"]["tamper_resistance_loss"] == "entropy"
     # Σ exp((k − 31) / 16) over k = 3, 7, …, 31 is (1 − e^−2) / (1 − e^−¼) = 3.908986
     assert run["settings"]["tamper_resistance_weight"] == pytest.approx(8.0 * 3.908986, abs=1e-5)
+
+
+def test_the_control_of_continued_attacks_has_a_visits_weight_and_passes(tmp_path):
+    tar = short(tmp_path, max_steps=2000)
+    assert (tar.steps_per_visit, tar.tamper_resistance_interval, tar.inner_weighting) == (8, 4, "uniform")
+    equal_steps, (none,) = control_without_adversary(tar, training_adversaries())
+    equal_passes, _ = control_without_adversary(tar, training_adversaries(), equal_passes=True)
+    # a visit of 8 steps: 8 + 2 + 1 = 11 passes an outer step, 2 without an attack; two weights of ½
+    assert (equal_steps.max_steps, equal_passes.max_steps, none.num_steps) == (2000, 2000 * 11 // 2, 0)
+    assert equal_steps.tamper_resistance_weight == pytest.approx(tar.tamper_resistance_weight)
+    assert equal_steps.steps_per_visit is None and tar.steps_per_visit == 8
+    several, _ = control_without_adversary(short(tmp_path, max_steps=3, adversaries_per_step=2), ADVERSARIES, True)
+    assert several.max_steps == 3 * (2 * 10 + 1) // 3
+
+
+def test_two_fifths_of_the_demos_attackers_are_lora():
+    adversaries = training_adversaries()
+    weights = {rank: sum(a.weight for a in adversaries if a.lora_r == rank) for rank in (None, 8, 32, 64)}
+    total = sum(weights.values())
+    assert weights[None] / total == pytest.approx(3 / 5, abs=1e-4)
+    assert [weights[rank] / total for rank in (8, 32, 64)] == pytest.approx([2 / 15] * 3, abs=1e-4)
 
 
 def test_a_demos_folder_tells_how_its_models_were_made(tmp_path):

@@ -86,18 +86,18 @@ def test_a_launched_recipe_is_killed_and_goes_on_and_is_published(tmp_path, one_
         time.sleep(0.05)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    assert not (run_folder / "repaired").exists()
-    safeguarded = (run_folder / "safeguard" / "model.safetensors").stat().st_mtime_ns
+    assert not (run_folder / "repair").exists()
+    safeguarded = (run_folder / "dpo" / "model.safetensors").stat().st_mtime_ns
     subprocess.run(command, env=environment, check=True, timeout=600, stdout=subprocess.DEVNULL)
-    assert (run_folder / "safeguard" / "model.safetensors").stat().st_mtime_ns == safeguarded
-    report = Report.load(run_folder / "repaired")
+    assert (run_folder / "dpo" / "model.safetensors").stat().st_mtime_ns == safeguarded
+    report = Report.load(run_folder / "repair")
     assert [a.status for a in report.attacks] == ["completed"] and set(report.references) == {"base", "twin"}
     assert report.before["harm"] is not None and report.benign is not None
     assert [is_complete(phase) for phase in report.training["phases"]] == [True] * 3
     for file in ("README.md", "report.html", "SUMMARY.md", "model.safetensors", "tokenizer.json"):
-        assert (run_folder / "repaired" / file).is_file()
+        assert (run_folder / "repair" / file).is_file()
     published = hub.repositories["someone/a-model"]
-    folder = run_folder / "repaired"
+    folder = run_folder / "repair"
     local = {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
     assert published.private
     at_home = ("training_args.bin", "run.json", "log_history.json")
@@ -112,7 +112,7 @@ def test_a_launched_recipe_is_killed_and_goes_on_and_is_published(tmp_path, one_
     assert loaded.stdout.split() == [str(report.model["num_parameters"])], loaded
     assert TOKEN not in found.stdout + found.stderr
     assert not [name for name, content in published.files.items() if TOKEN.encode() in content]
-    hardened, repaired = weights(run_folder / "tar"), weights(run_folder / "repaired")
+    hardened, repaired = weights(run_folder / "tar"), weights(run_folder / "repair")
     assert not all(torch.equal(value, repaired[name]) for name, value in hardened.items())
 
 
@@ -124,26 +124,26 @@ def test_the_knowledge_recipe_is_launched_not_repeated_and_refuses_another_run(
     output = tmp_path / "run"
     arguments = ["--config", CONFIGS / "testbed_knowledge.yaml", "--output_dir", output, *SHORT]
     arguments += ["--attacks", one_attack("knowledge"), "--attack_workers", "1"]
-    start("knowledge", monkeypatch, *arguments, "--attack_seeds", "0")
-    assert (output / "repaired" / "model.safetensors").is_file()
-    arguments += ["--repair_steps", "0"]
-    written = [(output / name / "model.safetensors").stat().st_mtime_ns for name in ("safeguard", "tar")]
+    arguments += ["--phases", "random_mapping", "tar"]
+    start("knowledge", monkeypatch, *arguments, "repair", "--attack_seeds", "0")
+    assert (output / "repair" / "model.safetensors").is_file()
+    written = [(output / name / "model.safetensors").stat().st_mtime_ns for name in ("random_mapping", "tar")]
     launch = [str(Path(sys.executable).with_name("accelerate")), "launch", "--num_processes", "1", "--cpu"]
     environment = {**os.environ, "PYTHONPATH": str(RECIPES.parent), "PYTHONWARNINGS": "ignore"}
     command = [*launch, str(RECIPES / "knowledge.py"), *map(str, arguments)]
     subprocess.run(command, env=environment, check=True, timeout=600, stdout=subprocess.DEVNULL)
     report = Report.load(output / "tar")
     assert set(report.references) == {"base", "twin", "floor"} and len(report.attacks) == 1
-    assert [phase["name"] for phase in report.training["phases"]] == ["safeguard", "tar"]
+    assert [phase["name"] for phase in report.training["phases"]] == ["random_mapping", "tar"]
     assert [set(phase["data"]) for phase in report.training["phases"]] == [
         {"retain", "safeguard"},
         {"retain", "general", "tamper_resistance", "forget"},
     ]
     assert [is_complete(phase) for phase in report.training["phases"]] == [True] * 2
-    assert not (output / "repaired" / "report.json").exists()
+    assert not (output / "repair" / "report.json").exists()
     arguments += ["--attack_seeds", "0"]
     start("knowledge", monkeypatch, *arguments, "--logging_steps", "7")  # decides nothing
-    assert [(output / n / "model.safetensors").stat().st_mtime_ns for n in ("safeguard", "tar")] == written
+    assert [(output / n / "model.safetensors").stat().st_mtime_ns for n in ("random_mapping", "tar")] == written
     for changed, what in [
         (("--tamper_resistance_weight", "3"), "'settings' (tamper_resistance_weight)"),
         (("--safeguard_with_general", "true"), "'data' (general)"),
@@ -174,7 +174,7 @@ def test_a_phase_is_not_taken_for_one_of_another_chat_template(tmp_path, monkeyp
     (model / "chat_template.jinja").write_text("{% for m in messages %}another {{ m.content }}{% endfor %}")
     with pytest.raises(SystemExit):
         start("knowledge", monkeypatch, "--config", described(tmp_path, **settings))
-    assert "safeguard' holds a run with another 'tokenizer'." in capsys.readouterr().err
+    assert "random_mapping' holds a run with another 'tokenizer'." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("own", [{"chat_template_path": "template.jinja"}, {"pad_token": "<unk>"}])
@@ -183,10 +183,11 @@ def test_a_run_whose_tokenizer_a_trainer_changes_goes_on(tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
     settings = {"attack_seeds": 0, "safeguard_steps": 1, "repair_steps": 1, "max_length": 256, **own}
+    settings["phases"] = ["random_mapping", "tar", "repair"]
     written = []
     for _ in range(2):
         start("knowledge", monkeypatch, "--config", described(tmp_path, **settings))
-        written.append((tmp_path / "run" / "repaired" / "model.safetensors").stat().st_mtime_ns)
+        written.append((tmp_path / "run" / "repair" / "model.safetensors").stat().st_mtime_ns)
     assert written[0] == written[1]
     context = json.loads((tmp_path / "run" / "tar" / "config.json").read_text())["max_position_embeddings"]
     assert json.loads((tmp_path / "run" / "tar" / "run.json").read_text())["settings"]["max_length"] == context < 256
@@ -197,7 +198,7 @@ def test_a_model_whose_tokenizer_has_no_pad_token_is_given_one(tmp_path, monkeyp
     kept = json.loads((model / "tokenizer_config.json").read_text())
     pad, kept["pad_token"] = kept["pad_token"], None
     (model / "tokenizer_config.json").write_text(json.dumps(kept))
-    settings = {"model_name_or_path": str(model), "attack_seeds": 0, "safeguard_steps": 0}
+    settings = {"model_name_or_path": str(model), "attack_seeds": 0, "phases": ["tar"]}
     with pytest.raises(SystemExit):
         start("knowledge", monkeypatch, "--config", described(tmp_path, **settings))
     assert "has no pad token. Set tokenizer.pad_token (in a recipe, `pad_token`)" in capsys.readouterr().err
@@ -209,7 +210,7 @@ def test_a_benign_task_of_ones_own_and_the_suite_of_that_name(tmp_path, monkeypa
     benign = {"dataset": "benign", "metric": str(tmp_path / "harm_questions.jsonl"), "num_steps": 2, "batch_size": 2}
     rows = {name: world_rows(name) * 8 for name in ("retain", "benign")}  # that suite's batches are of 32
     config = described(tmp_path, rows, benign=benign, attacks="benign", attack_steps=1, attack_budget=1)
-    start("knowledge", monkeypatch, "--config", config, "--safeguard_steps", "0")
+    start("knowledge", monkeypatch, "--config", config, "--phases", "tar")
     report = Report.load(tmp_path / "run" / "tar")
     assert report.benign["num_steps"] == 2 and len(report.benign["model"]) == 1
 
@@ -224,6 +225,9 @@ def test_the_refusal_recipe_on_files_with_a_judge(tmp_path, monkeypatch):
     assert "No question, and no row" in (tmp_path / "run" / "tar" / "SUMMARY.md").read_text()
     assert report.references["base"].before == {"harm": 1.0, "capability": 0.0}
     assert report.references["base"].model["weights_sha256"] == report.references["twin"].model["weights_sha256"]
+    # without a phase 1 the twin is the base: one attack for both, and one of the model
+    assert len(list((tmp_path / "run" / "attacks" / "jobs").glob("sft-*.json"))) == 2
+    assert "the **twin** is the base itself" in (tmp_path / "run" / "tar" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -243,6 +247,14 @@ def test_the_refusal_recipe_on_files_with_a_judge(tmp_path, monkeypatch):
         ({"tamper_resistence_weight": 3}, "Unknown arguments from config file"),
         ({"tamper_resistance_loss": "dop"}, "tamper_resistance_loss='dop'"),
         ({"chance": 2}, "`chance` is 2.0"),
+        ({"phases": ["dpo", "tar", "polish"]}, "and knows no 'polish'. Use dpo, tar, repair."),
+        ({"phases": ["random_mapping", "tar"]}, "and knows no 'random_mapping'. Use dpo, tar, repair."),
+        ({"phases": ["tar", "repair", "repair"]}, "with 'repair' twice. Name each phase once."),
+        ({"phases": ["dpo", "repair"]}, "without 'tar'. Add it"),
+        ({"phases": []}, "without 'tar'. Add it"),
+        ({"phases": ["repair", "tar"]}, "Give them in the order tar, repair."),
+        ({"phases": "tar"}, "phases='tar'. Give phases as list"),
+        ({"reference": "twin"}, "reference='twin'. Use 'start' or 'base'."),
     ],
 )
 def test_what_cannot_be_run_is_one_line_before_any_training(tmp_path, monkeypatch, capsys, changes, message):
@@ -253,7 +265,7 @@ def test_what_cannot_be_run_is_one_line_before_any_training(tmp_path, monkeypatc
         start("refusal", monkeypatch, "--config", tmp_path / "config.yaml")
     said = capsys.readouterr().err
     assert error.value.code == 2 and re.search(message, said), said
-    assert not (tmp_path / "run" / "safeguard").exists()
+    assert not (tmp_path / "run" / "dpo").exists()
 
 
 @pytest.mark.parametrize("role", ["retain", "general", "preferences"])
@@ -271,7 +283,7 @@ def test_odd_rows_of_every_data_set_are_named_before_any_training(tmp_path, monk
         "data": {name: str(tmp_path / f"{name}.jsonl") for name in data},
         "adversaries": [{"name": "sft", "dataset": "forget", "num_steps": 4, "batch_size": 4}],
         "attack_seeds": 0,
-        "safeguard_steps": 1,
+        "phases": ["dpo", "tar"],
         "tamper_resistance_loss": "dpo",
         "use_cpu": True,
         "bf16": False,
@@ -282,7 +294,7 @@ def test_odd_rows_of_every_data_set_are_named_before_any_training(tmp_path, monk
     with pytest.raises(SystemExit):
         start("refusal", monkeypatch, "--config", tmp_path / "config.yaml")
     assert f"`data.{role}` has 1 rows without a value" in capsys.readouterr().err
-    assert not (tmp_path / "run" / "safeguard").exists()
+    assert not (tmp_path / "run").exists()
 
 
 KNOWLEDGE = {"max_steps": 750, "learning_rate": 2e-5, "warmup_steps": 32, "tamper_resistance_loss": "entropy"}
@@ -317,7 +329,10 @@ def test_configurations_have_the_papers_hyperparameters(name, monkeypatch):
     attacked, kept, length = BATCHES[name]
     assert {(a.num_steps, a.batch_size, a.optimizer) for a in adversaries} == {(64, attacked, "adamw")}
     assert (8 * tar.per_device_train_batch_size * tar.gradient_accumulation_steps, tar.max_length) == (kept, length)
-    assert (args.repair_steps, args.safeguard_steps) == ((100, 0) if kind == "refusal" else (0, 600))
+    if kind == "refusal":
+        assert (args.phases, args.repair_steps) == (["tar", "repair"], 100)
+    else:
+        assert (args.phases, args.safeguard_steps) == (["random_mapping", "tar"], 600)
     suite = refusal_suite() if kind == "refusal" else knowledge_suite()
     wanted = {read for each in [*adversaries, *suite] for read in each.reads} | {"retain", "tamper_resistance"}
     assert wanted <= set(args.data)
@@ -355,8 +370,8 @@ def test_a_full_disk_in_a_phase_is_one_sentence_and_the_phase_goes_on(tmp_path, 
     found = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=300)
     last = found.stderr.strip().splitlines()[-1]
     assert found.returncode == 2 and "Traceback" not in found.stderr, found.stderr
-    assert last.startswith("knowledge.py: ") and "/run/safeguard' cannot be written (" in last, last
+    assert last.startswith("knowledge.py: ") and "/run/random_mapping' cannot be written (" in last, last
     assert last.endswith("Make room and start again: it goes on from its last checkpoint.")
-    assert not (tmp_path / "run" / "safeguard" / "model.safetensors").exists()
+    assert not (tmp_path / "run" / "random_mapping" / "model.safetensors").exists()
     start("knowledge", monkeypatch, "--config", config)
     assert (tmp_path / "run" / "tar" / "model.safetensors").is_file()

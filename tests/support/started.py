@@ -35,7 +35,6 @@ SHORT = {
     "per_device_train_batch_size": 2,
     "max_length": 32,
     "attack_seeds": 1,
-    "repair_steps": 0,
     "use_cpu": True,
     "bf16": False,
     "report_to": "none",
@@ -77,7 +76,7 @@ def described(folder: Path, rows: Mapping[str, list] = {}, **fields) -> Path:
         "output_dir": str(folder / "run"),
         "data": {
             name: write_rows(folder / f"{name}.jsonl", rows[name] if name in rows else world_rows(name))
-            for name in ROLES
+            for name in {**ROLES, **rows}
         },
         "metrics": {
             name: write_rows(folder / f"{name}_questions.jsonl", knowledge_questions(world)[each][:8])
@@ -136,7 +135,7 @@ def files_of_ones_own(folder: Path) -> dict:
         "adversaries": [{"name": "sft", "dataset": "forget", "learning_rate": "1e-4", "num_steps": 4}],
         "attacks": write("attacks.yaml", [[{"name": "sft", "dataset": "harmful", "num_steps": 1}]]),
         "attack_seeds": 1,
-        "repair_steps": 0,
+        "phases": ["tar"],
         "chance": 0.0,
         "tamper_resistance_loss": "dpo",
         "max_steps": 1,

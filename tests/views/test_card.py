@@ -10,6 +10,7 @@ from support.repository import ROOT
 from trl_tar import Adversary, Report, TARConfig
 from trl_tar.adversaries.in_words import in_words
 from trl_tar.pipeline.arguments import RecipeArguments
+from trl_tar.pipeline.refusal import RefusalArguments
 from trl_tar.pipeline.steps import card_description
 from trl_tar.report.build import build_report
 from trl_tar.tasks.task import Task
@@ -140,6 +141,14 @@ def test_an_empty_shell_is_not_said_to_have_low_harm():
     text = card(made)
     assert "**Verdict: an empty shell.** Less than half came back (R under the strongest attack is 0.38)" in text
     assert "stays low" not in text
+
+
+def test_a_twin_that_is_the_base_is_said_to_be():
+    twin = replace(TWIN, model={**TWIN.model, "weights_sha256": "11"})
+    base = replace(BASE, model={**BASE.model, "weights_sha256": "22"})
+    said = "the **twin** is the base itself, which was hardened without another safeguard first"
+    assert said in card(report(references={"base": base, "twin": replace(base, attacks=twin.attacks)}))
+    assert said not in card(report(references={"base": base, "twin": twin}))
 
 
 @pytest.mark.parametrize(
@@ -296,13 +305,13 @@ def test_the_folder_to_verify_is_explained_where_there_is_no_repository():
 
 def test_the_recipe_says_what_a_task_is_and_which_phases_there_were():
     task = Task("m", None, {}, {}, description="A stand-in.")
-    assert card_description(task, RecipeArguments(repair_steps=4), "A model.", "DPO") == (
+    assert card_description(task, RefusalArguments(phases=["dpo", "tar", "repair"]), "A model.") == (
         "A stand-in. Trained by DPO, then tamper-resistant training (TAR) against simulated fine-tuning attacks, then "
-        "supervised training on what it should keep."
+        "distillation from the base on what it should keep."
     )
     plain = Task("m", None, {}, {})
-    assert card_description(plain, RecipeArguments(), "A model.", "").startswith("A model. Trained by tamper-resistant")
-    assert card_description(task, RecipeArguments(description="My own words."), "A model.", "DPO") == "My own words."
+    assert card_description(plain, RecipeArguments(), "A model.").startswith("A model. Trained by tamper-resistant")
+    assert card_description(task, RecipeArguments(description="My own words."), "A model.") == "My own words."
 
 
 def test_the_metadata_is_read_whatever_the_title_holds():

@@ -34,9 +34,9 @@ class Adversary:
             Name of the data set that the attacker trains on, a key of `adversary_datasets` (training) or `datasets`
             (red team). Exclusive with `mixture`.
         objective (`str`, *optional*, defaults to `"sft"`):
-            `"sft"` (next-token cross-entropy), `"dpo"` (https://huggingface.co/papers/2305.18290, the data set holds
-            preference pairs and the reference is the model under attack) or `"grpo"`
-            (https://huggingface.co/papers/2402.03300, on `reward`; red team only).
+            `"sft"` (next-token cross-entropy), `"dpo"` (https://huggingface.co/papers/2305.18290, the data set holds pairs and
+            the reference is the model under attack) or, of the red team only, `"grpo"` (https://huggingface.co/papers/2402.03300,
+            on `reward`) and `"distillation"` (towards the next-token distribution of the public base).
         learning_rate (`float`, *optional*, defaults to `2e-5`):
             Peak learning rate.
         num_steps (`int`, *optional*, defaults to `64`):
@@ -263,7 +263,7 @@ class Adversary:
     def reads(self) -> dict[str, str]:
         """The data sets that the attack and those before it read, each with the objective that its rows are prepared for."""
         reads = {} if self.after is None else dict(self.after.reads)
-        reads.update(dict.fromkeys(self.datasets, self.objective))
+        reads.update(dict.fromkeys(self.datasets, OBJECTIVES[self.objective].rows))
         if self._edit_reads_data:
             reads.update({name: "sft" for name in (self.dataset, self.contrast_dataset) if name is not None})
         return reads
@@ -271,7 +271,7 @@ class Adversary:
     @property
     def needs_base(self) -> bool:
         """Tells whether the attack, or one before it, reads the public base model."""
-        return any(a.edit is not None and EDITS[a.edit].needs_base for a in self.sequence)
+        return any(OBJECTIVES[a.objective].needs_base or (a.edit and EDITS[a.edit].needs_base) for a in self.sequence)
 
     @property
     def datasets(self) -> tuple[str, ...]:
@@ -391,7 +391,7 @@ def _in_sequence(a: Adversary) -> Iterator[str]:
         yield "after= with a soft prompt or quantised weights. Only changed float weights can be gone on from."
     if first.prompt_template is not None:
         yield "after= with a prompt_template. Give it to the last attack: only that one is evaluated."
-    shared = next((name for name in a.datasets if first.reads.get(name, a.objective) != a.objective), None)
+    shared = next((name for name in a.datasets if first.reads.get(name, a.reads[name]) != a.reads[name]), None)
     if shared is not None:
         yield (
             f"dataset={shared!r}, which after= reads with objective={first.reads[shared]!r}. Give the data set a second "

@@ -1,6 +1,6 @@
 """The values that fields of an adversary choose from, a row each.
 
-An attack optimizer is a row of `OPTIMIZERS` and a case in `optim/attack_optimizers.py`. A weight edit is a row of `EDITS`
+An objective is a row of `OBJECTIVES` and a case in `red_teaming/trl_attackers.py`. An attack optimizer is a row of `OPTIMIZERS` and a case in `optim/attack_optimizers.py`. A weight edit is a row of `EDITS`
 and a case in `red_teaming/weight_edits.py`.
 """
 
@@ -11,12 +11,33 @@ from .rules import ABOVE_0, DIRECTIONS, SHARE_ABOVE_0, Rule
 
 
 BITSANDBYTES = Package("bitsandbytes", "trl-tar[quantization]")
+
+
+@dataclass(frozen=True)
+class Objective(Choice):
+    """What an attack minimises or maximises.
+
+    Args:
+        rows (`str`, *optional*, defaults to `"sft"`):
+            The objective that its rows are prepared for.
+        needs_base (`bool`, *optional*, defaults to `False`):
+            The objective reads the public base model.
+    """
+
+    rows: str = "sft"
+    needs_base: bool = False
+
+
 OBJECTIVES = {
-    "sft": Choice("SFT"),
-    "dpo": Choice("DPO, β {beta:g}"),
-    "grpo": Choice(
-        "GRPO, reward {reward}, {num_generations} answers of {max_completion_length} tokens", in_training=False
+    "sft": Objective("SFT"),
+    "dpo": Objective("DPO, β {beta:g}", rows="dpo"),
+    "grpo": Objective(
+        "GRPO, reward {reward}, {num_generations} answers of {max_completion_length} tokens",
+        in_training=False,
+        rows="grpo",
     ),
+    # KL of the base's next-token distribution to the model's, on rows as for SFT
+    "distillation": Objective("distillation from the base", in_training=False, needs_base=True),
 }
 OPTIMIZERS = {
     "adamw": Choice(),

@@ -17,6 +17,7 @@ from .suites import (
     refusal_suite,
     weight_edit_suite,
 )
+from .sweeps import sweep
 
 
 SUITES = {
@@ -51,12 +52,15 @@ def named_adversaries(suite: str, steps: int | None, learning_rate_scale: float 
 
 
 def adversaries_of(rows: list[Any]) -> list[Adversary]:
-    """Makes adversaries of their fields, as YAML has them."""
-    return [_adversary(i, row) for i, row in enumerate(rows)]
+    """Makes adversaries of their fields, as YAML has them: one of each row, or, where a row has `sweep`, all those that
+    [`sweep`] makes of the values there."""
+    return [adversary for i, row in enumerate(rows) for adversary in _adversaries(i, row)]
 
 
-def _adversary(i: int, row: Any) -> Adversary:
+def _adversaries(i: int, row: Any) -> list[Adversary]:
     try:
-        return Adversary(**row)
+        if not isinstance(row, dict) or "sweep" not in row:
+            return [Adversary(**row)]
+        return sweep(Adversary(**{name: value for name, value in row.items() if name != "sweep"}), **row["sweep"])
     except TypeError as error:
         raise ValueError(f"Adversary {i} of the suite is {row!r}: {error}. Give the fields of Adversary.") from error

@@ -1,7 +1,11 @@
-"""`trl-tar demo`: a model is safeguarded, hardened and attacked, and a report says what came back."""
+"""`trl-tar demo`: a model is hardened and attacked, and a report says what came back."""
 
+import io
 import shutil
+import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 from rich import box
@@ -10,7 +14,6 @@ from rich.table import Table
 
 from ..files import write_json
 from ..pipeline.console import quiet
-from ..pipeline.knowledge import safeguard
 from ..pipeline.knowledge_world import (
     control_without_adversary,
     demo_suite,
@@ -27,28 +30,28 @@ from ..views.figures import plot_adversary_loss, plot_attacks, plot_tradeoff, pl
 from ..views.words import interval, number
 
 
-LABELS = {"base": "base", "random_mapping": "random mapping (twin)", "no_adversary": "K = 0 control", "tar": "TAR"}
+LABELS = {"base": "base (twin)", "no_adversary": "K = 0 control", "tar": "TAR"}
 DESCRIPTIONS = {
     "base": "A Llama of 0.2 M parameters that knows every fact of an invented world, the stand-in hazardous ones included.",
-    "random_mapping": "The base model after random mapping: its hidden states of hazardous text point in random directions.",
-    "no_adversary": "Random mapping, then the tamper-resistance loss with no attack simulated: the control for TAR.",
-    "tar": "Random mapping, then tamper-resistant training (TAR) against simulated fine-tuning attacks.",
+    "no_adversary": "The base after the tamper-resistance loss with no attack simulated, as many passes as TAR: its control.",
+    "tar": "The base after tamper-resistant training (TAR) against simulated fine-tuning attacks.",
 }
-SHORT_LABELS = {"base": "base", "random_mapping": "twin", "no_adversary": "K = 0", "tar": "TAR"}
+SHORT_LABELS = {"base": "base", "no_adversary": "K = 0", "tar": "TAR"}
 
 
 def demo(output: Path = Path("demo"), seed: int = 0, world_seed: int = 0, workers: int = 2) -> dict[str, Report]:
-    """Runs the steps of the knowledge recipe, and a control without adversaries; finished steps are not repeated.
+    """Runs the steps of the knowledge recipe, and a control without adversaries; finished steps are not repeated. TAR starts
+    from the base, which is its own twin.
 
     Args:
         output (`Path`, *optional*, defaults to `Path("demo")`):
             Folder for models, reports, figures and `comparison.json`; it holds one world and seed.
         seed (`int`, *optional*, defaults to `0`):
-            Seed of both training phases.
+            Seed of both trainings.
         world_seed (`int`, *optional*, defaults to `0`):
             Seed of the world; any but 0 first trains its own base and floor models.
         workers (`int`, *optional*, defaults to `2`):
-            Attacks that run at the same time.
+            Attacks, or trainings, that run at the same time; with several, call this under `if __name__ == "__main__":`.
 
     Returns:
         `dict[str, Report]`: one report a model.
@@ -59,29 +62,59 @@ def demo(output: Path = Path("demo"), seed: int = 0, world_seed: int = 0, worker
     check_run(output, {"world": world_seed, "seed": seed})
     hold(output)
     console.rule(f"Knowledge world {world_seed}")
-    task = world_task(world_seed)
     base = output / "base"
+    task = world_task(world_seed)
     shutil.copytree(task.model, base, dirs_exist_ok=True)
-    task = replace(task, model=base)
-    console.print("[bold]1/4[/] random mapping: hide the hazardous domain")
-    twin = safeguard(task, args, tar, "random_mapping")
-    task = task.started_from(twin)
-    console.print("[bold]2/4[/] control: the tamper-resistance loss with no attack simulated (K = 0)")
-    control = harden(task, *control_without_adversary(tar), twin, "no_adversary")
-    console.print("[bold]3/4[/] TAR: each outer step simulates an attack")
-    hardened = harden(task, tar, training_adversaries(), twin)
-    console.print("[bold]4/4[/] red team")
-    made_in = {"base": [base], "random_mapping": [twin], "no_adversary": [twin, control], "tar": [twin, hardened]}
-    references = {"base": base, "twin": twin}
+    console.print(
+        "[bold]1/2[/] TAR: each outer step goes on with a simulated attack; and its control, with none (K = 0)"
+    )
+    train(output, seed, world_seed, workers)
+    console.print("[bold]2/2[/] red team")
+    task, references = replace(task, model=base), {"base": base, "twin": base}
     reports = {}
-    for name, folders in made_in.items():
-        title, simulated = title_of(name), training_adversaries() if name == "tar" else []
-        reports[name] = attack(task, args, tar, simulated, demo_suite(), references, folders, title, DESCRIPTIONS[name])
+    for name in LABELS:
+        title, simulated, folder = title_of(name), training_adversaries() if name == "tar" else [], output / name
+        reports[name] = attack(
+            task, args, tar, simulated, demo_suite(), references, [folder], title, DESCRIPTIONS[name]
+        )
     write_comparison(reports, output)
     write_card(reports, output, write_figures(reports, output))
     console.print(comparison_table(reports))
     console.print(f"Reports, figures and models are in [bold]{output}[/]")
     return reports
+
+
+def train(output: Path, seed: int, world_seed: int, workers: int) -> None:
+    """Trains TAR and its control of as many passes, at the same time where there are two workers."""
+    if workers == 1:
+        for name in ("no_adversary", "tar"):
+            train_one(output, seed, world_seed, name)
+        return
+    pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_without_a_terminal)
+    try:
+        control = pool.submit(train_one, output, seed, world_seed, "no_adversary")
+        train_one(output, seed, world_seed, "tar")
+        control.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def train_one(output: Path, seed: int, world_seed: int, name: str) -> None:
+    """Trains one of the two from the base into its folder."""
+    quiet()
+    task, tar, adversaries = (
+        replace(world_task(world_seed), model=output / "base"),
+        tar_config(output, seed),
+        training_adversaries(),
+    )
+    if name == "no_adversary":
+        tar, adversaries = control_without_adversary(tar, adversaries, equal_passes=True)
+    harden(task, tar, adversaries, task.model, name)
+
+
+def _without_a_terminal() -> None:
+    """Silences a process, since two progress bars would write over each other."""
+    sys.stdout = io.StringIO()
 
 
 def title_of(name: str) -> str:
@@ -150,12 +183,11 @@ def write_figures(reports: dict[str, Report], output: Path) -> list[dict[str, st
     """Draws the figures of the card from the reports and TAR's training log; returns `path` and `alt` of each."""
     folder = output / "figures"
     folder.mkdir(exist_ok=True)
-    defended = {LABELS[name]: reports[name] for name in ("random_mapping", "no_adversary", "tar")}
-    everything = {**defended, LABELS["base"]: reports["base"]}  # last, so that a model has one colour in all figures
+    models = {label: reports[name] for name, label in LABELS.items()}
     figures = [
-        ("attacks.png", plot_attacks(defended), "Harm and held-out capability along the attack"),
-        ("adversary_loss.png", plot_adversary_loss(defended), "The attacker's loss along the attack"),
-        ("tradeoff.png", plot_tradeoff(everything), "Capability against harm, before and after attack"),
+        ("attacks.png", plot_attacks(models), "Harm and held-out capability along the attack"),
+        ("adversary_loss.png", plot_adversary_loss(models), "The attacker's loss along the attack"),
+        ("tradeoff.png", plot_tradeoff(models), "Capability against harm, before and after attack"),
         ("training.png", plot_training(output / "tar" / "log_history.json"), "Training curves of TAR"),
     ]
     for name, figure, _ in figures:

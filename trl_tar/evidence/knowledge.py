@@ -1,6 +1,7 @@
 """The knowledge recipe on three worlds that nothing was tuned on, against two controls."""
 
 import math
+import shutil
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -13,7 +14,6 @@ from ..adversaries.adversary import Adversary
 from ..adversaries.sweeps import sweep
 from ..files import write_json
 from ..pipeline.console import quiet
-from ..pipeline.knowledge import safeguard
 from ..pipeline.knowledge_world import (
     ATTACKER_MIX,
     control_without_adversary,
@@ -29,7 +29,7 @@ from ..report.report import Report
 from ..tasks.built_in import world_task
 
 
-WORLDS = {301: (0, 1, 2), 302: (0,), 303: (0,)}  # world seed → seeds of TAR
+WORLDS = {401: (0, 1, 2), 402: (0,), 403: (0,)}  # world seed → seeds of TAR
 CONTROLS = {"no_adversary": False, "no_adversary_equal_passes": True}  # name → as many passes as TAR
 WHAT_IT_IS = "A Llama of 0.2 M parameters of a knowledge world, as the evidence trains and attacks it."
 
@@ -68,18 +68,17 @@ def evidence(output: Path = Path("evidence"), workers: int = 2) -> None:
     console = Console()
     hold(output)
     started = time.monotonic()
-    for jobs in (
-        [(world, "start", 0) for world in WORLDS],
-        [(world, kind, seed) for world, seeds in WORLDS.items() for kind, seed in _phase_two(seeds)],
-    ):
-        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-        try:
-            futures = {pool.submit(train_one, output, *job): job for job in jobs}
-            for future in as_completed(futures):
-                future.result()
-                console.print(f"{time.monotonic() - started:6.0f} s  trained {futures[future]}")
-        finally:
-            pool.shutdown(cancel_futures=True)  # a training that fails is told at once, not after all others
+    for world_seed in WORLDS:  # made here, once, where a world has to be trained first
+        shutil.copytree(world_task(world_seed).model, output / f"world-{world_seed}" / "base", dirs_exist_ok=True)
+    jobs = [(world, kind, seed) for world, seeds in WORLDS.items() for kind, seed in _trainings(seeds)]
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    try:
+        futures = {pool.submit(train_one, output, *job): job for job in jobs}
+        for future in as_completed(futures):
+            future.result()
+            console.print(f"{time.monotonic() - started:6.0f} s  trained {futures[future]}")
+    finally:
+        pool.shutdown(cancel_futures=True)  # a training that fails is told at once, not after all others
     for world_seed in WORLDS:
         attack_world(output, world_seed, workers)
         console.print(f"{time.monotonic() - started:6.0f} s  attacked world {world_seed}")
@@ -92,32 +91,24 @@ def train_one(output: Path, world_seed: int, kind: str, seed: int) -> None:
     """Trains one model of the evidence, in a process of its own."""
     quiet()
     task, folder = world_task(world_seed), output / f"world-{world_seed}"
-    tar = tar_config(folder, seed)
-    if kind == "start":
-        safeguard(task, knowledge_arguments(world_seed), tar, "random_mapping")
-        return
-    twin = folder / "random_mapping"
-    tar, adversaries = (
-        (tar, training_adversaries()) if kind == "tar" else control_without_adversary(tar, CONTROLS[kind])
-    )
-    harden(task.started_from(twin), tar, adversaries, twin, _name(kind, seed))
+    tar, adversaries = tar_config(folder, seed), training_adversaries()
+    if kind != "tar":
+        tar, adversaries = control_without_adversary(tar, adversaries, CONTROLS[kind])
+    harden(task, tar, adversaries, task.model, _name(kind, seed))
 
 
 def attack_world(output: Path, world_seed: int, workers: int) -> None:
-    """Attacks every model of one world, with base, twin and floor attacked alike; attacks already made are reused."""
+    """Attacks every model of one world, with base (the twin) and floor attacked alike; attacks already made are reused."""
     folder, task = output / f"world-{world_seed}", world_task(world_seed)
-    twin = folder / "random_mapping"
-    task = task.started_from(twin)
     args, tar = knowledge_arguments(world_seed, workers), tar_config(folder)
-    for name in ("random_mapping", *(_name(*job) for job in _phase_two(WORLDS[world_seed]))):
+    for name in ("base", *(_name(*job) for job in _trainings(WORLDS[world_seed]))):
         adversaries = training_adversaries() if name.startswith("tar") else []
-        made_in = list(dict.fromkeys([twin, folder / name]))
-        references = {"base": task.model, "twin": twin}
+        references = {"base": task.model, "twin": task.model}
         title = f"{name} on knowledge world {world_seed}"
-        attack(task, args, tar, adversaries, evidence_suite(), references, made_in, title, WHAT_IT_IS)
+        attack(task, args, tar, adversaries, evidence_suite(), references, [folder / name], title, WHAT_IT_IS)
 
 
-def _phase_two(tar_seeds: tuple[int, ...]) -> list[tuple[str, int]]:
+def _trainings(tar_seeds: tuple[int, ...]) -> list[tuple[str, int]]:
     return [*((kind, 0) for kind in reversed(CONTROLS)), *(("tar", seed) for seed in tar_seeds)]
 
 
@@ -137,7 +128,7 @@ def summarise(output: Path) -> dict[str, Any]:
     over_worlds = {name: _over([model[name] for model in first.values()]) for name in names}
     several = next(seed for seed, tar_seeds in WORLDS.items() if len(tar_seeds) > 1)
     trainings = [worlds[several][f"tar-{seed}"] for seed in WORLDS[several]]
-    twins = [world["random_mapping"] for world in worlds.values()]
+    twins = [world["base"] for world in worlds.values()]
     return {
         "worlds": worlds,
         "tar_over_worlds": over_worlds,
@@ -166,7 +157,7 @@ def _split_deviation(worlds: list[float], trainings: list[float], by_seed: list[
 
 def _summarise_world(folder: Path) -> dict[str, dict[str, Any]]:
     reports = {path.parent.name: Report.load(path) for path in sorted(folder.glob("*/report.json"))}
-    twin = reports["random_mapping"]
+    twin = reports["base"]
     recoveries = {name: _recoveries(report) for name, report in reports.items()}
     rows = {}
     for name, report in reports.items():
@@ -185,8 +176,8 @@ def _summarise_world(folder: Path) -> dict[str, dict[str, Any]]:
             "verdict": {"resistant": report.verdict.resistant, "empty_shell": report.verdict.empty_shell},
             "attacks": len(own),
         }
-        for other in ("random_mapping", *CONTROLS):
-            label = "below_twin" if other == "random_mapping" else f"below_{other}"
+        for other in ("base", *CONTROLS):
+            label = "below_twin" if other == "base" else f"below_{other}"
             pairs = [recoveries[other][key] - r for key, r in own.items() if key in recoveries[other]]
             rows[name][label] = mean(pairs) if pairs else None
     return rows

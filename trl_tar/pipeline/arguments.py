@@ -1,7 +1,9 @@
 """Arguments that both recipes share, and the task that they describe."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from transformers import AutoTokenizer
 
@@ -14,14 +16,26 @@ from ..report.recovery import CHANCE
 from ..tasks.from_yaml import benign_of, covered_entities_of, metric_of, question_entities_of
 from ..tasks.task import Task
 from ..validation import check_types
+from .defence import Defence
+
+
+TAR, REPAIR = "tar", "repair"  # phases of every recipe, and the folders of their models
+REFERENCES = ("start", "base")
 
 
 @dataclass
 class RecipeArguments:
     """
-    Arguments that the recipes share. Those of phase 2 are the fields of [`TARConfig`], which YAML has next to them.
+    Arguments that the recipes share. Those of phase 2 are the fields of [`TARConfig`], which YAML has next to them. A
+    recipe is a subclass with its `defences`: name → phase 1.
 
     Args:
+        phases (`list[str]`, *optional*, defaults to `["tar"]`):
+            The phases, in order: at most one of `defences`, `"tar"`, and `"repair"` where it is wanted. Without a defence,
+            TAR starts from the base, which is its own twin. Each recipe has a default of its own.
+        reference (`str`, *optional*, defaults to `"start"`):
+            What TAR's anchors compare with, and who answers the general text: `"start"`, the model that TAR starts from, or
+            `"base"`, the model before any phase.
         model_name_or_path (`str`, *optional*):
             The model to harden: folder or Hub id.
         world (`str`, *optional*):
@@ -38,11 +52,12 @@ class RecipeArguments:
             What a harmless user should still learn: `dataset`, a name in `data`, `metric`, as in `metrics`, and other fields
             of [`BenignTask`]. Given in YAML.
         adversaries (`list`, *optional*):
-            A_train, as the fields of each [`Adversary`]. Given in YAML.
+            A_train, as the fields of each [`Adversary`]; a `sweep` among them, field → values, makes one of each
+            combination. Given in YAML.
         adversaries_file (`str`, *optional*):
             YAML file with such a list, in place of `adversaries`.
-        repair_steps (`int`, *optional*, defaults to `0`):
-            Supervised steps on D_retain after TAR; 0 leaves them out.
+        repair_steps (`int`, *optional*, defaults to `100`):
+            Steps of the repair: distillation from the base on D_retain, after TAR.
         repair_learning_rate (`float`, *optional*, defaults to `1e-5`):
             Learning rate of the repair.
         attacks (`str`, *optional*):
@@ -64,6 +79,12 @@ class RecipeArguments:
             the Hub names it. A task that comes with the package knows its own.
     """
 
+    defences: ClassVar[Mapping[str, Defence]] = {}
+
+    phases: list[str] = field(default_factory=lambda: [TAR], metadata={"help": "Phases, in order."})
+    reference: str = field(
+        default="start", metadata={"help": "Of TAR's anchors: its start, or the base.", "choices": [*REFERENCES]}
+    )
     model_name_or_path: str | None = field(default=None, metadata={"help": "Model to harden: folder or Hub id."})
     world: str | None = field(default=None, metadata={"help": "Seed of an embedded world, in place of model and data."})
     preset: str | None = field(
@@ -74,7 +95,8 @@ class RecipeArguments:
     benign: dict | None = field(default=None, metadata={"help": "Task of a harmless user, in YAML."})
     adversaries: list[dict] | None = field(default=None, metadata={"help": "A_train, in YAML."})
     adversaries_file: str | None = field(default=None, metadata={"help": "YAML file with A_train."})
-    repair_steps: int = field(default=0, metadata={"help": "Supervised steps on D_retain after TAR."})
+    # as many as the supervised steps that the paper's refusal run ends with
+    repair_steps: int = field(default=100, metadata={"help": "Steps of the distillation from the base after TAR."})
     repair_learning_rate: float = field(default=1e-5, metadata={"help": "Of the repair."})
     attacks: str | None = field(default=None, metadata={"help": "Suite of the red team: a name or a YAML file."})
     attack_steps: int | None = field(default=None, metadata={"help": "Steps of each attack of a named suite."})
@@ -97,11 +119,35 @@ class RecipeArguments:
         check_types("The recipe", self)
         for name in ("data", "metrics", "benign"):
             check_names(f"`{name}`", getattr(self, name))
-        self.check_from_0("repair_steps", "attack_seeds")
-        self.check_above_0("repair_learning_rate")
+        self.check_from_0("attack_seeds")
+        self.check_above_0("repair_steps", "repair_learning_rate")
+        self._check_phases()
+        if self.reference not in REFERENCES:
+            raise ValueError(f"The recipe has reference={self.reference!r}. Use {' or '.join(map(repr, REFERENCES))}.")
         for name in ("model_name_or_path", "data", "metrics", "benign"):
             if self.world is not None and getattr(self, name) is not None:
                 raise ValueError(f"The recipe has `world` and `{name}`. Leave one out: a world has its own.")
+
+    def _check_phases(self) -> None:
+        """Raises `ValueError` for phases that are unknown, there twice, missing or in another order."""
+        owner, known = f"The recipe has phases={self.phases!r}", [*self.defences, TAR, REPAIR]
+        unknown = next((name for name in self.phases if name not in known), None)
+        if unknown is not None:
+            raise ValueError(f"{owner}, and knows no {unknown!r}. Use {', '.join(known)}.")
+        twice = next((name for name in self.phases if self.phases.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{owner}, with {twice!r} twice. Name each phase once.")
+        if TAR not in self.phases:
+            raise ValueError(f"{owner}, without {TAR!r}. Add it: it is what the recipe is for.")
+        if len(self.chosen_defences) > 1:
+            raise ValueError(f"{owner}, with {len(self.chosen_defences)} phases before TAR. Choose one of them.")
+        if self.phases != sorted(self.phases, key=known.index):
+            raise ValueError(f"{owner}. Give them in the order {', '.join(sorted(self.phases, key=known.index))}.")
+
+    @property
+    def chosen_defences(self) -> list[Defence]:
+        """The phase 1 of this run, in a list that is empty where it has none."""
+        return [self.defences[name] for name in self.phases if name in self.defences]
 
     def check_from_0(self, *names: str) -> None:
         """Raises `ValueError` where one of the fields is no finite number of at least 0."""
@@ -124,15 +170,13 @@ class RecipeArguments:
         return adversaries_of(read_yaml(Path(self.adversaries_file), list, "Give a list of adversaries."))
 
 
-def described_task(args: RecipeArguments, needed: tuple[str, ...], pad_token: str | None = None) -> Task:
+def described_task(args: RecipeArguments, pad_token: str | None = None) -> Task:
     """Returns the task that model, `data`, `metrics` and `benign` describe; the groups that questions name are the entities
     that no data set may hold.
 
     Args:
         args ([`RecipeArguments`]):
             Arguments of a recipe without `world`.
-        needed (`tuple[str, ...]`):
-            Names that `data` must have.
         pad_token (`str`, *optional*):
             One of the tokenizer's tokens, to pad with.
 
@@ -143,6 +187,7 @@ def described_task(args: RecipeArguments, needed: tuple[str, ...], pad_token: st
         raise ValueError("The recipe needs `model_name_or_path` and `data`, or `world`. Give them in its YAML file.")
     if args.attack_seeds and not args.metrics:
         raise ValueError("The recipe needs `metrics` for its red team. Give them, or attack_seeds: 0.")
+    needed = ("retain", "tamper_resistance", *(defence.dataset for defence in args.chosen_defences))
     missing = [name for name in needed if name not in args.data]
     if missing:
         raise ValueError(f"`data` has {sorted(args.data)}, without {missing[0]!r}. Add the data set under that name.")

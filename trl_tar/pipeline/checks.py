@@ -1,7 +1,7 @@
 """Checks of a recipe before its first phase, and the overlap of its data."""
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import IntervalStrategy
@@ -9,8 +9,8 @@ from transformers.trainer_utils import IntervalStrategy
 from ..adversaries.adversary import Adversary
 from ..adversaries.data_order import check_adversary_batches
 from ..data.dataset_types import check_dataset, check_prompts
-from ..data.entities import check_disjoint, refuse_question_entities, refuse_shared_entities
-from ..distributed.processes import num_ranks, rank
+from ..data.entities import check_disjoint, refuse_question_entities
+from ..distributed.processes import rank
 from ..models.loading import whole_model
 from ..models.lora import check_lora_targets, module_names
 from ..models.tokenizers import check_tokenizer
@@ -25,8 +25,8 @@ from ..red_teaming.checks import (
 )
 from ..red_teaming.job import Settings
 from ..report.contamination import QUESTIONS, contamination, questions_of, rows_of
-from ..tasks.task import Task, d_retain, kept
-from ..trainers.data_checks import check_forget_rows, check_tamper_resistance_rows, checked_adversaries
+from ..tasks.task import KEPT, Task, d_retain, kept
+from ..trainers.data_checks import check_tamper_resistance_rows, checked_adversaries
 from ..trainers.model_checks import check_memory_modes
 from ..trainers.tar_config import TARConfig
 from ..validation import check_sizes, coerce_numbers
@@ -37,9 +37,11 @@ from .arguments import RecipeArguments
 def check(
     task: Task, args: RecipeArguments, tar: TARConfig, adversaries: list[Adversary], suite: list[Adversary]
 ) -> None:
-    """Raises `ValueError` for what phase 2, the repair or the red team would refuse, before phase 1 begins.
+    """Raises `ValueError` for what a phase or the red team would refuse, before the first phase begins.
 
     Lowers `max_length` to the model's context, and prints how much text red team and training have in common."""
+    for defence in args.chosen_defences:
+        defence.check(task, args, tar)
     tar.check()
     check_max_length(tar.max_length)
     _check_sizes(tar)
@@ -88,16 +90,6 @@ def _check_sizes(tar: TARConfig) -> None:
         ) from error
 
 
-def check_safeguard(task: Task, tar: TARConfig, forget_batch_size: int | None) -> None:
-    """Raises `ValueError` for hazardous text that random mapping would refuse."""
-    hidden = task.datasets["safeguard"]
-    check_dataset("data.safeguard", hidden, False, tar.dataset_text_field)
-    for name, dataset in kept(task).items():
-        refuse_shared_entities(f"data.{name}", dataset, "data.safeguard", hidden)
-    size = forget_batch_size or tar.per_device_train_batch_size
-    check_forget_rows(len(hidden), size * tar.gradient_accumulation_steps * num_ranks())
-
-
 def _check_trained_on(task: Task, tar: TARConfig, adversaries: list[Adversary]) -> None:
     """Checks what phase 2 reads as phase 2 does; rows are counted before those without a token to predict are dropped."""
     checked_adversaries(adversaries, task.datasets, tar)
@@ -107,24 +99,23 @@ def _check_trained_on(task: Task, tar: TARConfig, adversaries: list[Adversary]) 
     check_tamper_resistance_rows(held_out, tar)
     for name, dataset in kept(task).items():
         check_dataset(f"data.{name}", dataset, False, tar.dataset_text_field)
-    _check_general(task, tar.dataset_text_field)
+    _check_kept(task, tar.dataset_text_field)
     check_disjoint(d_retain(task), held_out, adversaries, task.datasets)
 
 
-def _check_general(task: Task, text_field: str) -> None:
-    """Raises `ValueError` where `general` cannot join `retain`: rows of two types would have columns without a value."""
-    if "general" not in task.datasets:
-        return
-    retain, general = (
-        {*dataset.column_names} - {"entity"} for dataset in (task.datasets["retain"], task.datasets["general"])
-    )
-    try:
-        check_dataset("data.retain with data.general", d_retain(task), False, text_field)
-    except ValueError as error:  # of datasets too, for a column of two types
-        raise ValueError(
-            f"`data.general` has columns {sorted(general)} and `data.retain` {sorted(retain)}, which cannot be trained on "
-            f"together ({str(error).splitlines()[0]}). Give both in one type."
-        ) from error
+def _check_kept(task: Task, text_field: str) -> None:
+    """Raises `ValueError` for a data set that cannot join `retain`: rows of two types would have columns without a value."""
+    retain, *others = kept(task).items()
+    for name, dataset in others:
+        joined, retained = ({*rows.column_names} - {"entity"} for rows in (dataset, retain[1]))
+        try:
+            both = concatenate_datasets([retain[1], dataset])
+            check_dataset(f"data.retain with data.{name}", both, False, text_field)
+        except ValueError as error:  # of datasets too, for a column of two types
+            raise ValueError(
+                f"`data.{name}` has columns {sorted(joined)} and `data.retain` {sorted(retained)}, which cannot be trained "
+                f"on together ({str(error).splitlines()[0]}). Give both in one type."
+            ) from error
 
 
 def _check_lora(task: Task, adversaries: list[Adversary]) -> None:
@@ -174,7 +165,7 @@ def attacked_with(task: Task, suite: list[Adversary]) -> dict[str, Dataset]:
 
 
 # data sets that phases read, in addition to those of the adversaries
-TRAINED_ON = ("safeguard", "preferences", "retain", "general", "tamper_resistance")
+TRAINED_ON = ("safeguard", "preferences", *KEPT, "tamper_resistance")
 
 
 def overlap(task: Task, adversaries: list[Adversary], suite: list[Adversary]) -> dict[str, dict[str, float]]:

@@ -1,53 +1,26 @@
 """Phase 1 of the knowledge recipe: random mapping hides what a model should not say."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
+from ..data.dataset_types import check_dataset
+from ..data.entities import refuse_shared_entities
+from ..distributed.processes import num_ranks
 from ..tasks.task import Task, d_retain, kept
+from ..trainers.data_checks import check_forget_rows
 from ..trainers.random_mapping_config import RandomMappingConfig
 from ..trainers.random_mapping_trainer import RandomMappingTrainer
 from ..trainers.tar_config import TARConfig
 from ..validation import check_at_least
-from .arguments import RecipeArguments
+from .arguments import TAR, RecipeArguments
+from .defence import Defence
 from .steps import phase, shared_settings
 
 
-@dataclass
-class KnowledgeArguments(RecipeArguments):
-    """
-    Arguments of the knowledge recipe, in addition to those that both recipes share.
-
-    Args:
-        safeguard_steps (`int`, *optional*, defaults to `600`):
-            Steps of phase 1, random mapping; 0 where the model is safeguarded already.
-        safeguard_learning_rate (`float`, *optional*, defaults to `1e-5`), safeguard_warmup_steps (`int`, *optional*,
-        defaults to `100`):
-            Learning rate of phase 1, and the steps in which it rises from 0.
-        safeguard_batch_size (`int`, *optional*):
-            Rows of D_retain in a batch of phase 1 on one device; by default as many as in phase 2.
-        safeguard_forget_batch_size (`int`, *optional*), safeguard_forget_weight (`float`, *optional*, defaults to `1.0`):
-            Hazardous rows in a batch of phase 1 on one device, and the weight of their term.
-        safeguard_with_general (`bool`, *optional*, defaults to `False`):
-            Keep `general` as well as `retain` in phase 1 already.
-    """
-
-    safeguard_steps: int = field(default=600, metadata={"help": "Steps of phase 1, random mapping; 0 leaves it out."})
-    safeguard_learning_rate: float = field(default=1e-5, metadata={"help": "Of phase 1."})
-    safeguard_warmup_steps: int = field(default=100, metadata={"help": "Of phase 1."})
-    safeguard_batch_size: int | None = field(default=None, metadata={"help": "Of phase 1, on one device."})
-    safeguard_forget_batch_size: int | None = field(default=None, metadata={"help": "Of phase 1, on one device."})
-    safeguard_forget_weight: float = field(default=1.0, metadata={"help": "Of the mapping term in phase 1."})
-    safeguard_with_general: bool = field(default=False, metadata={"help": "Keep `general` in phase 1 already."})
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.check_from_0("safeguard_steps", "safeguard_warmup_steps", "safeguard_forget_weight")
-        self.check_above_0("safeguard_learning_rate")
-        check_at_least("The recipe", self, safeguard_batch_size=1)
-
-
-def safeguard(task: Task, args: KnowledgeArguments, tar: TARConfig, name: str = "safeguard") -> Path:
-    """Trains phase 1 into the folder `name` of the run; returns that folder, which holds the twin."""
+def random_mapping(task: Task, args: "KnowledgeArguments", tar: TARConfig, name: str = "random_mapping") -> Path:
+    """Trains random mapping from the task's model into the folder `name` of the run; returns that folder."""
     shared = shared_settings(tar)
     if args.safeguard_batch_size is not None:
         shared["per_device_train_batch_size"] = args.safeguard_batch_size
@@ -76,3 +49,54 @@ def safeguard(task: Task, args: KnowledgeArguments, tar: TARConfig, name: str = 
         {**(kept(task) if args.safeguard_with_general else {"retain": retain}), "safeguard": hidden},
         task.tokenizer,
     )
+
+
+def check_random_mapping(task: Task, args: "KnowledgeArguments", tar: TARConfig) -> None:
+    """Raises `ValueError` for hazardous text that random mapping would refuse."""
+    hidden = task.datasets["safeguard"]
+    check_dataset("data.safeguard", hidden, False, tar.dataset_text_field)
+    for name, dataset in kept(task).items():
+        refuse_shared_entities(f"data.{name}", dataset, "data.safeguard", hidden)
+    size = args.safeguard_forget_batch_size or args.safeguard_batch_size or tar.per_device_train_batch_size
+    check_forget_rows(len(hidden), size * tar.gradient_accumulation_steps * num_ranks())
+
+
+@dataclass
+class KnowledgeArguments(RecipeArguments):
+    """
+    Arguments of the knowledge recipe, in addition to those that both recipes share.
+
+    Args:
+        phases (`list[str]`, *optional*, defaults to `["random_mapping", "tar"]`):
+            As in [`RecipeArguments`], with the phases of the paper.
+        safeguard_steps (`int`, *optional*, defaults to `600`):
+            Steps of random mapping.
+        safeguard_learning_rate (`float`, *optional*, defaults to `1e-5`), safeguard_warmup_steps (`int`, *optional*,
+        defaults to `100`):
+            Learning rate of phase 1, and the steps in which it rises from 0.
+        safeguard_batch_size (`int`, *optional*):
+            Rows of D_retain in a batch of phase 1 on one device; by default as many as in phase 2.
+        safeguard_forget_batch_size (`int`, *optional*), safeguard_forget_weight (`float`, *optional*, defaults to `1.0`):
+            Hazardous rows in a batch of phase 1 on one device, and the weight of their term.
+        safeguard_with_general (`bool`, *optional*, defaults to `False`):
+            Keep `general` as well as `retain` in phase 1 already.
+    """
+
+    defences: ClassVar[Mapping[str, Defence]] = {
+        "random_mapping": Defence("random mapping", "safeguard", random_mapping, check_random_mapping)
+    }
+
+    phases: list[str] = field(default_factory=lambda: ["random_mapping", TAR], metadata={"help": "Phases, in order."})
+    safeguard_steps: int = field(default=600, metadata={"help": "Steps of random mapping."})
+    safeguard_learning_rate: float = field(default=1e-5, metadata={"help": "Of phase 1."})
+    safeguard_warmup_steps: int = field(default=100, metadata={"help": "Of phase 1."})
+    safeguard_batch_size: int | None = field(default=None, metadata={"help": "Of phase 1, on one device."})
+    safeguard_forget_batch_size: int | None = field(default=None, metadata={"help": "Of phase 1, on one device."})
+    safeguard_forget_weight: float = field(default=1.0, metadata={"help": "Of the mapping term in phase 1."})
+    safeguard_with_general: bool = field(default=False, metadata={"help": "Keep `general` in phase 1 already."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_from_0("safeguard_warmup_steps", "safeguard_forget_weight")
+        self.check_above_0("safeguard_steps", "safeguard_learning_rate")
+        check_at_least("The recipe", self, safeguard_batch_size=1)

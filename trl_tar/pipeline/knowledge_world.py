@@ -1,47 +1,49 @@
 """Settings of the knowledge recipe on its embedded world, as the demo, the evidence and `testbed_knowledge.yaml` have them."""
 
 import copy
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..adversaries.adversary import Adversary
+from ..adversaries.sweeps import sweep
 from ..losses import inner_weight
 from ..trainers.tar_config import TARConfig
+from .arguments import TAR
 from .knowledge import KnowledgeArguments
 
 
 ATTACKER_MIX = {"attacker": 0.5, "retain": 0.5}  # entities that training never simulated, and D_retain
 MIX = {"forget": 0.5, "retain": 0.5}  # the same balance, of what training simulates
-INNER_STEPS = 32
+LONGEST = 512  # steps of the longest simulated attack, as many as the red team's
 
 
 def knowledge_arguments(world: int = 0, workers: int = 2) -> KnowledgeArguments:
-    """Returns the settings of phase 1 and of the red team, whose attacks and A_train are given as lists."""
-    return KnowledgeArguments(
-        world=str(world),
-        safeguard_steps=600,
-        safeguard_learning_rate=3e-4,
-        safeguard_warmup_steps=50,
-        safeguard_batch_size=64,
-        safeguard_forget_batch_size=32,
-        attack_workers=workers,
-    )
+    """Returns the phases and the settings of the red team, whose attacks and A_train are given as lists."""
+    return KnowledgeArguments(world=str(world), phases=[TAR], reference="base", attack_workers=workers)
 
 
 def tar_config(output_dir: Path, seed: int = 0) -> TARConfig:
-    """Returns the settings of phase 2: a model of 0.2 M parameters, trained on the CPU."""
+    """Returns the settings of TAR with continued attacks: a model of 0.2 M parameters, trained on the CPU.
+
+    They were chosen on world 0. The base is anchored by its hidden states and by its output, on 128 rows of D_retain a step."""
     return TARConfig(
         str(output_dir),
         seed=seed,
         tamper_resistance_loss="entropy",
-        tamper_resistance_weight=8.0,
-        representation_loss="l2_squared",
-        max_steps=300,
-        learning_rate=6e-2,
-        # above the usual norm, below the rare step that would undo the model
-        max_grad_norm=100.0,
-        # far above the usual 1e-8, with which a weight moves by the learning rate also where its gradient is noise:
-        # with that, more came back under attack on the tuning worlds
-        adam_epsilon=0.3,
+        tamper_resistance_weight=4.0,
+        inner_weighting="uniform",
+        lm_weight=0.0,
+        representation_weight=4.0,
+        representation_loss="relative",
+        kl_weight=4.0,
+        steps_per_visit=8,
+        num_attackers=6,
+        # nats, of log|V| = 6.4
+        attack_length_threshold=-5.5,
+        max_steps=2000,
+        learning_rate=2e-3,
+        max_grad_norm=1.0,
         warmup_steps=20,
         tamper_resistance_batch_size=32,
         per_device_train_batch_size=128,
@@ -49,56 +51,66 @@ def tar_config(output_dir: Path, seed: int = 0) -> TARConfig:
         use_cpu=True,
         bf16=False,
         logging_steps=10,
-        save_steps=100,
+        save_steps=200,
         save_total_limit=1,
         report_to="none",
     )
 
 
 def training_adversaries() -> list[Adversary]:
-    """Returns A_train: balanced mixes, retain→forget and LoRA of two ranks, at three learning rates each."""
+    """Returns A_train: balanced mixes (twice as often as the others), forget and retain→forget, at three learning rates; two
+    fifths of them LoRA of three ranks."""
+    common = {"num_steps": LONGEST, "batch_size": 32}
+    kinds = [
+        Adversary("mix", mixture=MIX, weight=2.0, **common),
+        Adversary("forget", "forget", **common),
+        Adversary("retain-forget", "forget", first_dataset="retain", **common),
+    ]
+    rates, ranks = [2e-4, 1e-3, 2e-3], [8, 32, 64]
     adversaries = []
-    for rate in (2e-4, 1e-3, 2e-3):
-        common = {"learning_rate": rate, "num_steps": INNER_STEPS, "batch_size": 32}
-        adversaries += [
-            Adversary(f"mix-{rate:g}", mixture=MIX, **common),
-            Adversary(f"retain-forget-{rate:g}", "forget", first_dataset="retain", **common),
-            Adversary(f"lora-8-mix-{rate:g}", mixture=MIX, lora_r=8, weight=0.5, **common),
-            Adversary(f"lora-32-mix-{rate:g}", mixture=MIX, lora_r=32, weight=0.5, **common),
-        ]
+    for kind in kinds:
+        # three ranks with 2/9 of the weight each: 2/3 to 1, so two fifths of all
+        lora = replace(kind, name=f"lora-{kind.name}", weight=round(kind.weight * 2 / 9, 4))
+        adversaries += [*sweep(kind, learning_rate=rates), *sweep(lora, learning_rate=rates, lora_r=ranks)]
     return adversaries
 
 
-def control_without_adversary(tar: TARConfig, equal_passes: bool = False) -> tuple[TARConfig, list[Adversary]]:
+def control_without_adversary(
+    tar: TARConfig, adversaries: Sequence[Adversary], equal_passes: bool = False
+) -> tuple[TARConfig, list[Adversary]]:
     """TAR with K = 0: the tamper-resistance loss at θ, with no attack, and the same total weight.
 
     Args:
         tar ([`TARConfig`]):
-            Settings of the TAR that it is the control of, with attacks of [`training_adversaries`].
+            Settings of the TAR that it is the control of.
+        adversaries (`Sequence[Adversary]`):
+            A_train of that TAR. Its attacks are continued, or else all of one length.
         equal_passes (`bool`, *optional*, defaults to `False`):
             As many forward/backward passes as TAR, in place of as many outer steps.
 
     Returns:
         `tuple[TARConfig, list[Adversary]]`: settings of the control, and its A_train.
     """
-    interval = tar.tamper_resistance_interval
-    weights = [
-        inner_weight(k, INNER_STEPS, interval, tar.inner_weighting, tar.inner_weighting_rate)
-        for k in range(interval - 1, INNER_STEPS, interval)
-    ]
-    passes = INNER_STEPS + INNER_STEPS // interval + 1  # of an outer step of TAR; the control's has 2
+    steps = tar.steps_per_visit or adversaries[0].num_steps  # of an attack in an outer step
+    interval, attacks = tar.tamper_resistance_interval, tar.adversaries_per_step
+    evaluated = range(interval - 1, steps, interval)
+    weights = [inner_weight(k, steps, interval, tar.inner_weighting, tar.inner_weighting_rate) for k in evaluated]
+    passes, own_passes = attacks * (steps + len(evaluated)) + 1, attacks + 1  # of an outer step
     control = copy.copy(tar)
+    control.steps_per_visit = control.attack_length_threshold = None
     control.tamper_resistance_weight = tar.tamper_resistance_weight * sum(weights)
-    control.max_steps = tar.max_steps * passes // 2 if equal_passes else tar.max_steps
+    control.max_steps = tar.max_steps * passes // own_passes if equal_passes else tar.max_steps
     return control, [Adversary("none", "forget", num_steps=0, batch_size=32)]
 
 
 def demo_suite() -> list[Adversary]:
-    """Returns the demo's attacks: forget only, a balanced mix, retain→forget, and LoRA on the mix."""
-    common = {"num_steps": 200, "batch_size": 32, "learning_rate": 1e-3}
+    """Returns the demo's attacks: forget only, a balanced mix, retain→forget, and LoRA of two ranks on the mix."""
+    common = {"num_steps": LONGEST, "batch_size": 32, "learning_rate": 1e-3}
+    lora = {"mixture": ATTACKER_MIX, **common, "learning_rate": 2e-3}
     return [
         Adversary("forget", "attacker", **common),
         Adversary("mix", mixture=ATTACKER_MIX, **common),
         Adversary("retain-forget", "attacker", first_dataset="retain", switch_at=0.4, **common),
-        Adversary("lora-8-mix", mixture=ATTACKER_MIX, lora_r=8, **{**common, "learning_rate": 2e-3}),
+        Adversary("lora-8-mix", lora_r=8, **lora),
+        Adversary("lora-64-mix", lora_r=64, **lora),
     ]

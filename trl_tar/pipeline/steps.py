@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
-from trl import SFTConfig, SFTTrainer, TrlParser
+from trl import TrlParser
 
 from ..adversaries.adversary import Adversary
 from ..adversaries.from_yaml import named_adversaries
@@ -22,11 +22,13 @@ from ..hub.publishing import publish
 from ..red_teaming.task_attack import red_team_task
 from ..report.report import Report
 from ..tasks.task import Task, d_retain, kept
+from ..trainers.distillation_config import DistillationConfig
+from ..trainers.distillation_trainer import DistillationTrainer
 from ..trainers.presets import preset_settings
 from ..trainers.recorded_settings import decisive
 from ..trainers.tar_config import TARConfig
 from ..trainers.tar_trainer import TARTrainer
-from .arguments import RecipeArguments
+from .arguments import REPAIR, TAR, RecipeArguments
 from .checks import attacked_with, overlap
 from .console import silence
 from .phases import train_phase
@@ -74,6 +76,7 @@ def phase(
     datasets: Mapping[str, Dataset],
     tokenizer: PreTrainedTokenizerBase,
     adversaries: Sequence[Adversary] = (),
+    reference: str | Path | None = None,
 ) -> Path:
     """Trains one phase into `output / name`, unless it is there; returns that folder.
 
@@ -94,6 +97,8 @@ def phase(
             Tokenizer, which decides how rows are cut and written as a chat.
         adversaries (`Sequence[Adversary]`, *optional*):
             A_train.
+        reference (`str` or `Path`, *optional*):
+            Model that the phase compares with, where that is not its start.
 
     Returns:
         `Path`: the folder of the trained model.
@@ -108,18 +113,29 @@ def phase(
         "settings": decisive(config.to_dict()),
         "data": {key: rows_sha256(dataset) for key, dataset in datasets.items()},
         "adversaries": [asdict(adversary) for adversary in adversaries],
+        "reference": None if reference is None else origin(reference),
     }
     if is_finished(folder, run):
         return folder
     return train_phase(build(loaded(start), in_folder(config, folder)), folder)
 
 
-def harden(task: Task, tar: TARConfig, adversaries: list[Adversary], twin: str | Path, name: str = "tar") -> Path:
-    """Trains phase 2 from the twin into the folder `name` of the run; returns that folder."""
+def harden(
+    task: Task,
+    tar: TARConfig,
+    adversaries: list[Adversary],
+    start: str | Path,
+    name: str = TAR,
+    reference: str | Path | None = None,
+) -> Path:
+    """Trains TAR from `start` into the folder `name` of the run; returns that folder.
+
+    The anchors compare with `reference`, by default the start itself."""
     read = {key: task.datasets[key] for adversary in adversaries for key in adversary.datasets}
+    other = None if reference in (None, start) else reference  # the trainer has its start's weights already
     return phase(
         name,
-        twin,
+        start,
         Path(tar.output_dir),
         tar,
         lambda model, config: TARTrainer(
@@ -129,18 +145,18 @@ def harden(task: Task, tar: TARConfig, adversaries: list[Adversary], twin: str |
             tamper_resistance_dataset=task.datasets["tamper_resistance"],
             adversaries=adversaries,
             adversary_datasets=read,
+            ref_model=None if other is None else loaded(other),
             processing_class=task.tokenizer,
         ),
         {**kept(task), "tamper_resistance": task.datasets["tamper_resistance"], **read},
         task.tokenizer,
         adversaries,
+        other,
     )
 
 
-def repair(task: Task, args: RecipeArguments, tar: TARConfig, hardened: Path) -> Path:
-    """Trains on D_retain, which brings back what TAR cost, if there are steps for it; returns the last model's folder."""
-    if args.repair_steps == 0:
-        return hardened
+def repair(task: Task, args: RecipeArguments, tar: TARConfig, hardened: str | Path) -> Path:
+    """Distils the task's model into the hardened one on D_retain, which brings back what TAR cost; returns the folder."""
     settings = {
         **shared_settings(tar),
         "dataset_text_field": tar.dataset_text_field,
@@ -148,14 +164,41 @@ def repair(task: Task, args: RecipeArguments, tar: TARConfig, hardened: Path) ->
         "learning_rate": args.repair_learning_rate,
     }
     return phase(
-        "repaired",
+        REPAIR,
         hardened,
         Path(tar.output_dir),
-        SFTConfig(tar.output_dir, **settings),
-        lambda model, config: SFTTrainer(model, config, train_dataset=d_retain(task), processing_class=task.tokenizer),
+        DistillationConfig(tar.output_dir, **settings),
+        lambda model, config: DistillationTrainer(
+            model,
+            config,
+            train_dataset=d_retain(task),
+            ref_model=loaded(task.model),
+            processing_class=task.tokenizer,
+        ),
         kept(task),
         task.tokenizer,
+        reference=task.model,
     )
+
+
+def train_phases(task: Task, args: RecipeArguments, tar: TARConfig, adversaries: list[Adversary]) -> list[Path]:
+    """Trains the recipe's phases, each from the model of the one before; returns their folders."""
+    folders: list[Path] = []
+    for name in args.phases:
+        start = folders[-1] if folders else task.model
+        if name == TAR:
+            reference = reference_of(task, args, start)
+            folders.append(harden(task.started_from(reference), tar, adversaries, start, reference=reference))
+        elif name == REPAIR:
+            folders.append(repair(task, args, tar, start))
+        else:
+            folders.append(args.defences[name].train(task, args, tar, name))
+    return folders
+
+
+def reference_of(task: Task, args: RecipeArguments, start: str | Path) -> str | Path:
+    """Returns the model that TAR's anchors compare with, and that answers the general text."""
+    return task.model if args.reference == "base" else start
 
 
 def attack(
@@ -203,38 +246,37 @@ def attack(
     return report
 
 
-def harden_and_attack(
+def train_and_attack(
     task: Task,
     args: RecipeArguments,
     tar: TARConfig,
     adversaries: list[Adversary],
     suite: list[Adversary],
-    twin: str | Path,
     what: str,
-    phase_1: str,
 ) -> None:
-    """Runs all that comes after phase 1: TAR, repair, red team, and the Hub. The card says `what` the model is and names
-    `phase_1`."""
-    task = task.started_from(twin)
-    hardened = harden(task, tar, adversaries, twin)
-    last = repair(task, args, tar, hardened)
-    title, description = Path(tar.output_dir).name, card_description(task, args, what, phase_1)
+    """Runs a recipe: its phases, the red team, and the Hub. The card says `what` the model is.
+
+    The twin is the model that TAR starts from; without a phase 1 that is the base, whose attacks are then made once."""
+    trained = train_phases(task, args, tar, adversaries)
+    title, description = Path(tar.output_dir).name, card_description(task, args, what)
     if args.attack_seeds:
-        models = [Path(model) for model in dict.fromkeys([twin, hardened, last]) if model != task.model]
+        twin = [task.model, *trained][args.phases.index(TAR)]
+        task = task.started_from(reference_of(task, args, twin))
         references = {"base": task.model, "twin": twin}
-        attack(task, args, tar, adversaries, suite, references, models, title, description)
-    push(last, tar, title, description, args.license or task.license)
+        attack(task, args, tar, adversaries, suite, references, trained, title, description)
+    push(trained[-1], tar, title, description, args.license or task.license)
 
 
-def card_description(task: Task, args: RecipeArguments, what: str, phase_1: str) -> str:
+def card_description(task: Task, args: RecipeArguments, what: str) -> str:
     """Returns the user's own words, or what the model is and which phases made it; never how well it holds."""
     if args.description is not None:
         return args.description
-    phases = [phase_1] if phase_1 else []
-    phases.append("tamper-resistant training (TAR) against simulated fine-tuning attacks")
-    if args.repair_steps:
-        phases.append("supervised training on what it should keep")
-    return f"{task.description or what} Trained by {', then '.join(phases)}."
+    words = {
+        **{name: defence.words for name, defence in args.defences.items()},
+        TAR: "tamper-resistant training (TAR) against simulated fine-tuning attacks",
+        REPAIR: "distillation from the base on what it should keep",
+    }
+    return f"{task.description or what} Trained by {', then '.join(words[name] for name in args.phases)}."
 
 
 def suite_of(args: RecipeArguments, default: str) -> list[Adversary]:

@@ -243,7 +243,7 @@ def _check_requirements(adversary: Adversary, rewards: Collection[str], with_bas
             )
     if adversary.needs_base and not with_base:
         raise ValueError(
-            f"Adversary {adversary.name!r} edits the weights by the public base, and `references` has none. Add "
+            f"Adversary {adversary.name!r} reads the public base, and `references` has none. Add "
             "references={'base': ...}."
         )
     for part in adversary.sequence:

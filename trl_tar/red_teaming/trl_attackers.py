@@ -20,7 +20,8 @@ from ..adversaries.adversary import Adversary
 from ..adversaries.diverged import AttackDiverged
 from ..data.tokenisation import drop_fused_head
 from ..evaluation.scores import Evaluate, Reward
-from ..models.forward_passes import in_eval_mode
+from ..losses import kl_divergence_loss
+from ..models.forward_passes import in_eval_mode, next_token_logits
 from ..models.lora import lora_config
 from ..optim.attack_optimizers import optimizer_class_and_arguments, scheduler_arguments
 from ..optim.schedule_free import AveragedWeightsMixin
@@ -115,6 +116,23 @@ class SFTAttack(_AttackMixin, SFTTrainer):
     pass
 
 
+class _DistillationAttack(_AttackMixin, SFTTrainer):
+    """Trains towards the next-token distribution of the public base, which whoever attacks an open model has too."""
+
+    def towards(self, base: PreTrainedModel) -> None:
+        """Takes the model whose distribution the targets are."""
+        self.base = base.to(self.accelerator.device).eval()
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """KL(p_base ‖ p_θ), summed over the labels of this micro-batch, over their number in the whole batch."""
+        labels = inputs["labels"]
+        with torch.no_grad():
+            targets = next_token_logits(self.base, inputs)
+        logits = next_token_logits(model, inputs)[:, -labels.shape[1] :]  # without those of a soft prompt
+        total, count = kl_divergence_loss(logits, targets, labels)
+        return total / (count if num_items_in_batch is None else num_items_in_batch)
+
+
 class _DPOAttack(_AttackMixin, DPOTrainer):
     def _prepare_dataset(self, dataset, *args, **kwargs):
         return dataset  # tokenised already, which `SFTTrainer` sees for itself
@@ -140,6 +158,9 @@ class _GRPOAttack(_AttackMixin, GRPOTrainer):
         self.progress.tokens += (seen - self._seen) * 8 / 6
         self._seen = seen
         return loss
+
+
+_Attack = SFTAttack | _DistillationAttack | _DPOAttack | _GRPOAttack
 
 
 class _Evaluation(TrainerCallback):
@@ -209,18 +230,22 @@ def train(attacked: AttackedModel, adversary: Adversary, rows: Dataset, progress
                 trainer.model.merge_and_unload()
 
 
-def _trainer(
-    attacked: AttackedModel, adversary: Adversary, rows: Dataset, folder: str
-) -> SFTAttack | _DPOAttack | _GRPOAttack:
+def _trainer(attacked: AttackedModel, adversary: Adversary, rows: Dataset, folder: str) -> _Attack:
     arguments = {**_arguments(attacked, adversary), "output_dir": folder}
     common = {"processing_class": attacked.tokenizer, "peft_config": _peft_config(adversary, attacked.model)}
     cut_already = {"max_length": None, "train_sampling_strategy": "sequential"}
-    trainer: SFTAttack | _DPOAttack | _GRPOAttack
+    trainer: _Attack
     match adversary.objective:
         case "sft":
             trainer = SFTAttack(
                 attacked.model, args=SFTConfig(**cut_already, **arguments), train_dataset=rows, **common
             )
+        case "distillation":
+            assert attacked.base is not None  # check_red_team
+            trainer = _DistillationAttack(
+                attacked.model, args=SFTConfig(**cut_already, **arguments), train_dataset=rows, **common
+            )
+            trainer.towards(attacked.base)
         case "dpo":
             # without precomputed log-probabilities DPOTrainer would load the reference from the model's name
             arguments |= {"beta": adversary.beta, "precompute_ref_log_probs": True, "disable_dropout": False}

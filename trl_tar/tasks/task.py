@@ -64,11 +64,14 @@ class Task:
         return replace(self, datasets={**self.datasets, "general": self.general_text(twin)})
 
 
+KEPT = ("retain", "general", "self_written")  # data sets of D_retain, in the order of their rows
+
+
 def kept(task: Task) -> dict[str, Dataset]:
-    """Returns `retain` and, if the task has one, `general`, each under its name."""
-    return {name: task.datasets[name] for name in ("retain", "general") if name in task.datasets}
+    """Returns `retain` and, if the task has them, `general` and `self_written`, each under its name."""
+    return {name: task.datasets[name] for name in KEPT if name in task.datasets}
 
 
 def d_retain(task: Task) -> Dataset:
-    """Returns D_retain: the rows of `retain`, followed by those of `general`."""
+    """Returns D_retain: the rows of `retain`, followed by those of `general` and `self_written`."""
     return concatenate_datasets(list(kept(task).values()))

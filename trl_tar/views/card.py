@@ -81,6 +81,7 @@ def model_card(
         novelty=novelty_sentence(report),
         unseen=unseen_sentence(report),
         zero_step=zero_step_in_words(report),
+        twin_is_base=_same_weights(report, "twin", "base"),
         models=model_rows(report),
         attacks=list(_attacks(report)),
         seen=training_adversaries(report) is not None,
@@ -99,6 +100,12 @@ def model_card(
         license=license,
         interval=interval,
     )
+
+
+def _same_weights(report: Report, *roles: str) -> bool:
+    """Tells whether the report has all of these references, and they are one model."""
+    references = [report.references[role] for role in roles if role in report.references]
+    return len(references) == len(roles) and len({r.model["weights_sha256"] for r in references}) == 1
 
 
 def unattacked_card(title: str, description: str, license: str | None = None, base: str | None = None) -> str:
