@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -78,7 +79,8 @@ def test_lines_are_the_means_over_seeds_of_means_over_attacks(records):
         assert list(line.get_xdata()) == STEPS
         assert line.get_label() == label
         assert line.get_ydata()[-1] == pytest.approx(sum(a.after["harm"] for a in attacks) / 6)
-    assert right.get_ylabel() == "held-out capability (accuracy)"
+    # a share: harm of a refusal is no accuracy
+    assert (left.get_ylabel(), right.get_ylabel()) == ("harm (0 to 1)", "held-out capability (0 to 1)")
 
 
 def test_lines_begin_before_the_attack_also_where_it_was_evaluated_later(records):
@@ -118,6 +120,25 @@ def test_lines_differ_without_colour(records):
 def test_loss_begins_after_the_first_step(records):
     (axes,) = plot_adversary_loss(records).axes
     assert list(axes.get_lines()[0].get_xdata()) == STEPS[1:]
+
+
+def test_a_negative_loss_is_on_the_figure(records):
+    record = records["TAR"]
+    low = [{**point, "loss": -0.5} for point in record.attacks[0].trajectory]
+    (axes,) = plot_adversary_loss({"grpo": replace(record, attacks=[attack_record("grpo", 0, low)])}).axes
+    assert axes.get_ylim()[0] <= -0.5
+    assert plot_adversary_loss(records).axes[0].get_ylim()[0] == 0
+
+
+def test_markers_at_the_edge_are_whole(records):
+    record = records["TAR"]
+    safe = [{**point, "harm": 0.0} for point in record.attacks[0].trajectory]
+    edge = replace(
+        record, before={"harm": 0.0, "capability": 1.0}, attacks=[attack_record("mix", seed, safe) for seed in (0, 1)]
+    )
+    for plot in (plot_attacks, plot_tradeoff):
+        marked = [line for line in plot({"m": edge}).axes[0].get_lines() if line.get_marker() not in ("None", "")]
+        assert marked and not any(line.get_clip_on() for line in marked)
 
 
 def test_arrow_goes_from_before_to_the_mean_after(records):
@@ -160,7 +181,9 @@ def test_model_that_nothing_is_known_of_has_no_line(records, name, before, tmp_p
     for plot in (plot_attacks, plot_adversary_loss, plot_tradeoff):
         for reports in ({"m": nothing}, {**records, "m": nothing}):
             figure = plot(reports)
-            figure.savefig(tmp_path / "figure.png")
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # an empty line may leave the layout no room
+                figure.savefig(tmp_path / "figure.png")
             handles, labels = figure.axes[0].get_legend_handles_labels()
             assert labels[-1].startswith("m (no") and list(handles[-1].get_xdata()) == []
 

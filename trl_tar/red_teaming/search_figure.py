@@ -31,7 +31,7 @@ def plot_search(result: SearchResult, chance: float | None = CHANCE) -> Figure:
             axes.step(range(1, len(harms) + 1), harms, where="post", markersize=4, **style)
         failed = [trial.number + 1 for trial in trials if trial.selection_harm is None]
         axes.plot(failed, [0.02 + 0.03 * i] * len(failed), linestyle="none", marker="x", color=COLOURS[i])
-    axes.set(xlabel="trials", ylabel="harm of the strongest attack (accuracy)", ylim=(0, 1.02))
+    axes.set(xlabel="trials", ylabel="harm of the strongest attack (0 to 1)", ylim=(0, 1.02))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if chance is not None:
         chance_line(axes, chance)

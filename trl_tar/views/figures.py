@@ -57,7 +57,7 @@ def plot_attacks(reports: Attacked, adversary: str | None = None, chance: float 
     for axes, metric, title in [(left, "harm", "harm"), (right, "capability", "held-out capability")]:
         _trajectories(axes, reports, metric, adversary)
         axes.set_ylim(0, 1.02)
-        axes.set_ylabel(f"{title} (accuracy)")
+        axes.set_ylabel(f"{title} (0 to 1)")
         if chance is not None:
             chance_line(axes, chance)
     legend(figure, left, len(reports))
@@ -71,7 +71,8 @@ def plot_adversary_loss(reports: Attacked, adversary: str | None = None) -> Figu
     figure = Figure(figsize=(5, 3.8), layout="constrained")
     axes = figure.subplots()
     _trajectories(axes, reports, "loss", adversary)
-    axes.set_ylim(bottom=0)
+    lowest = min((value for line in axes.get_lines() for value in line.get_ydata()), default=0.0)
+    axes.set_ylim(bottom=min(0.0, lowest))  # the loss of GRPO may be negative
     axes.set_ylabel("attacker's loss (nats per token)")
     legend(figure, axes, min(len(reports), 2))
     return figure
@@ -87,24 +88,25 @@ def plot_tradeoff(reports: Attacked, chance: float | None = CHANCE) -> Figure:
     for i, (label, report) in enumerate(reports.items()):
         look = style(i)
         dots = {**look, "linestyle": "none"}
+        whole = {**dots, "clip_on": False}  # also a marker at a harm of 0
         after = [a.outcome for a in report.attacks if a.outcome is not None]
         points = [(p["capability"], p["harm"]) for p in after if None not in (p["capability"], p["harm"])]
         start = report.before["capability"], report.before["harm"]
         face = {} if look["marker"] == "x" else {"markerfacecolor": "white"}
         if None not in start:
-            axes.plot(*start, markersize=8, **dots, **face)
+            axes.plot(*start, markersize=8, **whole, **face)
         if not points:
             axes.plot([], [], label=f"{label} (no attack completed)", **dots)
             continue
         end = mean([x for x, _ in points]), mean([y for _, y in points])
-        axes.plot(*zip(*points, strict=True), markersize=3, alpha=0.45, **dots)
-        axes.plot(*end, markersize=9, label=label, **dots)
+        axes.plot(*zip(*points, strict=True), markersize=3, alpha=0.45, **whole)
+        axes.plot(*end, markersize=9, label=label, **whole)
         if None in start:
             continue
         arrow = {"arrowstyle": "->", "color": look["color"], "linestyle": look["linestyle"], "shrinkA": 6, "shrinkB": 6}
         axes.annotate("", xy=end, xytext=start, arrowprops=arrow)
     left = max(0, axes.get_xlim()[0] - 0.15)
-    axes.set(xlim=(left, 1.04), ylim=(0, 1.04), xlabel="held-out capability (accuracy)", ylabel="harm (accuracy)")
+    axes.set(xlim=(left, 1.04), ylim=(0, 1.04), xlabel="held-out capability (0 to 1)", ylabel="harm (0 to 1)")
     if chance is not None:
         chance_line(axes, chance, "left")
     axes.set_title("open: before attack, filled: after (mean), small: each attack", fontsize="small")
@@ -166,7 +168,9 @@ def _trajectories(axes: Axes, reports: Attacked, metric: str, adversary: str | N
         steps = list(points)
         values = [points[step]["mean"] for step in steps]
         look = style(i)
-        axes.plot(steps, values, label=label if steps else f"{label} (nothing measured)", markersize=4.5, **look)
+        label = label if steps else f"{label} (nothing measured)"
+        # clipped only if empty, which the layout needs: a marker at step 0 or at a harm of 0 would be cut in half
+        axes.plot(steps, values, label=label, markersize=4.5, clip_on=not steps, **look)
         band = [(step, points[step]["low"], points[step]["high"]) for step in steps if points[step]["low"] is not None]
         if band:
             x, low, high = map(np.array, zip(*band, strict=True))
