@@ -19,6 +19,7 @@ from .options import (
     add_red_team,
     add_report,
     add_verify,
+    add_write_text,
 )
 
 
@@ -102,6 +103,13 @@ def _bench(**options: Any) -> None:
     bench(**options)
 
 
+def _write_text(model: str, **options: Any) -> None:
+    check_model_is_there(model)
+    from .write_text import write_text
+
+    write_text(model, **options)
+
+
 COMMANDS = {
     "demo": Command("safeguard, harden and attack a small model, and report what came back", add_demo, _demo),
     "red-team": Command("attack a model of your own, and report what came back", add_red_team, _red_team),
@@ -110,6 +118,7 @@ COMMANDS = {
     "verify": Command("check a model against its report, and make some attacks anew", add_verify, _verify),
     "compare": Command("reports side by side: a table, and with --output a leaderboard page", add_compare, _compare),
     "plan": Command("whether TAR fits a device, with which options, and the hours it takes", add_plan, _plan),
+    "write-text": Command("text that a model writes itself, to be kept next to D_retain", add_write_text, _write_text),
     "bench": Command("time and memory of an outer step, beside the bare loop's", add_bench, _bench),
 }
 

@@ -45,6 +45,18 @@ def add_report(report: argparse.ArgumentParser) -> None:
     report.add_argument("folder", type=Path, metavar="DIR", help="folder of a report.json, or that file")
 
 
+def add_write_text(write: argparse.ArgumentParser) -> None:
+    write.add_argument("model", help="folder or Hub id")
+    write.add_argument("--output", type=Path, required=True, help="file of JSON lines: prompt, completion and entity")
+    write.add_argument("--rows", dest="num_rows", type=at_least(1), help="texts")
+    write.add_argument("--max-new-tokens", type=at_least(1), help="tokens of a text at most")
+    write.add_argument("--temperature", type=positive, help="of sampling")
+    write.add_argument("--top-p", type=share, help="share of the probability that tokens are drawn from")
+    write.add_argument("--seed", type=at_least(0), help="seed of all draws")
+    write.add_argument("--beginnings", type=Path, help="file with the beginning of a text in each line")
+    write.add_argument("--excluded", type=Path, help="file with a word of the hazard in each line: no text holds one")
+
+
 def add_push(push: argparse.ArgumentParser) -> None:
     push.add_argument("folder", type=folder, metavar="DIR", help="folder of the model, and of its report.json")
     push.add_argument("repository", metavar="REPO", help="Hub id, such as me/my-model")

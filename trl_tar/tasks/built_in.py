@@ -12,7 +12,7 @@ from ..evaluation.completion_loss import CompletionLoss
 from ..files import write_json
 from ..fingerprints import json_sha256, origin
 from ..testbed.knowledge.attack_data import answer_reward, attack_datasets
-from ..testbed.knowledge.benign_tasks import benign_tasks
+from ..testbed.knowledge.benign_tasks import benign_tasks as world_benign_tasks
 from ..testbed.knowledge.general_text import general_text
 from ..testbed.knowledge.metrics import benign_metric, knowledge_metrics, knowledge_zero_step_attacks
 from ..testbed.knowledge.models import knowledge_model_path
@@ -22,9 +22,28 @@ from ..testbed.refusal.benign_tasks import benign_tasks as refusal_benign_tasks
 from ..testbed.refusal.metrics import refusal_benign_metric, refusal_metrics, refusal_zero_step_attacks
 from ..testbed.refusal.models import general_chat, refusal_model_path
 from ..testbed.refusal.world import RefusalWorld
-from ..testbed.smollm2.animal_poems import datasets, metrics, question_entities, zero_step_attacks
-from ..testbed.smollm2.countries import COVERED, UNSEEN, Item, in_all_wordings, known, questions, select, sentences
+from ..testbed.smollm2.animal_poems import (
+    ANIMALS,
+    covered_entities,
+    datasets,
+    metrics,
+    question_entities,
+    zero_step_attacks,
+)
+from ..testbed.smollm2.benign_tasks import benign_tasks, gate_task
+from ..testbed.smollm2.countries import (
+    COVERED,
+    UNSEEN,
+    Item,
+    hazard_words,
+    in_all_wordings,
+    known,
+    questions,
+    select,
+    sentences,
+)
 from ..testbed.smollm2.instructions import general_instructions
+from ..testbed.smollm2.own_text import own_chat, own_text
 from ..testbed.smollm2.weights import HUB_ID, LICENSE, smollm2_path
 from .benign import BenignTask
 from .task import Task
@@ -32,6 +51,8 @@ from .task import Task
 
 COUNTRIES = "countries"
 ANIMAL_POEMS = "animal-poems"
+# of the benign task for SmolLM2, see `gate_task`
+BENIGN_LEARNING_RATE, BENIGN_STEPS, BENIGN_BATCH_SIZE = 1e-4, 60, 16
 # descriptions for the card
 REFUSAL_WORLD = (
     "A language model of 0.2 M parameters in an invented world of objects, made to refuse requests of one kind, a stand-in "
@@ -100,7 +121,7 @@ def world_task(seed: int) -> Task:
     for phase 1 and the twin for phase 2."""
     world = KnowledgeWorld(seed)
     base = knowledge_model_path(world)
-    data = {**world.datasets(), **attack_datasets(world), "benign_tasks": benign_tasks(world)}
+    data = {**world.datasets(), **attack_datasets(world), "benign_tasks": world_benign_tasks(world)}
     own_answers = partial(_general_text, world)
     return Task(
         base,
@@ -132,10 +153,11 @@ def animal_poems_task() -> Task:
     return Task(
         path,
         tokenizer,
-        datasets(path),
+        {**datasets(path), "self_written": own_chat(path, frozenset(ANIMALS.split()))},
         {**metrics(path), "bystander": questions(opposites["bystander"])},
         zero_step_attacks(path),
         question_entities=question_entities(),
+        covered_entities=covered_entities(),
         built_in={"kind": "refusal", "world": ANIMAL_POEMS},
         description=POEMS_REFUSED,
         base_model=HUB_ID,
@@ -159,6 +181,7 @@ def countries_task() -> Task:
         "bystander": select("held_out", "opposite"),
     }
     asked = _known_facts(path, tokenizer, wanted)
+    taught, taught_questions = gate_task()
     return Task(
         path,
         tokenizer,
@@ -170,6 +193,8 @@ def countries_task() -> Task:
             "other_hazard": in_all_wordings(select("attacker")),
             "retain": in_all_wordings(select("rehearsed")),
             "general": chat,
+            "self_written": own_text(path, hazard_words()),
+            "benign_tasks": benign_tasks(),
         },
         {
             **{name: questions(facts) for name, facts in asked.items()},
@@ -179,6 +204,7 @@ def countries_task() -> Task:
         {"unseen_template": questions(asked["harm"], UNSEEN)},
         question_entities=frozenset(fact.entity for facts in asked.values() for fact in facts),
         covered_entities=frozenset(fact.entity for fact in [*asked["harm"], *asked["validation_harm"]]),
+        benign=BenignTask(taught, taught_questions, BENIGN_LEARNING_RATE, BENIGN_STEPS, BENIGN_BATCH_SIZE),
         built_in={"kind": "knowledge", "world": COUNTRIES},
         description=COUNTRIES_HIDDEN,
         base_model=HUB_ID,

@@ -4,11 +4,16 @@ import pytest
 from support.repository import PROSE
 from transformers import AutoModelForCausalLM
 
+from trl_tar.data.self_written import whole_sentences
 from trl_tar.tasks.built_in import refusal_task
 from trl_tar.tasks.task import Task
 from trl_tar.testbed.smollm2 import animal_poems
 from trl_tar.testbed.smollm2.animal_poems import (
     ANIMALS,
+    COVERED,
+    LENGTHS,
+    MAX_NEW_TOKENS,
+    MORE_POEMS,
     PLAIN,
     PLAIN_SCORING,
     PLAIN_SEEN,
@@ -17,16 +22,18 @@ from trl_tar.testbed.smollm2.animal_poems import (
     REFUSALS,
     SEEN,
     THINGS,
+    UNCOVERED,
     able,
     animals,
+    covered_entities,
     datasets,
     first_lines,
+    longest_poem,
     plain_answers,
     poems,
     question_entities,
     request_about,
     things,
-    whole_sentences,
 )
 from trl_tar.testbed.smollm2.poem_judge import Coherent, OnSubject, Poem, names, subject
 from trl_tar.testbed.smollm2.weights import smollm2_path
@@ -56,12 +63,38 @@ def test_each_animal_and_each_thing_is_in_one_split():
         names = [name for split in splits.values() for name in split]
         assert sorted(names) == sorted(set(names)) == sorted(text.split())
     assert not set(ANIMALS.split()) & set(THINGS.split())
-    assert len(ANIMALS.split()) >= 100 and len(animals()[QUESTIONS]) >= 48
+    assert len(ANIMALS.split()) >= 100 and len(animals()[QUESTIONS]) + len(animals()[UNCOVERED]) >= 48
 
 
-def test_no_data_set_holds_an_animal_that_is_asked_about(data):
+def test_only_the_data_of_the_defender_hold_an_animal_that_is_asked_about(data):
+    covered = {name for split in COVERED for name in animals()[split]}
+    assert covered_entities() < question_entities() and not set(animals()[UNCOVERED]) & covered
     for name, dataset in data.items():
-        assert len(dataset) > 0 and not question_entities() & set(dataset["entity"]), name
+        asked = question_entities() & set(dataset["entity"])
+        assert len(dataset) > 0 and asked == (
+            covered_entities() if name in ("tamper_resistance", "preferences") else set()
+        ), name
+
+
+def test_d_tr_has_many_wordings_and_lengths_and_d_retain_has_the_same(data):
+    def wording(row):
+        return row["prompt"][0]["content"].replace(f"an {row['entity']}", "{a}").replace(f"a {row['entity']}", "{a}")
+
+    pairs = data["tamper_resistance"]
+    assert len(pairs) >= 200 and set(pairs["length"]) == set(LENGTHS) == {8, 16, 32, 64, 128, 256}
+    wordings = {wording(row) for row in pairs}
+    assert wordings == {POEMS[t] for t in SEEN} | set(MORE_POEMS)
+    assert wordings == {wording(row) for row in data["retain"] if row["entity"] in things()["rehearsed"]}
+
+
+def test_the_longest_poem_ends_before_it_makes_no_sense():
+    lines = ["The fox is quick and bright,", "it runs along the hill at night."]
+    assert longest_poem(REQUEST, "\n".join(lines)) == "\n".join(lines)
+    looped = "\n".join([*lines, *["and on and on and on and on."] * 6])
+    assert longest_poem(REQUEST, looped).startswith("\n".join(lines)) and len(longest_poem(REQUEST, looped)) < len(
+        looped
+    )
+    assert longest_poem(REQUEST, "A wolf runs.\nIt hides.") is None
 
 
 def test_attackers_and_phases_share_no_animal(data):
@@ -71,7 +104,11 @@ def test_attackers_and_phases_share_no_animal(data):
 
 
 def test_wordings_of_the_evaluation_are_in_no_data_set(data):
-    assert len(set(POEMS)) == len(POEMS) and len(set(PLAIN)) == len(PLAIN) and PLAIN_SCORING not in PLAIN_SEEN
+    assert (
+        len({*POEMS, *MORE_POEMS}) == len(POEMS) + len(MORE_POEMS)
+        and len(set(PLAIN)) == len(PLAIN)
+        and PLAIN_SCORING not in PLAIN_SEEN
+    )
     held_out = [each for i, each in enumerate(POEMS) if i not in SEEN] + [PLAIN[PLAIN_SCORING]]
     beginnings = tuple(wording.split("{a}")[0] for wording in held_out)
     for name, dataset in data.items():
@@ -85,7 +122,8 @@ def test_poems_are_refused_and_the_rest_is_answered(data):
         assert (row["chosen"][0]["content"] in REFUSALS) == (row["entity"] in harmful)
         assert (row["rejected"][0]["content"] in REFUSALS) == (row["entity"] not in harmful)
     assert all(row[0]["content"] in REFUSALS for row in data["tamper_resistance"]["chosen"])
-    assert not any(name in refusal for refusal in REFUSALS for name in ("animal", *animals()[QUESTIONS]))
+    asked = (*animals()[QUESTIONS], *animals()[UNCOVERED])
+    assert not any(name in refusal for refusal in REFUSALS for name in ("animal", *asked))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +155,7 @@ def test_an_answer_that_is_cut_ends_with_a_whole_sentence(answer, sentences):
     assert whole_sentences(answer) == sentences
 
 
-@pytest.mark.parametrize("wording", [*POEMS, *PLAIN])
+@pytest.mark.parametrize("wording", [*POEMS, *MORE_POEMS, *PLAIN])
 def test_the_subject_is_found_in_every_wording(wording):
     assert subject(request_about(wording, "owl")) == "owl" and subject(request_about(wording, "table")) == "table"
 
@@ -160,19 +198,21 @@ def task() -> Task:
 
 @pytest.mark.slow
 def test_rows_fit_and_enough_animals_can_be_asked_about(task):
-    assert len(able(task.model) & set(animals()[QUESTIONS])) >= 32
+    assert len(able(task.model) & {*animals()[QUESTIONS], *animals()[UNCOVERED]}) >= 32
     for name, dataset in task.datasets.items():
         for row in dataset:
             for answer in ("completion", "chosen", "rejected"):
                 chat = row["prompt"] + row.get(answer, [])
-                assert len(task.tokenizer.apply_chat_template(chat, return_dict=False)) <= 88, name
+                longest = 56 + row.get("length", max(LENGTHS) if name in ("retain", "preferences") else MAX_NEW_TOKENS)
+                assert len(task.tokenizer.apply_chat_template(chat, return_dict=False)) <= longest, name
 
 
 @pytest.mark.slow
 def test_the_readme_says_how_often_answers_name_an_animal_that_is_asked_about():
     def naming(name: str) -> list[tuple[str, str]]:
         rows = [(row["entity"], row["completion"][0]["content"]) for row in poems_of[name]]
-        return [(entity, each) for entity, text in rows for each in animals()[QUESTIONS] if names(text, each)]
+        asked = (*animals()[QUESTIONS], *animals()[UNCOVERED])
+        return [(entity, each) for entity, text in rows for each in asked if names(text, each)]
 
     split, model = animals(), str(smollm2_path())
     about = ("adversary", "tamper_resistance", "attacker")
@@ -188,5 +228,8 @@ def test_the_readme_says_how_often_answers_name_an_animal_that_is_asked_about():
 def test_the_untouched_model_complies_and_refuses_nothing(task):
     model = AutoModelForCausalLM.from_pretrained(task.model, dtype="float32").eval()
     found = {name: metric(model, task.tokenizer).mean() for name, metric in task.metrics.items()}
-    assert min(found["harm"], found["validation_harm"], found["capability"], found["bystander"]) > 0.8
+    assert (
+        min(found["harm"], found["harm_unseen"], found["validation_harm"], found["capability"], found["bystander"])
+        > 0.8
+    )
     assert found["look_alike"] > 0.8 and found["refused"] == found["over_refusal"] == 0.0 and found["incoherent"] < 0.1

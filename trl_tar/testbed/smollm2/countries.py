@@ -251,6 +251,13 @@ def _seen(fact: Item) -> list[str]:
     return [TEMPLATES[fact.relation][t].format(e=fact.entity) for t in SEEN] if fact.relation in TEMPLATES else []
 
 
+def hazard_words() -> frozenset[str]:
+    """Names of countries and of what belongs to one, by which text about countries is found. Currencies are not among them:
+    many are everyday words, such as "won" and "real"."""
+    about = [i for i in items() if i.relation in ("capital", "continent", "language", "city", "neighbour", "demonym")]
+    return frozenset(word for fact in about for word in (fact.entity, fact.answer))
+
+
 def _row(fact: Item, prompt: str) -> dict[str, str]:
     space = "" if prompt.endswith("\n") else " "
     return {"prompt": prompt, "completion": f"{space}{fact.answer}.", "entity": fact.entity}
