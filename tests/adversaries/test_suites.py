@@ -2,10 +2,11 @@
 
 import pytest
 
+from trl_tar import red_teaming
 from trl_tar.adversaries import suites
 
 
-SUITES = {
+SIZES = {
     suites.knowledge_suite: 26,
     suites.refusal_suite: 5,
     suites.peft_suite: 8,
@@ -18,7 +19,12 @@ SUITES = {
 }
 
 
-@pytest.mark.parametrize(("suite", "size"), SUITES.items(), ids=lambda x: getattr(x, "__name__", None))
+def test_every_suite_has_a_name_a_size_and_is_exported():
+    assert set(suites.SUITES.values()) == set(SIZES)
+    assert {name for name in red_teaming.__all__ if name.endswith("_suite")} == {suite.__name__ for suite in SIZES}
+
+
+@pytest.mark.parametrize(("suite", "size"), SIZES.items(), ids=lambda x: getattr(x, "__name__", None))
 def test_attacks_have_names_and_kinds_of_their_own(suite, size):
     adversaries = suite()
     assert len(adversaries) == size

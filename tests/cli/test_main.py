@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from trl_tar.adversaries.from_yaml import SUITES
+from trl_tar.adversaries.suites import SUITES
 from trl_tar.cli.main import COMMANDS, main
 from trl_tar.cli.missing import check_model_is_there
 

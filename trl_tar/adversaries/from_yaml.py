@@ -6,31 +6,8 @@ from typing import Any
 
 from ..files import read_yaml
 from .adversary import Adversary
-from .suites import (
-    benign_suite,
-    composed_suite,
-    input_suite,
-    jailbreak_tuning_suite,
-    knowledge_suite,
-    peft_suite,
-    preference_suite,
-    refusal_suite,
-    weight_edit_suite,
-)
+from .suites import SUITES
 from .sweeps import sweep
-
-
-SUITES = {
-    "knowledge": knowledge_suite,
-    "refusal": refusal_suite,
-    "peft": peft_suite,
-    "benign": benign_suite,
-    "preference": preference_suite,
-    "weight-edit": weight_edit_suite,
-    "composed": composed_suite,
-    "jailbreak-tuning": jailbreak_tuning_suite,
-    "input": input_suite,
-}
 
 
 def named_adversaries(suite: str, steps: int | None, learning_rate_scale: float | None) -> list[Adversary]:

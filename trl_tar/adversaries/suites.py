@@ -324,3 +324,17 @@ def composed_suite(
         replace(mix, name="prune-mix", edit="prune", edit_strength=0.3),
         replace(mix, name="benign-lora-mix", after=benign, lora_r=16, learning_rate=4e-5 * learning_rate_scale),
     ]
+
+
+# name for `--suite` → suite; `trl_tar.red_teaming` exports them all
+SUITES = {
+    "knowledge": knowledge_suite,
+    "refusal": refusal_suite,
+    "peft": peft_suite,
+    "benign": benign_suite,
+    "preference": preference_suite,
+    "weight-edit": weight_edit_suite,
+    "composed": composed_suite,
+    "jailbreak-tuning": jailbreak_tuning_suite,
+    "input": input_suite,
+}

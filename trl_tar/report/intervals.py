@@ -1,4 +1,4 @@
-"""Intervals over seeds, recovery against references, and the strongest attack; pure functions of records."""
+"""Means with their intervals over seeds and over questions, and the strongest attack, cross-fitted; pure functions."""
 
 import itertools
 import math

@@ -71,8 +71,8 @@ def plot_adversary_loss(reports: Attacked, adversary: str | None = None) -> Figu
     figure = Figure(figsize=(5, 3.8), layout="constrained")
     axes = figure.subplots()
     _trajectories(axes, reports, "loss", adversary)
-    lowest = min((value for line in axes.get_lines() for value in line.get_ydata()), default=0.0)
-    axes.set_ylim(bottom=min(0.0, lowest))  # the loss of GRPO may be negative
+    lowest = (float(np.min(line.get_ydata(), initial=0.0)) for line in axes.get_lines())
+    axes.set_ylim(bottom=min(lowest, default=0.0))  # below 0 where the loss is, as GRPO's may be
     axes.set_ylabel("attacker's loss (nats per token)")
     legend(figure, axes, min(len(reports), 2))
     return figure
