@@ -48,6 +48,11 @@ BAD_ADVERSARIES = [
     ({"warmup_steps": 2}, ["warmup_steps=2", "constant_with_warmup"]),
     ({"weight": 0}, ["weight=0.0", "above 0"]),
     ({"weight_decay": -0.1}, ["weight_decay=-0.1", "at least 0"]),
+    ({"role": "honest"}, ["role='honest'", "'attack', 'benign'"]),
+    ({"role": "benign", "num_steps": 0}, ["role='benign'", "takes steps"]),
+    ({"role": "benign", "objective": "dpo"}, ["role='benign'", "objective='sft'"]),
+    ({"role": "benign", "dataset": None, "mixture": {"forget": 1}}, ["role='benign'", "dataset alone"]),
+    ({"role": "benign", "first_dataset": "retain"}, ["role='benign'", "dataset alone"]),
     ({"name": ""}, ["name=''", "non-empty"]),
 ]
 

@@ -8,6 +8,7 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from support.attacks import ATTACKS, METRICS, SUITE, TOKENIZER, Likelihood, attacked, tiny_model
 
+from trl_tar import Adversary
 from trl_tar.red_teaming import BenignTask, run_attack
 from trl_tar.red_teaming.attack_rows import tokenised_datasets
 from trl_tar.red_teaming.benign_record import benign_record
@@ -46,6 +47,10 @@ BAD = {
     "negative seed": ({"seeds": [-1]}, "`seeds` has -1. Give whole numbers"),
     "one adversary alone": ({"adversaries": SUITE[0]}, "`adversaries` is 'Adversary'. Give a list"),
     "adversary as dict": ({"adversaries": [{"name": "a"}]}, r"`adversaries\[0\]` is 'dict'.*Adversary\(\*\*fields\)"),
+    "an honest user": (
+        {"adversaries": [Adversary("b", "forget", role="benign")]},
+        "'b' has role='benign', whom training alone simulates",
+    ),
     "no length": ({"max_length": 0}, "`max_length` is 0. Use at least 2"),
     "benign without base": ({"benign": BenignTask(TEN, Likelihood(50), batch_size=4)}, "`references` has none"),
     "benign of few rows": (

@@ -64,6 +64,33 @@ CASES = {
         "adversaries_per_step": 4,
         "adversary_parallel_size": 2,
     },
+    "continued-groups": {
+        "adversaries": [
+            Adversary("full", "forget", **ATTACK),
+            Adversary("lora", "forget", lora_r=2, **ATTACK),
+            Adversary("benign", "rehearsal", role="benign", **ATTACK),
+        ],
+        "adversaries_per_step": 2,
+        "steps_per_visit": 2,
+        "num_attackers": 2,
+        "tamper_resistance_interval": 1,
+        "attack_length_threshold": 0.0,
+        "initial_attack_length": 4,
+        "adversary_parallel_size": 2,
+    },
+    "continued": {
+        "adversaries": [
+            Adversary("full", "forget", **ATTACK),
+            Adversary("lora", "forget", lora_r=2, **ATTACK),
+            Adversary("benign", "rehearsal", role="benign", **ATTACK),
+        ],
+        "adversaries_per_step": 2,
+        "steps_per_visit": 2,
+        "num_attackers": 2,
+        "tamper_resistance_interval": 1,
+        "attack_length_threshold": 0.0,
+        "initial_attack_length": 4,
+    },
     "groups-in-backward": {
         "adversaries": [Adversary("full", "forget", **ATTACK), Adversary("lora", "forget", lora_r=2, **ATTACK)],
         "adversaries_per_step": 2,

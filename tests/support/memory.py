@@ -24,6 +24,9 @@ CASES = {
     "8-bit, weights in bf16": (Mode(optimizer="adamw_8bit", dtype=torch.bfloat16), LONG),
     "output anchor": (Mode(bf16=False), {**LONG, "output_anchor": True}),
     "output anchor, lean, bf16": (Mode(**LEAN), {**LONG, "output_anchor": True}),
+    "continued": (Mode(bf16=False), {**SHORT, "attackers": 3}),
+    "continued, LoRA": (Mode(lora_r=8, bf16=False), {**SHORT, "attackers": 3}),
+    "continued, offload": (Mode(offload=True, bf16=False), {**SHORT, "attackers": 3}),
     "two attacks a step": (Mode(bf16=False), {**SHORT, "adversaries": 2}),
 }
 

@@ -38,6 +38,17 @@ CASES = {
         "gradient_accumulation_steps": 2,
     },
 }
+CONTINUED = {
+    "adversaries": [
+        Adversary("full", "forget", **ATTACK),
+        Adversary("lora", "forget", lora_r=2, **ATTACK),
+        Adversary("benign", "rehearsal", role="benign", **ATTACK),
+    ],
+    "adversaries_per_step": 2,
+    "steps_per_visit": 2,
+    "num_attackers": 2,
+    "tamper_resistance_interval": 1,
+}
 ADAPTER = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
 MORE_CASES = {
     "micro-batches": {
@@ -62,6 +73,7 @@ MORE_CASES = {
         "adversaries": [Adversary("lora", "forget", lora_r=2, **ATTACK)],
         "activation_checkpointing": True,
     },
+    "continued": CONTINUED,
     "averaged-attack": {"adversaries": [Adversary("a", "forget", optimizer="schedule_free_adamw", **ATTACK)]},
     "diverged": {
         "adversaries": [Adversary("full", "forget", **{**ATTACK, "optimizer": "sgd", "learning_rate": 1e300})]

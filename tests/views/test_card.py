@@ -225,6 +225,19 @@ def test_a_switch_that_is_fixed_is_told_from_one_that_is_drawn():
     assert "| a | retain → forget (switch drawn from Beta(6, 3)) | SFT | 64 × 8 | 2e-05 | 1 |" in text
 
 
+def test_honest_users_of_the_training_are_no_simulated_attacks():
+    attack = Adversary("a", "hazard", learning_rate=1e-3)
+    honest = Adversary("honest", "hazard", role="benign")
+    training = {"phases": [{"name": "tar", "settings": {}, "adversaries": [asdict(attack), asdict(honest)]}]}
+    red_team = replace(honest, name="b", role="attack")
+    made = report(record({("b", 0): 0.4}), seeds=[0], adversaries=[asdict(red_team)])
+    text = card(replace(made, training=training))
+    assert (
+        "| b | hazard | SFT | 64 × 8 | 2e-05 | no |" in text
+    )  # the honest user's kind is no attack that was simulated
+    assert "| a | hazard | SFT | 64 × 8 | 0.001 | 1 |" in text and "| honest |" not in text
+
+
 def test_families_that_were_not_tried_are_named():
     common = {"dataset": "hazard", "num_steps": 7}
     adversaries = [Adversary("a", lora_r=8, **common), Adversary("b", objective="dpo", **common)]

@@ -11,7 +11,7 @@ import pytest
 from trl_tar.red_teaming.search_figure import plot_search
 from trl_tar.red_teaming.trials import SearchResult, Trial
 from trl_tar.report.records import AttackRecord, ModelRecord, attack_record
-from trl_tar.views.figures import plot_adversary_loss, plot_attacks, plot_tradeoff, plot_training
+from trl_tar.views.figures import plot_adversary_loss, plot_ages, plot_attacks, plot_tradeoff, plot_training
 
 
 STEPS = [0, 1, 2, 5, 10, 20, 50, 100, 150, 200]
@@ -216,6 +216,17 @@ def test_training_curves_are_those_of_the_log(tmp_path):
 def test_log_without_curves_is_one_sentence():
     with pytest.raises(ValueError, match="no curve of TARTrainer"):
         plot_training([{"step": 1, "loss": 0.2}])
+
+
+def test_the_defence_is_drawn_by_the_age_of_attacks():
+    log = [{"step": step, "tamper_resistance_loss/age_8": -step / 40} for step in range(1, 81)]
+    log += [{"step": 80, "tamper_resistance_loss/age_64": -1.0, "tamper_resistance_loss/last": -9.0}]
+    (axes,) = plot_ages(log).axes
+    young, old = axes.get_lines()
+    assert [young.get_label(), old.get_label()] == ["after 8 to 15 steps", "after 64 to 127 steps"]
+    assert list(old.get_ydata()) == [1.0]
+    assert young.get_ydata()[1] == pytest.approx(2.5 / 40)  # the mean of steps 2 and 3
+    assert plot_ages(training_log()) is None
 
 
 def test_figures_are_written(records, tmp_path):

@@ -26,7 +26,7 @@ from ..pipeline.steps import attack, harden
 from ..report.report import Report
 from ..tasks.built_in import world_task
 from ..views.card import model_card
-from ..views.figures import plot_adversary_loss, plot_attacks, plot_tradeoff, plot_training
+from ..views.figures import plot_adversary_loss, plot_ages, plot_attacks, plot_tradeoff, plot_training
 from ..views.words import interval, number
 
 
@@ -190,6 +190,9 @@ def write_figures(reports: dict[str, Report], output: Path) -> list[dict[str, st
         ("tradeoff.png", plot_tradeoff(models), "Capability against harm, before and after attack"),
         ("training.png", plot_training(output / "tar" / "log_history.json"), "Training curves of TAR"),
     ]
+    ages = plot_ages(output / "tar" / "log_history.json")
+    if ages is not None:
+        figures.append(("ages.png", ages, "Tamper-resistance loss by the age of the simulated attack"))
     for name, figure, _ in figures:
         figure.savefig(folder / name, dpi=150)
     return [{"path": f"figures/{name}", "alt": alt} for name, _, alt in figures]

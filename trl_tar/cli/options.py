@@ -109,6 +109,7 @@ def add_plan(plan: argparse.ArgumentParser) -> None:
     plan.add_argument("--interval", type=at_least(1), help="attack steps from one judgement to the next")
     plan.add_argument("--adversaries", type=at_least(1), help="attacks in each outer step")
     plan.add_argument("--output-anchor", action="store_true", help="the retain term has a kl_weight above 0")
+    plan.add_argument("--attackers", type=at_least(0), help="continued attackers that are kept; 0 for whole attacks")
     plan.add_argument("--lora-r", type=at_least(0), help="rank of the LoRA attack that is looked at too; 0 for none")
     plan.add_argument("--no-bf16", dest="bf16", action="store_false", help="without bfloat16 autocast")
     plan.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the weights")

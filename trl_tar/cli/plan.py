@@ -121,7 +121,7 @@ def plan_command(
 
 def _plans(config: PretrainedConfig, cost: Cost, lora_r: int, common: dict[str, Any], room: Room) -> list[Plan]:
     """The plans of all modes, and for an attack that fits in none of them the one on more devices, if it fits there."""
-    plans = [plan(config, cost, mode, pinned=True) for mode in modes(lora_r, common)]
+    plans = [plan(config, cost, mode, pinned=True) for mode in modes(lora_r, common, cost.attackers > 0)]
     for rank in (None, lora_r) if lora_r else (None,):
         fits = any(room.holds(planned) for planned in plans if planned.mode.lora_r == rank)
         if not fits and common["dtype"] == torch.float32:
@@ -164,15 +164,15 @@ def read_config(model: str) -> PretrainedConfig:
         ) from error
 
 
-def modes(lora_r: int, common: dict[str, Any]) -> list[Mode]:
-    """Returns the modes to look at, the fastest first."""
+def modes(lora_r: int, common: dict[str, Any], continued: bool = False) -> list[Mode]:
+    """Returns the modes to look at, the fastest first; those of continued attacks keep all moments."""
     savings: list[dict[str, bool]] = [{}, {"activation_checkpointing": True}]
     eight_bit = []
     if common["devices"] == 1:
         offload = {"offload": True}
-        lean = {**offload, "optimizer_in_backward": True}
+        lean = offload if continued else {**offload, "optimizer_in_backward": True}
         leanest = {**lean, "activation_checkpointing": True}
-        savings = [{}, offload, lean, leanest]
+        savings = [{}, offload, *([] if continued else [lean]), leanest]
         eight_bit = [Mode(**common, **leanest, optimizer="adamw_8bit")]
     return [
         *(Mode(**common, **saving) for saving in savings),

@@ -6,6 +6,7 @@ from typing import Literal
 from ..adversaries.adversary import Adversary
 
 
+VISITS = 10**4  # of the longest continued attack, so that next to none ends while its memory is measured
 PassName = Literal["reference", "retain", "attack", "judgement"]
 
 
@@ -30,6 +31,8 @@ class Cost:
             Optimizer of the attack, as in [`Adversary`].
         output_anchor (`bool`, *optional*, defaults to `False`):
             The retain loss also compares next-token distributions, as with a `kl_weight` above 0 in [`TARConfig`].
+        attackers (`int`, *optional*, defaults to `0`):
+            Continued attackers that are kept, of which `num_steps` are the steps of a visit; 0 for whole attacks.
     """
 
     batch_size: int = 4
@@ -40,6 +43,7 @@ class Cost:
     lora_r: int | None = None
     optimizer: str = "adamw"
     output_anchor: bool = False
+    attackers: int = 0
 
     @property
     def attack(self) -> list[PassName]:
@@ -73,7 +77,7 @@ class Cost:
             "bench",
             "bench",
             learning_rate=1e-6,  # a choice: what a step costs does not depend on it
-            num_steps=self.num_steps,
+            num_steps=self.num_steps * (VISITS if self.attackers else 1),
             batch_size=self.batch_size,
             optimizer=self.optimizer,
             lora_r=self.lora_r,

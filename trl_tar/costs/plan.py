@@ -23,11 +23,15 @@ RESERVED = 0.05  # share of a memory that is left to CUDA's context, the interpr
 def check_plan(config: PretrainedConfig, cost: Cost, mode: Mode) -> None:
     """Raises `ValueError` for a step that [`TARTrainer`] refuses or cannot make, and for a model that is no causal language model."""
     check_types("Cost", cost)
-    check_at_least("Cost", cost, batch_size=1, length=2, num_steps=1, interval=1, adversaries=1)
+    check_at_least("Cost", cost, batch_size=1, length=2, num_steps=1, interval=1, adversaries=1, attackers=0)
     if cost.num_steps < cost.interval:
         raise ValueError(
             f"An attack of {cost.num_steps} steps with an interval of {cost.interval} would never be judged. Take more "
             "attack steps, or a shorter interval."
+        )
+    if cost.attackers and mode.optimizer_in_backward:
+        raise ValueError(
+            "Continued attackers keep moments, and optimizer_in_backward keeps none. Leave one of the two out."
         )
     if mode.devices > cost.batch_size:
         raise ValueError(
@@ -139,19 +143,31 @@ def plan(
 
 def _planned(config: PretrainedConfig, cost: Cost, mode: Mode, optim: str, pinned: bool) -> Plan:
     counts = counted(config, cost, mode, optim)
-    moments = _moments(counts, mode)
+    moments = _moments(counts, mode, cost.attackers)
     moment = max(moments, key=lambda name: sum(moments[name].values()))
     flops = sum(counts.flops[name] for name in cost.outer_step)
     rows = math.ceil(cost.batch_size / mode.devices)
-    return Plan(mode, moment, moments[moment], _on_host(counts, mode, pinned), flops * cost.batch_size / rows, flops)
+    return Plan(
+        mode,
+        moment,
+        moments[moment],
+        _on_host(counts, mode, cost.attackers, pinned),
+        flops * cost.batch_size / rows,
+        flops,
+    )
 
 
-def _moments(counts: Counted, mode: Mode) -> dict[str, dict[str, int]]:
+def _moments(counts: Counted, mode: Mode, attackers: int) -> dict[str, dict[str, int]]:
     """Moment of the outer step → kind → bytes on each device."""
     sizes, devices = counts.sizes, mode.devices
     weights = {"weights": sizes["weights"] // devices}
     waiting = {} if mode.offload else _waiting(counts, mode, pinned=False)
+    attacker = (sizes["displacement"] + sizes["attack's optimizer"]) // devices
+    pool, others = {}, {}  # of all continued attackers, and of those that are not in the attack
+    if attackers and not mode.offload:
+        pool, others = {"attackers": attackers * attacker}, {"attackers": (attackers - 1) * attacker}
     attack = {
+        **others,
         **({} if mode.offload else {"retain gradient": sizes["parameters"] // devices}),
         "L_TR's gradient": sizes["L_TR's gradient"] // devices,
         "attack's optimizer": sizes["attack's optimizer"] // devices,
@@ -171,12 +187,17 @@ def _moments(counts: Counted, mode: Mode) -> dict[str, dict[str, int]]:
         return {"gradient and temporaries": counts.steps[name] // devices}
 
     return {
-        "reference's pass": {**weights, **waiting, "reference, read": read, **in_pass("reference")},
-        "retain pass": {**weights, **waiting, **in_pass("retain")},
+        "reference's pass": {**weights, **waiting, **pool, "reference, read": read, **in_pass("reference")},
+        "retain pass": {**weights, **waiting, **pool, **in_pass("retain")},
         "attack's pass": {**weights, **waiting, **attack, **in_pass("attack")},
         "judgement": {**weights, **waiting, **attack, **in_pass("judgement")},
         "attack's step": {**weights, **waiting, **attack, **in_step("attack's step")},
-        "outer step": {**weights, **waiting, **in_step("outer step, offloaded" if mode.offload else "outer step")},
+        "outer step": {
+            **weights,
+            **waiting,
+            **pool,
+            **in_step("outer step, offloaded" if mode.offload else "outer step"),
+        },
     }
 
 
@@ -190,7 +211,7 @@ def _waiting(counts: Counted, mode: Mode, pinned: bool) -> dict[str, int]:
     }
 
 
-def _on_host(counts: Counted, mode: Mode, pinned: bool) -> dict[str, int]:
+def _on_host(counts: Counted, mode: Mode, attackers: int, pinned: bool) -> dict[str, int]:
     """Kind → bytes on the host, for each process."""
     parameters = counts.sizes["parameters"]
     if mode.devices > 1:  # each process has the model and θ_G0 whole until FSDP2 shards them
@@ -200,5 +221,8 @@ def _on_host(counts: Counted, mode: Mode, pinned: bool) -> dict[str, int]:
         }
     if mode.offload:
         retain_gradient = counts.sizes["parameters, pinned"] if pinned else parameters
-        return {**_waiting(counts, mode, pinned), "retain gradient": retain_gradient}
+        sizes = counts.sizes
+        attacker = sizes["attacker, pinned"] if pinned else sizes["displacement"] + sizes["attack's optimizer"]
+        pool = {"attackers": attackers * attacker} if attackers else {}
+        return {**_waiting(counts, mode, pinned), "retain gradient": retain_gradient, **pool}
     return {}

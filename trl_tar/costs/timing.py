@@ -76,6 +76,8 @@ def trainer_for(
         "bf16": False,
         "per_device_train_batch_size": cost.batch_size,
     }
+    if cost.attackers:
+        defaults |= {"steps_per_visit": cost.num_steps, "num_attackers": cost.attackers}
     args = TARConfig(
         str(folder),
         max_steps=steps,

@@ -80,6 +80,7 @@ class Attacker:
                     state[FIRST_ITERATE].add_(part)
                 moved = part + value  # in float32 where the weights are in bfloat16
                 part.copy_(stochastically_rounded(moved, generator) if part.dtype == torch.bfloat16 else moved)
+        self.displacement = []  # what is left of it is in the weights
         reshard(attacked.model)
 
     def take_displacement(self, attacked: Attacked) -> None:

@@ -168,10 +168,15 @@ def evaluation_results(report: Report) -> str:
 
 
 def training_adversaries(report: Report) -> list[dict[str, Any]] | None:
-    """The adversaries of A_train with all their fields; `None` where the report does not say how the model was trained."""
+    """The attackers of A_train with all their fields; `None` where the report does not say how the model was trained."""
     if report.training is None:
         return None
-    return [fields for phase in report.training["phases"] for fields in phase.get("adversaries", [])]
+    return [fields for phase in report.training["phases"] for fields in _attackers(phase)]
+
+
+def _attackers(phase: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The adversaries of a phase without its honest users. Records from before there were any do not say who is one."""
+    return [fields for fields in phase.get("adversaries", []) if fields.get("role", "attack") == "attack"]
 
 
 def _task_name(report: Report) -> str:
@@ -217,7 +222,7 @@ def _attacks(report: Report) -> Iterator[dict[str, str]]:
 
 def _training_attacks(phase: Mapping[str, Any]) -> list[dict[str, str]]:
     """The adversaries of A_train of a phase in words, with the weight that each is drawn with."""
-    adversaries = [Adversary(**fields) for fields in phase.get("adversaries", [])]
+    adversaries = [Adversary(**fields) for fields in _attackers(phase)]
     return [{"name": a.name, **asdict(in_words(a)), "weight": f"{a.weight:g}"} for a in adversaries]
 
 

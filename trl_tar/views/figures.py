@@ -16,6 +16,10 @@ from .curves import Attacked, curve
 from .figure_style import chance_line, finish, legend, square_root_scale, style, ticks_of
 
 
+AGE = "tamper_resistance_loss/age_"  # beginning of the keys of L_TR by age, as the trainer logs them
+AGE_POINTS = (
+    40  # points of a line over the outer steps, each a mean: single evaluations are too noisy to read; a choice
+)
 # panel of the training figure → lines: (key of the log, label)
 TRAINING_PANELS = {
     "attacker's loss (nats)": [
@@ -125,11 +129,7 @@ def plot_training(log_history: str | Path | Sequence[Mapping[str, Any]]) -> Figu
     Raises:
         `ValueError`: if the log has none of these curves.
     """
-    if isinstance(log_history, str | Path):
-        content = json.loads(Path(log_history).read_text(encoding="utf-8"))
-        logs = content["log_history"] if isinstance(content, dict) else content
-    else:
-        logs = log_history
+    logs = _entries(log_history)
     panels = {
         title: [line for line in lines if any(line[0] in row for row in logs)]
         for title, lines in TRAINING_PANELS.items()
@@ -155,6 +155,46 @@ def plot_training(log_history: str | Path | Sequence[Mapping[str, Any]]) -> Figu
     for axes in grid[len(panels) :]:
         axes.remove()
     return figure
+
+
+def plot_ages(log_history: str | Path | Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Plots −L_TR along the outer steps, a line for each age of continued attacks: the defence grows as old attacks reach what
+    young ones do. With `tamper_resistance_loss="entropy"` it is the entropy of the attacked model.
+
+    Args:
+        log_history (`str`, `Path` or `list[dict]`):
+            As in [`plot_training`].
+
+    Returns:
+        `Figure`: `None` for a training without continued attacks.
+    """
+    logs = _entries(log_history)
+    ages = sorted({int(key.removeprefix(AGE)) for row in logs for key in row if key.startswith(AGE)})
+    if not ages:
+        return None
+    figure = Figure(figsize=(6.5, 3.8), layout="constrained")
+    axes = figure.subplots()
+    width = max(1, max(row["step"] for row in logs) // AGE_POINTS)
+    for i, age in enumerate(ages):
+        points: dict[int, list[float]] = {}
+        for row in logs:
+            if f"{AGE}{age}" in row:
+                points.setdefault(row["step"] // width, []).append(-row[f"{AGE}{age}"])
+        means = [((part + 0.5) * width, mean(values)) for part, values in sorted(points.items())]
+        label = f"after {age} steps" if age < 2 else f"after {age} to {2 * age - 1} steps"
+        axes.plot(*zip(*means, strict=True), label=label, markersize=3.5, **style(i))
+    axes.set(xlabel="outer step", ylabel="−L_TR at the attacked weights (nats)")
+    finish(axes)
+    legend(figure, axes, 3)
+    return figure
+
+
+def _entries(log_history: str | Path | Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The entries of a training log, or of the file that holds it."""
+    if not isinstance(log_history, str | Path):
+        return log_history
+    content = json.loads(Path(log_history).read_text(encoding="utf-8"))
+    return content["log_history"] if isinstance(content, dict) else content
 
 
 def _trajectories(axes: Axes, reports: Attacked, metric: str, adversary: str | None) -> None:
