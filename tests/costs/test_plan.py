@@ -95,7 +95,9 @@ def test_the_peak_is_that_of_a_training(tmp_path, tokenizer, config, case):
     steps = max(2, cost.attackers + 2)  # until all attackers are kept, and one is visited again
     trainer = trainer_for(model, tokenizer, cost, steps, tmp_path, **settings_of(mode))
     _, peak = measure_memory(trainer)
-    assert found.device_bytes + found.host_bytes == pytest.approx(peak, rel=TOLERANCE)
+    # the host has room for all attackers between visits; while the device is fullest, it holds one of them
+    visited = found.host.get("attackers", 0) // max(1, cost.attackers)
+    assert found.device_bytes + found.host_bytes - visited == pytest.approx(peak, rel=TOLERANCE)
 
 
 SHARDED_TOLERANCE = 0.08  # resident memory of a process; the bar is 0.1
