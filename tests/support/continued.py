@@ -70,7 +70,8 @@ def beginner(setup: Setup, adversary: Adversary, seed: str, maximum: float) -> d
     visit_steps = setup.steps_per_visit
     length = adversary.num_steps
     if length > visit_steps:
-        bounds = math.log(visit_steps), math.log(min(maximum, adversary.num_steps))
+        longest = min(maximum, adversary.num_steps) if adversary.role == "attack" else adversary.num_steps
+        bounds = math.log(visit_steps), math.log(longest)
         visits = max(1, round(math.exp(random.Random(f"{seed} length").uniform(*bounds)) / visit_steps))
         length = min(visits, adversary.num_steps // visit_steps) * visit_steps
     adversary = replace(adversary, num_steps=length)

@@ -170,7 +170,9 @@ class AttackerPool:
         assert visit is not None
         if adversary.num_steps <= visit:
             return adversary.num_steps
-        longest = min(self.curriculum.maximum, adversary.num_steps)
+        longest = float(adversary.num_steps)
+        if adversary.role == "attack":  # an honest user is to learn from the start
+            longest = min(longest, self.curriculum.maximum)
         length = math.exp(random.Random(f"{seed} length").uniform(math.log(visit), math.log(longest)))
         return visit * min(max(1, round(length / visit)), adversary.num_steps // visit)
 
