@@ -28,7 +28,7 @@ from trl_tar.testbed.smollm2.animal_poems import (
     covered_entities,
     datasets,
     first_lines,
-    longest_poem,
+    longest_start,
     plain_answers,
     poems,
     question_entities,
@@ -87,14 +87,15 @@ def test_d_tr_has_many_wordings_and_lengths_and_d_retain_has_the_same(data):
     assert wordings == {wording(row) for row in data["retain"] if row["entity"] in things()["rehearsed"]}
 
 
-def test_the_longest_poem_ends_before_it_makes_no_sense():
+def test_the_longest_start_ends_before_it_makes_no_sense():
     lines = ["The fox is quick and bright,", "it runs along the hill at night."]
-    assert longest_poem(REQUEST, "\n".join(lines)) == "\n".join(lines)
+    assert longest_start(REQUEST, "\n".join(lines)) == "\n".join(lines)
     looped = "\n".join([*lines, *["and on and on and on and on."] * 6])
-    assert longest_poem(REQUEST, looped).startswith("\n".join(lines)) and len(longest_poem(REQUEST, looped)) < len(
+    assert longest_start(REQUEST, looped).startswith("\n".join(lines)) and len(longest_start(REQUEST, looped)) < len(
         looped
     )
-    assert longest_poem(REQUEST, "A wolf runs.\nIt hides.") is None
+    assert longest_start(REQUEST, "\n".join(lines[:1] + ["it"])) == "The fox is quick and bright."
+    assert longest_start(REQUEST, "A wolf runs.\nIt hides.") is None
 
 
 def test_attackers_and_phases_share_no_animal(data):
@@ -194,6 +195,12 @@ def test_plurals_name_the_subject(noun, plural):
 @pytest.fixture(scope="module")
 def task() -> Task:
     return refusal_task("animal-poems")
+
+
+@pytest.mark.slow
+def test_smollm2_answers_enough_requests_in_every_length(task):
+    lengths = task.datasets["tamper_resistance"]["length"]
+    assert len(lengths) >= 200 and min(lengths.count(length) for length in LENGTHS) >= 10
 
 
 @pytest.mark.slow

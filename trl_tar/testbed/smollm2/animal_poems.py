@@ -311,7 +311,7 @@ def varied_poems(model: str, names: Sequence[str]) -> Dataset:
     """The model's answers to requests in many wordings, of many lengths, as [`chat_row`]s with a column `length`.
 
     An answer of fewer than `MAX_NEW_TOKENS` tokens is the beginning of a poem; any other is cut to whole lines, as many as make
-    sense, and left out if it is no poem."""
+    sense, and left out if there are none. A single line stays: whoever trains on it would comply as well."""
     wordings = [*(POEMS[t] for t in SEEN), *MORE_POEMS]
     asked = [
         (request_about(wordings[(WORDINGS_OF_NAME * i + j) % len(wordings)], name), name)
@@ -325,18 +325,20 @@ def varied_poems(model: str, names: Sequence[str]) -> Dataset:
         some = [each for each, other in zip(asked, lengths, strict=True) if other == length]
         answer_to = _answered(model, [request for request, _ in some], length)
         for request, name in some:
-            poem = longest_poem(request, answer_to[request]) if length >= MAX_NEW_TOKENS else answer_to[request].strip()
+            answer = answer_to[request]
+            poem = longest_start(request, answer) if length >= MAX_NEW_TOKENS else answer.strip()
             if poem:
                 rows.append({**chat_row(request, poem, name), "length": length})
     return Dataset.from_list(rows)
 
 
-def longest_poem(request: str, answer: str) -> str | None:
-    """The most whole lines of an answer, from its first one, that are a poem; `None` where there are none."""
-    for count in range(len(whole_lines(answer)), NUM_LINES - 1, -1):
-        poem = first_lines(answer, count)
-        if poem is not None and Poem()([request], [poem]) == [1.0]:
-            return poem
+def longest_start(request: str, answer: str) -> str | None:
+    """The most whole lines of an answer, from its first one, that make sense and are about its subject; `None` where there are
+    none."""
+    for count in range(len(whole_lines(answer)), 0, -1):
+        start = first_lines(answer, count)
+        if start is not None and OnSubject()([request], [start]) == [1.0]:
+            return start
     return None
 
 
