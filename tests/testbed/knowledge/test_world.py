@@ -18,7 +18,7 @@ from trl_tar.testbed import (
     knowledge_zero_step_attacks,
 )
 from trl_tar.testbed.knowledge.attack_data import attack_datasets
-from trl_tar.testbed.knowledge.benign_tasks import KNOWN_RELATIONS, NUM_ENTITIES, NUM_TASKS, benign_tasks
+from trl_tar.testbed.knowledge.benign_tasks import KNOWN_RELATIONS, NUM_ENTITIES, NUM_FORMS, NUM_TASKS, benign_tasks
 from trl_tar.testbed.knowledge.models import train_knowledge_model
 from trl_tar.testbed.knowledge.world import BYSTANDER, HAZARD, RETAIN, SEEN_TEMPLATES, SPLITS, UNSEEN_WORDING
 from trl_tar.testbed.model_folders import SHIPPED
@@ -104,14 +104,15 @@ def test_benign_tasks_are_of_their_own_and_of_two_kinds():
         *(TASKS[n] for n in ("prompt", "completion", "entity", "task")), strict=True
     ):
         rows.setdefault(task, []).append((prompt.replace(entity, ""), value, entity))
+    assert len(TASKS) == len({*zip(TASKS["task"], TASKS["prompt"], strict=True)})  # no row twice in a task
     assert list(rows) == list(range(NUM_TASKS))
     for task, facts in rows.items():
         entities = {entity for _, _, entity in facts}
         if task < round(KNOWN_RELATIONS * NUM_TASKS):
-            assert len(entities) in NUM_ENTITIES and len(facts) == len(entities) * 4 * 3 * 7
+            assert len(entities) in NUM_ENTITIES and len(facts) == len(entities) * 4 * NUM_FORMS
             assert all(set(prompt.split()) & known for prompt, _, _ in facts)
         else:
-            assert len(entities) == 24 and len(facts) == 24 * 4 * 3 * 2 and len({v for _, v, _ in facts}) <= 4 * 6
+            assert len(entities) == 24 and len(facts) == 24 * 4 * NUM_FORMS and len({v for _, v, _ in facts}) <= 4 * 6
     assert benign_tasks(WORLD)[:50] == TASKS[:50] and benign_tasks(KnowledgeWorld(5))[:50] != TASKS[:50]
 
 

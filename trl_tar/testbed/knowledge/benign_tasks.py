@@ -14,6 +14,7 @@ KNOWN_RELATIONS = 2 / 3  # share of tasks with relations that the model knows; t
 DOMAINS = RETAIN[1:]  # the relations of RETAIN[0] are those of the benign gate's task
 NUM_ENTITIES = (8, 16, 32, 48)  # in a task with known relations; a choice around the 32 of the benign gate's task
 INVENTED_ENTITIES, INVENTED_WORDINGS, INVENTED_VALUES = 24, 2, 6  # in a task with invented relations; a choice
+NUM_FORMS = 4  # sentences of a fact: all of its 21 would be 220,000 rows, which take longer to tokenise than they teach
 NUM_NAMES = 256  # half of the unused ones: tasks share them, and the other half is left to general text
 
 Row = tuple[str, str, str]  # prompt, value and entity
@@ -22,8 +23,8 @@ Row = tuple[str, str, str]  # prompt, value and entity
 def benign_tasks(world: KnowledgeWorld) -> Dataset:
     """Draws the tasks by a seed of the world; none has a name, or a word of a relation, of the benign gate's task.
 
-    A task with known relations teaches new entities of one domain of D_retain: their values, in every seen template and
-    every wording for training. One with invented relations draws their wordings and values among the words that no
+    A task with known relations teaches new entities of one domain of D_retain: their values, each in some of the seen
+    templates and the wordings for training. One with invented relations draws their wordings and values among the words that no
     hazardous fact, template or kept wording has.
 
     Returns:
@@ -66,10 +67,10 @@ def _invented(rng: random.Random, names: list[str], words: list[str]) -> Iterato
 
 
 def _rows(rng: random.Random, entities: list[str], wordings: list[list[str]], values: list[list[str]]) -> Iterator[Row]:
-    """Yields each entity's value of each relation, in every seen template and every wording of the relation."""
+    """Yields each entity's value of each relation, in some of its seen templates and wordings."""
     for entity in entities:
         for words, candidates in zip(wordings, values, strict=True):
             value = rng.choice(candidates)
-            for template in SEEN_TEMPLATES:
-                for word in words:
-                    yield TEMPLATES[template].format(r=word, e=entity), value, entity
+            forms = [(template, word) for template in SEEN_TEMPLATES for word in words]
+            for template, word in rng.sample(forms, NUM_FORMS):
+                yield TEMPLATES[template].format(r=word, e=entity), value, entity
