@@ -98,10 +98,11 @@ def test_weights_in_bfloat16_lose_no_displacement():
     model = tiny.gpt2(dtype=torch.bfloat16)
     attacker = new_pool().attacker(0, FULL, "seed")
     tiny_step = [torch.full(p.shape, 1e-5) for p in model.parameters()]  # rounding to nearest would lose it
-    attacker.age, attacker.displacement, attacker.progress.states = 1, tiny_step, [{} for _ in tiny_step]
+    attacker.age, attacker.progress.states = 1, [{} for _ in tiny_step]
     theta = torch.cat([p.detach().float().flatten() for p in model.parameters()])
     moved = torch.zeros_like(theta)
     for seed in range(40):
+        attacker.displacement = list(tiny_step)
         with restored(model, FULL, seed) as attacked:
             attacker.lay_displacement(attacked)
             moved += torch.cat([p.detach().float().flatten() for p in attacked.parameters]) - theta
