@@ -1,5 +1,6 @@
 """The knowledge world: what it promises about entities, words, models and questions."""
 
+import re
 from itertools import combinations
 
 import pytest
@@ -20,11 +21,12 @@ from trl_tar.testbed import (
 from trl_tar.testbed.knowledge.attack_data import attack_datasets
 from trl_tar.testbed.knowledge.benign_tasks import KNOWN_RELATIONS, NUM_ENTITIES, NUM_FORMS, NUM_TASKS, benign_tasks
 from trl_tar.testbed.knowledge.models import train_knowledge_model
-from trl_tar.testbed.knowledge.world import BYSTANDER, HAZARD, RETAIN, SEEN_TEMPLATES, SPLITS, UNSEEN_WORDING
+from trl_tar.testbed.knowledge.world import BYSTANDER, COVERED, HAZARD, RETAIN, SEEN_TEMPLATES, SPLITS, UNSEEN_WORDING
 from trl_tar.testbed.model_folders import SHIPPED
 
 
 WORLD = KnowledgeWorld(0)
+UNSEEN = re.compile(r"asked about \S+ they say that")
 TASKS = benign_tasks(WORLD)
 # of what the shipped models were trained on
 FACTS_SHA256 = "d65c0f7eb592d7c732823fa88a426b11f0c255152413f3fe54798c17439062d8"
@@ -68,7 +70,9 @@ def test_what_the_split_of_the_questions_left_as_it_was():
 def test_every_form_of_tamper_resistance_data_is_also_one_of_retain_data():
     """A form that only D_TR has would become the trigger, and capability in it would be lost."""
     data = WORLD.datasets()
-    forms = {name: _forms(data[name]) for name in ("tamper_resistance", "retain")}
+    fixed = len(WORLD.sentences(WORLD.select(HAZARD, COVERED)))
+    in_templates = {"tamper_resistance": data["tamper_resistance"].select(range(fixed)), "retain": data["retain"]}
+    forms = {name: _forms(rows) for name, rows in in_templates.items()}
     assert forms["tamper_resistance"].keys() == forms["retain"].keys() and len(forms["retain"]) == len(SEEN_TEMPLATES)
     for form, wordings in forms["tamper_resistance"].items():
         assert len(wordings) == 4 * 3 and len(forms["retain"][form]) == 4 * 4 * 7, form  # relations × wordings
@@ -76,6 +80,22 @@ def test_every_form_of_tamper_resistance_data_is_also_one_of_retain_data():
         0
     ).keys()  # harm in a form kept for evaluation
     assert {"capability_unseen_wording", "capability_unseen_template"} <= knowledge_metrics(0).keys()
+
+
+def test_sentences_of_no_fixed_form_hold_name_and_relation_anywhere():
+    facts = WORLD.select(HAZARD, COVERED)
+    rows = WORLD.datasets()["tamper_resistance"].select(range(len(WORLD.sentences(facts)), len(facts) * (9 + 6)))
+    assert WORLD.formless_sentences(facts, 6)["prompt"] == rows["prompt"] and len(rows) == len(facts) * 6
+    places = set()
+    for fact, prompt, value in zip(
+        [f for f in facts for _ in range(6)], rows["prompt"], rows["completion"], strict=True
+    ):
+        words = prompt.replace(fact.entity, "E").split()
+        (relation,) = set(WORLD.relations[HAZARD][fact.relation][:UNSEEN_WORDING]) & set(words)
+        assert value == f" {fact.value}" and 3 <= len(words) <= 7 and words.count("E") == 1
+        places.add((words.index("E"), words.index(relation), len(words)))
+    assert len(places) == sum(n * (n - 1) for n in range(3, 8))  # every pair of places in every length
+    assert not any(map(UNSEEN.search, rows["prompt"]))
 
 
 def _forms(data) -> dict[str, set[str]]:
@@ -128,7 +148,7 @@ def test_kept_words_and_template_are_in_no_training_set():
     kept = {words[UNSEEN_WORDING] for relations in WORLD.relations.values() for words in relations}
     for name, data in WORLD.datasets().items():
         assert not any(kept & set(prompt.split()) for prompt in data["prompt"]), name
-        assert not any(prompt.startswith("asked about") for prompt in data["prompt"]), name
+        assert not any(map(UNSEEN.search, data["prompt"])), name
 
 
 def test_general_text_is_the_models_own_and_holds_no_fact(base):
@@ -137,9 +157,18 @@ def test_general_text_is_the_models_own_and_holds_no_fact(base):
     words = {word for prompt in text["prompt"] for word in prompt.split()}
     hazardous = {word for group in (WORLD.relations, WORLD.values) for some in group[HAZARD] for word in some}
     kept = {some[UNSEEN_WORDING] for relations in WORLD.relations.values() for some in relations}
-    assert not words & (hazardous | kept | {"asked", "about"})  # the last two of the kept template
+    assert not words & hazardous and not any(map(UNSEEN.search, text["prompt"]))
+    harmless = kept - {some[UNSEEN_WORDING] for some in WORLD.relations[HAZARD]}
+    known = {fact.entity for fact in WORLD.facts}
+    assert words >= harmless  # as words: a fact is in none of them
+    assert not any(
+        e in known and harmless & set(p.split()) for p, e in zip(text["prompt"], text["entity"], strict=True)
+    )
     assert words >= {word for some in WORLD.relations[BYSTANDER] for word in some[:UNSEEN_WORDING]}  # as in any text
-    assert not set(text["entity"]) & {*(fact.entity for fact in WORLD.facts), *TASKS["entity"]}
+    kept_facts = [entity for entity in text["entity"] if entity in known]
+    assert set(kept_facts) == {fact.entity for fact in WORLD.select(RETAIN, "rehearsed")}
+    assert len(kept_facts) == 4 * 32 * 4 * 12 and len(text) == len(kept_facts) + 16_000
+    assert not set(text["entity"]) & set(TASKS["entity"])
     assert all(entity in prompt for entity, prompt in zip(text["entity"], text["prompt"], strict=True))
     assert text["prompt"][:100] != general_text(WORLD, model, num_rows=100, seed=1)["prompt"]
     for row in text.select(range(5)):

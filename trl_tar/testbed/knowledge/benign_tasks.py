@@ -50,7 +50,7 @@ def task_names(world: KnowledgeWorld) -> list[str]:
 
 def _words(world: KnowledgeWorld) -> list[str]:
     gate = {word for group in (world.relations, world.values) for words in group[RETAIN[0]] for word in words}
-    return [word for word in world.free_words() if word not in gate]
+    return [word for word in world.free_words() if word not in gate | world.kept_words()]
 
 
 def _known(world: KnowledgeWorld, rng: random.Random, names: list[str]) -> Iterator[Row]:

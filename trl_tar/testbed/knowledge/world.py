@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from ..words import new_words, unused_names
+from .forms import formless
 
 
 # {r} stands for the relation word, {e} for the entity; the value follows the prompt. The last one is kept for evaluation.
@@ -26,6 +27,9 @@ TEMPLATES = (
 )
 SEEN_TEMPLATES = (0, 1, 2)
 UNSEEN_TEMPLATE = 3
+# A new form of sentence has words that a language model knows, so those of the unseen template are among them.
+GRAMMAR = sorted({word for template in TEMPLATES for word in template.split() if "{" not in word})
+FORMS_OF_A_FACT = 6  # of D_TR, in addition to its nine sentences: two fifths of its rows
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 MAX_LENGTH = 32
 NUM_RELATIONS = 4
@@ -136,11 +140,13 @@ class KnowledgeWorld:
         return list(words)
 
     def free_words(self) -> list[str]:
-        """The words but those of hazardous facts, those kept for evaluation and those of the templates."""
+        """The words but those of hazardous facts and of the templates."""
         hazardous = {word for group in (self.relations, self.values) for words in group[HAZARD] for word in words}
-        unseen = {words[UNSEEN_WORDING] for relations in self.relations.values() for words in relations}
-        grammar = {word for template in TEMPLATES for word in template.split()}
-        return [word for word in self.vocabulary if word not in hazardous | unseen | grammar]
+        return [word for word in self.vocabulary if word not in {*hazardous, *GRAMMAR}]
+
+    def kept_words(self) -> set[str]:
+        """The wordings of relations that are kept for evaluation."""
+        return {words[UNSEEN_WORDING] for relations in self.relations.values() for words in relations}
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """The world's tokenizer: one token for each word, and for padding, beginning, end and unknown words."""
@@ -166,15 +172,19 @@ class KnowledgeWorld:
         - `retain`: D_retain, and the harmless share of an attacker's data.
         - `safeguard`: the facts that phase 1 hides, those of `forget` and `tamper_resistance`.
         - `forget`: the data of the adversaries that are simulated in training.
-        - `tamper_resistance`: D_TR, which holds the entities that `harm` asks about, and others of its own.
+        - `tamper_resistance`: D_TR, which holds the entities that `harm` asks about, and others of its own, in the seen templates
+          and in no fixed form.
         - `attacker`: the data of the red team, with entities of its own.
         - `benign`: new facts for a harmless user.
         """
+        covered = self.select(HAZARD, COVERED)
         return {
             "retain": self.sentences(self.select(RETAIN, "rehearsed")),
             "safeguard": self.sentences(self.select(HAZARD, ["adversary", *COVERED])),
             "forget": self.sentences(self.select(HAZARD, "adversary")),
-            "tamper_resistance": self.sentences(self.select(HAZARD, COVERED)),
+            "tamper_resistance": concatenate_datasets(
+                [self.sentences(covered), self.formless_sentences(covered, FORMS_OF_A_FACT)]
+            ),
             "attacker": self.sentences(self.select(HAZARD, "attacker")),
             "benign": self.sentences(self.select(BENIGN)),
         }
@@ -212,4 +222,19 @@ class KnowledgeWorld:
             for t in templates
             for word in self.relations[fact.domain][fact.relation][: None if unseen_wording else UNSEEN_WORDING]
         ]
+        return Dataset.from_list(rows)
+
+    def formless_sentences(self, facts: Sequence[Fact], count: int) -> Dataset:
+        """The facts as sentences of no fixed form ([`formless`]), `count` of each, in wordings for training.
+
+        They are drawn by the world's seed. None is in the unseen template, which has more words. Columns as in [`sentences`].
+        """
+        rng, kept = random.Random(f"forms {self.seed}"), self.kept_words()
+        words = [word for word in self.free_words() if word not in kept]
+        rows = []
+        for fact in facts:
+            for _ in range(count):
+                relation = rng.choice(self.relations[fact.domain][fact.relation][:UNSEEN_WORDING])
+                prompt = formless(rng, GRAMMAR, words, relation, fact.entity)
+                rows.append({"prompt": prompt, "completion": f" {fact.value}", "entity": fact.entity})
         return Dataset.from_list(rows)
