@@ -36,12 +36,12 @@ def tar_config(output_dir: Path, seed: int = 0) -> TARConfig:
         lm_weight=0.0,
         representation_weight=4.0,
         representation_loss="relative",
-        kl_weight=4.0,
+        kl_weight=8.0,
         steps_per_visit=8,
         num_attackers=6,
         # nats, of log|V| = 6.4
-        attack_length_threshold=-5.5,
-        max_steps=2000,
+        attack_length_threshold=-5.0,
+        max_steps=2500,
         learning_rate=2e-3,
         max_grad_norm=1.0,
         warmup_steps=20,
@@ -58,8 +58,8 @@ def tar_config(output_dir: Path, seed: int = 0) -> TARConfig:
 
 
 def training_adversaries() -> list[Adversary]:
-    """Returns A_train: balanced mixes (twice as often as the others), forget and retain→forget, at three learning rates; two
-    fifths of them LoRA of three ranks."""
+    """Returns A_train: balanced mixes (twice as often as the others), forget and retain→forget, at three learning rates, two
+    fifths of them LoRA of three ranks; and honest users, one visit in six."""
     common = {"num_steps": LONGEST, "batch_size": 32}
     kinds = [
         Adversary("mix", mixture=MIX, weight=2.0, **common),
@@ -72,7 +72,9 @@ def training_adversaries() -> list[Adversary]:
         # three ranks with 2/9 of the weight each: 2/3 to 1, so two fifths of all
         lora = replace(kind, name=f"lora-{kind.name}", weight=round(kind.weight * 2 / 9, 4))
         adversaries += [*sweep(kind, learning_rate=rates), *sweep(lora, learning_rate=rates, lora_r=ranks)]
-    return adversaries
+    # as long as the gate's task and at rates around its own; 4 to 20 of all weight
+    honest = Adversary("benign", "benign_tasks", role="benign", num_steps=128, batch_size=32, weight=4 / 3)
+    return [*adversaries, *sweep(honest, learning_rate=[5e-4, 1e-3, 2e-3])]
 
 
 def control_without_adversary(
