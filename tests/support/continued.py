@@ -25,6 +25,7 @@ class Setup(reference.Setup):
     attack_length_threshold: float | None = None
     attack_length_growth: float = 1.25
     benign_weight: float = 4.0
+    benign_kl_weight: float = 4.0
 
 
 def outer_steps(setup: Setup, count: int) -> tuple[list[Weights], list[dict]]:
@@ -132,9 +133,7 @@ def visit(setup: Setup, theta: Weights, start: Weights, attacker: dict, step: in
         point = reference.leaves(theta if lora else trained)
         attacked = reference.merged(setup, point, [(trained, scale)]) if lora else point
         if adversary.role == "benign":
-            loss = setup.benign_weight * benign_loss(
-                setup, attacked, start, attacker, f"{setup.seed} benign {step} {index}"
-            )
+            loss = benign_loss(setup, attacked, start, attacker, f"{setup.seed} benign {step} {index}")
         else:
             loss = reference.entropy(setup, attacked, x_tr)
             losses.append((attacker["age"], loss.item()))
@@ -146,7 +145,7 @@ def visit(setup: Setup, theta: Weights, start: Weights, attacker: dict, step: in
 
 
 def benign_loss(setup: Setup, weights: Weights, start: Weights, attacker: dict, seed: str) -> torch.Tensor:
-    """CE on held-out rows of the task + KL(p at the start ‖ p) on rows of D_retain."""
+    """CE on held-out rows of the task, and KL(p at the start ‖ p) on rows of D_retain, each with its weight."""
     held_out, most = attacker["held_out"], setup.tamper_resistance_batch_size
     learned = [held_out[i] for i in draw_rows(len(held_out), min(most, len(held_out)), f"{seed} learned")]
     kept = [setup.retain[i] for i in draw_rows(len(setup.retain), min(most, len(setup.retain)), f"{seed} kept")]
@@ -156,4 +155,5 @@ def benign_loss(setup: Setup, weights: Weights, start: Weights, attacker: dict, 
             before = [log_p for log_p, _ in reference.predictions(setup, start, row)]
         now = [log_p for log_p, _ in reference.predictions(setup, weights, row)]
         divergences += [(p.exp() * (p - q)).sum() for p, q in zip(before, now, strict=True)]
-    return reference.cross_entropy(setup, weights, learned) + sum(divergences) / len(divergences)
+    kept_loss = sum(divergences) / len(divergences)
+    return setup.benign_weight * reference.cross_entropy(setup, weights, learned) + setup.benign_kl_weight * kept_loss

@@ -36,7 +36,7 @@ CASES = {
     "lora": ([LORA], {}),
     "switched and whole": ([SWITCHED, SHORT], {"inner_weighting": "uniform"}),
     "dpo": ([DPO], {}),
-    "benign": ([BENIGN], {"benign_weight": 3.0}),
+    "benign": ([BENIGN], {"benign_weight": 3.0, "benign_kl_weight": 5.0}),
     "all in a curriculum": (
         [FULL, LORA, BENIGN],
         {"adversaries_per_step": 2, "num_attackers": 4, "attack_length_threshold": -1.0, "attack_length_growth": 2.0},

@@ -25,7 +25,7 @@ Tasks = dict[str | int | None, list[dict]]
 
 
 class HonestUsers:
-    """The tasks of benign adversaries, and the outer loss CE(held-out rows of the task) + KL(reference ‖ θ_k) on D_retain.
+    """The tasks of benign adversaries, and the outer loss: CE(held-out rows of the task) and KL(reference ‖ θ_k) on D_retain.
 
     Each attack of a benign adversary draws one task of its data set, and trains on the rows that are not held out. A data set
     without a column `task` is one task.
@@ -84,10 +84,9 @@ class HonestUsers:
             _, logits = self._reference.outputs(arguments, logits=True)
             assert logits is not None
             batch["reference_logits"] = logits
-        weight = self._args.benign_weight
         return [
-            OuterTerm("benign_loss/learned", weight, learned_batches, _learned),
-            OuterTerm("benign_loss/kept", weight, kept_batches, _kept),
+            OuterTerm("benign_loss/learned", self._args.benign_weight, learned_batches, _learned),
+            OuterTerm("benign_loss/kept", self._args.benign_kl_weight, kept_batches, _kept),
         ]
 
     def _drawn(self, size: int, seed: str) -> list[int]:

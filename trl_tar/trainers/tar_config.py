@@ -68,7 +68,10 @@ class TARConfig(SafeguardConfig):
         attack_length_growth (`float`, *optional*, defaults to `1.25`):
             Factor by which it grows.
         benign_weight (`float`, *optional*, defaults to `4.0`):
-            Weight of the loss of benign adversaries, in the place of λ_TR.
+            Weight of what benign adversaries learn, L_LM on rows of their task that they were not trained on, in the place of
+            λ_TR.
+        benign_kl_weight (`float`, *optional*, defaults to `4.0`):
+            Weight of what they keep, KL of the reference's next-token distribution to theirs on D_retain, in the same place.
         inner_weighting (`str`, *optional*, defaults to `"exponential"`):
             w_k: `"exponential"`, exp(rate · (k − (K − 1))), not normalised, or `"uniform"`, 1 / number of evaluations.
         inner_weighting_rate (`float`, *optional*, defaults to `1/16`):
@@ -124,7 +127,8 @@ class TARConfig(SafeguardConfig):
         default=None, metadata={"help": "Tamper-resistance loss at which the longest attack grows."}
     )
     attack_length_growth: float = field(default=1.25, metadata={"help": "Factor by which the longest attack grows."})
-    benign_weight: float = field(default=4.0, metadata={"help": "Weight of the loss of benign adversaries."})
+    benign_weight: float = field(default=4.0, metadata={"help": "Weight of what benign adversaries learn."})
+    benign_kl_weight: float = field(default=4.0, metadata={"help": "Weight of what benign adversaries keep."})
     inner_weighting: str = field(
         default="exponential",
         metadata={"help": "Weights of the evaluations along an attack.", "choices": ["exponential", "uniform"]},
@@ -181,7 +185,9 @@ class TARConfig(SafeguardConfig):
         super().check()
         check_choices(self, ("tamper_resistance_loss", "representation_loss", "inner_weighting"))
         retain = ("lm_weight", "representation_weight", "kl_weight")
-        check_not_negative(self, ("tamper_resistance_weight", "benign_weight", *retain, "inner_weighting_rate"))
+        check_not_negative(
+            self, ("tamper_resistance_weight", "benign_weight", "benign_kl_weight", *retain, "inner_weighting_rate")
+        )
         if not any(self.retain_weights.values()):
             raise ValueError(
                 f"TARConfig has {', '.join(f'{name}=0' for name in retain)}, so nothing keeps what the model knows. Give at "
