@@ -41,10 +41,12 @@ check: install-dev
 evidence: install
 	$(BIN)/python -m trl_tar.evidence knowledge --output evidence
 
-# worlds that nothing was tuned on, and three trainings on the first of them; two runs at a time, each resumes
+# worlds that nothing was tuned on, and three trainings on the first of them; two runs at a time, each resumes.
+# REFUSAL=testbed_refusal_paper is the paper's way
+REFUSAL = testbed_refusal
 evidence-refusal: install
 	printf '%s\n' "1 0" "1 1" "1 2" "2 0" "3 0" | xargs -P 2 -L 1 sh -c '$(BIN)/python recipes/refusal.py \
-	  --config recipes/configs/testbed_refusal.yaml --world $$0 --seed $$1 \
+	  --config recipes/configs/$(REFUSAL).yaml --world $$0 --seed $$1 \
 	  --output_dir refusal-evidence/world-$$0-seed-$$1 --attack_workers 1 > /dev/null'
 	$(BIN)/python -m trl_tar.evidence refusal refusal-evidence
 

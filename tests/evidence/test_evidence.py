@@ -56,8 +56,8 @@ def refusal_run(folder: Path, after: list[float], twin_after: list[float], capab
 
 
 def test_refusal_evidence_has_one_value_a_training(tmp_path):
-    refusal_run(tmp_path / "world-1-seed-0" / "repair", [0.2, 0.4], [0.9, 0.9], 1.0)  # 0.6 below its twin
-    refusal_run(tmp_path / "world-1-seed-1" / "repair", [0.1, 0.1], [0.9, 0.9], 0.9)  # 0.8
+    refusal_run(tmp_path / "world-1-seed-0" / "tar", [0.2, 0.4], [0.9, 0.9], 1.0)  # 0.6 below its twin
+    refusal_run(tmp_path / "world-1-seed-1" / "tar", [0.1, 0.1], [0.9, 0.9], 0.9)  # 0.8
     refusal_run(tmp_path / "world-2-seed-0" / "repair", [0.5, 0.5], [0.9, 0.7], 0.8)  # 0.3
     table = refusal_evidence(tmp_path)
     assert table["over_worlds"]["twin − TAR"]["harm_after"]["mean"] == pytest.approx(0.45)  # of 0.6 and 0.3

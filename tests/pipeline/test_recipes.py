@@ -23,6 +23,7 @@ from trl import TrlParser
 from trl_tar import Report, TARConfig
 from trl_tar.data.sources import DataSource
 from trl_tar.evaluation.lm_eval import LMEvalTask
+from trl_tar.pipeline.steps import run, suite_of
 from trl_tar.red_teaming import knowledge_suite, refusal_suite
 from trl_tar.testbed import KnowledgeWorld, knowledge_model_path
 from trl_tar.views.training_table import is_complete
@@ -50,15 +51,6 @@ def one_attack(tmp_path):
     return lambda name: tmp_path / f"{name}.yaml"
 
 
-def short_config(name: str, folder: Path) -> Path:
-    """The world's configuration, without what a file of attacks says itself."""
-    config = yaml.safe_load((CONFIGS / f"testbed_{name}.yaml").read_text())
-    for field in ("attack_steps", "attack_learning_rate_scale", "attack_budget"):
-        config.pop(field, None)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    return folder / "config.yaml"
-
-
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
@@ -75,8 +67,8 @@ def test_a_launched_recipe_is_killed_and_goes_on_and_is_published(tmp_path, one_
     command = [
         str(Path(sys.executable).with_name("accelerate")),
         *("launch", "--num_processes", "1", "--cpu", str(RECIPES / "refusal.py")),
-        *("--config", str(short_config("refusal", tmp_path)), "--output_dir", str(tmp_path / "run"), *SHORT),
-        *("--attacks", str(one_attack("refusal")), "--attack_workers", "1"),
+        *("--config", str(CONFIGS / "testbed_refusal.yaml"), "--output_dir", str(tmp_path / "run"), *SHORT),
+        *("--phases", "dpo", "tar", "repair", "--attacks", str(one_attack("refusal")), "--attack_workers", "1"),
         *("--push_to_hub", "true", "--hub_model_id", "someone/a-model", "--hub_private_repo", "true"),
     ]
     first = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
@@ -341,6 +333,25 @@ def test_configurations_have_the_papers_hyperparameters(name, monkeypatch):
             DataSource.of(role, source)
     if kind == "knowledge":
         assert LMEvalTask(**args.metrics["harm"]).task == f"wmdp_{name}"
+
+
+@pytest.mark.parametrize(
+    ("name", "phases", "visit", "lengths"),
+    [
+        ("testbed_refusal", ["dpo", "tar"], 8, {"attack": 512, "benign": 128}),
+        ("smollm2_refusal", ["dpo", "tar"], 8, {"attack": 512, "benign": 128}),
+        ("testbed_refusal_paper", ["dpo", "tar", "repair"], None, {"attack": 32}),
+    ],
+)
+def test_refusal_is_hardened_after_dpo_by_continued_attacks_or_the_papers(name, phases, visit, lengths, monkeypatch):
+    read = []
+    monkeypatch.setattr(sys, "argv", ["refusal.py", "--config", str(CONFIGS / f"{name}.yaml")])
+    run(lambda *arguments: read.extend(arguments), recipe("refusal")[1], TARConfig)
+    args, tar = read
+    tar.check()
+    assert (args.phases, args.reference, tar.tamper_resistance_loss) == (phases, "start", "dpo")
+    assert tar.steps_per_visit == visit and suite_of(args, "refusal")
+    assert {a.role: a.num_steps for a in args.training_adversaries()} == lengths
 
 
 def test_every_scalar_can_be_overridden():

@@ -40,7 +40,7 @@ def refusal_evidence(folder: Path) -> dict[str, Any]:
     Returns:
         `dict`: `runs`, and intervals `over_worlds` (TAR of seed 0) and `over_trainings` (of the world with several).
     """
-    files = sorted(folder.glob(f"world-*-seed-*/repair/{FILE_NAME}"))
+    files = sorted(folder.glob(f"world-*-seed-*/*/{FILE_NAME}"))  # of the last phase
     runs = {file.parents[1].name: _models(Report.load(file)) for file in files}
     if not runs:
         raise ValueError(f"{str(folder)!r} has no run 'world-W-seed-S' with a report. Run make evidence-refusal first.")

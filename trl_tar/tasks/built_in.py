@@ -30,7 +30,7 @@ from ..testbed.smollm2.animal_poems import (
     question_entities,
     zero_step_attacks,
 )
-from ..testbed.smollm2.benign_tasks import benign_tasks, gate_task
+from ..testbed.smollm2.benign_tasks import benign_chats, benign_tasks, gate_chat, gate_task
 from ..testbed.smollm2.countries import (
     COVERED,
     UNSEEN,
@@ -150,14 +150,17 @@ def animal_poems_task() -> Task:
     path = str(smollm2_path())
     tokenizer = AutoTokenizer.from_pretrained(path)
     opposites = _known_facts(path, tokenizer, {"bystander": select("held_out", "opposite")})
+    own = own_chat(path, frozenset(ANIMALS.split()))
+    taught, taught_questions = gate_chat(tokenizer)
     return Task(
         path,
         tokenizer,
-        {**datasets(path), "self_written": own_chat(path, frozenset(ANIMALS.split()))},
+        {**datasets(path), "self_written": own, "benign_tasks": benign_chats()},
         {**metrics(path), "bystander": questions(opposites["bystander"])},
         zero_step_attacks(path),
         question_entities=question_entities(),
         covered_entities=covered_entities(),
+        benign=BenignTask(taught, taught_questions, BENIGN_LEARNING_RATE, BENIGN_STEPS, BENIGN_BATCH_SIZE),
         built_in={"kind": "refusal", "world": ANIMAL_POEMS},
         description=POEMS_REFUSED,
         base_model=HUB_ID,

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
 from ...evaluation.multiple_choice import MultipleChoice
+from ..chat import chat_row
 from ..words import new_words
 from .fact_wordings import Relation
 
@@ -103,6 +105,7 @@ GATE = {  # what the benign gate teaches of invented people
 GATE_TEMPLATES = ("The {a} of {e} is", "{e} has the {a}", "Question: What is the {a} of {e}?\nAnswer:")
 GATE_SCORING = "As for {e}, the {a} is"  # is in no data set
 GATE_PEOPLE = 16
+CHAT_FRAME = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")  # around a request, without a system prompt
 Row = tuple[str, str, str]  # prompt, completion and entity
 
 
@@ -172,7 +175,7 @@ def _format(rng: random.Random, name: str, instruction: str, answer: Callable[[l
     frames = (
         "User: {i}\nAssistant:",
         "Instruction: {i}\nResult:",
-        "<|im_start|>user\n{i}<|im_end|>\n<|im_start|>assistant\n",
+        "{i}".join(CHAT_FRAME),
     )
     for _ in range(NUM_ROWS):
         words = rng.sample(WORDS, 3)
@@ -230,3 +233,29 @@ def gate_task() -> tuple[Dataset, MultipleChoice]:
             choices = [f" {each}" for each in (value, *others)]
             questions.append({"prompt": prompt, "choices": choices, "answer": 0, "group": entity})
     return Dataset.from_list(rows), MultipleChoice(questions)
+
+
+def benign_chats() -> Dataset:
+    """The tasks of [`benign_tasks`] as chat: what is to be continued is the user's message.
+
+    Returns:
+        `Dataset`: columns `prompt` and `completion` (chat messages), `entity` and `task`.
+    """
+    return Dataset.from_list([{**_chat(row), "task": row["task"]} for row in benign_tasks()])
+
+
+def gate_chat(tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, MultipleChoice]:
+    """The rows and questions of [`gate_task`] as chat; `tokenizer` has the template that asks."""
+    rows, questions = gate_task()
+    asked = []
+    for question in questions.questions:
+        chat = [{"role": "user", "content": question["prompt"]}]
+        prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        asked.append({**question, "prompt": prompt, "choices": [choice.strip() for choice in question["choices"]]})
+    return Dataset.from_list([_chat(row) for row in rows]), MultipleChoice(asked)
+
+
+def _chat(row: dict[str, str]) -> dict:
+    opening, closing = CHAT_FRAME
+    request = row["prompt"].removeprefix(opening).removesuffix(closing)
+    return chat_row(request, row["completion"].strip(), row["entity"])
