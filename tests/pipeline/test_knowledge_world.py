@@ -103,7 +103,12 @@ def test_the_papers_way_is_a_recipe_of_its_own():
 
 def anchored(task, folder, **changes) -> list[str | None]:
     """Runs the phases of one step each; returns what the anchors of the second compared with, by the record."""
-    args = KnowledgeArguments(safeguard_steps=1, phases=["random_mapping", "tar", "repair"], repair_steps=1, **changes)
+    far = {
+        "safeguard_steps": 1,
+        "safeguard_learning_rate": 0.1,
+        "safeguard_warmup_steps": 0,
+    }  # so that its answers differ
+    args = KnowledgeArguments(phases=["random_mapping", "tar", "repair"], repair_steps=1, **far, **changes)
     folders = train_phases(task, args, short(folder, max_steps=1), ADVERSARIES)
     assert [each.name for each in folders] == ["random_mapping", "tar", "repair"]
     return [json.loads((each / "run.json").read_text())["reference"] for each in folders]
