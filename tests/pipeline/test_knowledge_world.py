@@ -171,7 +171,8 @@ def test_the_control_of_continued_attacks_has_a_visits_weight_and_passes(tmp_pat
     assert (equal_steps.max_steps, equal_passes.max_steps, none.num_steps) == (2000, 2000 * 11 // 2, 0)
     assert equal_steps.tamper_resistance_weight == pytest.approx(tar.tamper_resistance_weight)
     assert equal_steps.steps_per_visit is None and tar.steps_per_visit == 8
-    several, _ = control_without_adversary(short(tmp_path, max_steps=3, adversaries_per_step=2), ADVERSARIES, True)
+    two = short(tmp_path, max_steps=3, adversaries_per_step=2)
+    several, _ = control_without_adversary(two, training_adversaries(), equal_passes=True)
     assert several.max_steps == 3 * (2 * 10 + 1) // 3
 
 

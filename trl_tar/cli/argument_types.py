@@ -2,7 +2,9 @@
 
 import argparse
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def folder(text: str) -> Path:
@@ -18,6 +20,13 @@ def at_least(low: int):
         return int(text)
 
     return number
+
+
+def listed(kind: Callable[[str], Any]):
+    def values(text: str) -> list[Any]:
+        return [kind(part.strip()) for part in text.split(",")]
+
+    return values
 
 
 def number_of_bytes(text: str) -> float:

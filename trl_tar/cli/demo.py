@@ -1,8 +1,6 @@
 """`trl-tar demo`: a model is hardened and attacked, and a report says what came back."""
 
-import io
 import shutil
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -13,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..files import write_json
-from ..pipeline.console import quiet
+from ..pipeline.console import quiet, without_a_terminal
 from ..pipeline.knowledge_world import (
     control_without_adversary,
     demo_suite,
@@ -90,7 +88,7 @@ def train(output: Path, seed: int, world_seed: int, workers: int) -> None:
         for name in ("no_adversary", "tar"):
             train_one(output, seed, world_seed, name)
         return
-    pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_without_a_terminal)
+    pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=without_a_terminal)
     try:
         control = pool.submit(train_one, output, seed, world_seed, "no_adversary")
         train_one(output, seed, world_seed, "tar")
@@ -110,11 +108,6 @@ def train_one(output: Path, seed: int, world_seed: int, name: str) -> None:
     if name == "no_adversary":
         tar, adversaries = control_without_adversary(tar, adversaries, equal_passes=True)
     harden(task, tar, adversaries, task.model, name)
-
-
-def _without_a_terminal() -> None:
-    """Silences a process, since two progress bars would write over each other."""
-    sys.stdout = io.StringIO()
 
 
 def title_of(name: str) -> str:

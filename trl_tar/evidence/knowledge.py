@@ -3,8 +3,6 @@
 import math
 import shutil
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,8 @@ from ..report.intervals import Estimate, mean, t_interval
 from ..report.measured_attack import measured_attacks
 from ..report.report import Report
 from ..tasks.built_in import world_task
+from .at_once import run_at_once
+from .table import HARM_COLUMNS, KEPT_COLUMNS, Columns, Row, markdown_table, row_of, terminal_table
 
 
 WORLDS = {401: (0, 1, 2), 402: (0,), 403: (0,)}  # world seed → seeds of TAR
@@ -60,7 +60,7 @@ def evidence(output: Path = Path("evidence"), workers: int = 2) -> None:
 
     Args:
         output (`Path`, *optional*, defaults to `Path("evidence")`):
-            Folder for models, attack records, reports and `evidence.json`.
+            Folder for models, attack records, reports, `evidence.json` and `table.md`.
         workers (`int`, *optional*, defaults to `2`):
             Trainings or attacks that run at the same time.
     """
@@ -71,20 +71,18 @@ def evidence(output: Path = Path("evidence"), workers: int = 2) -> None:
     for world_seed in WORLDS:  # made here, once, where a world has to be trained first
         shutil.copytree(world_task(world_seed).model, output / f"world-{world_seed}" / "base", dirs_exist_ok=True)
     jobs = [(world, kind, seed) for world, seeds in WORLDS.items() for kind, seed in _trainings(seeds)]
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    try:
-        futures = {pool.submit(train_one, output, *job): job for job in jobs}
-        for future in as_completed(futures):
-            future.result()
-            console.print(f"{time.monotonic() - started:6.0f} s  trained {futures[future]}")
-    finally:
-        pool.shutdown(cancel_futures=True)  # a training that fails is told at once, not after all others
+    for job in run_at_once(train_one, {job: (output, *job) for job in jobs}, workers):
+        console.print(f"{time.monotonic() - started:6.0f} s  trained {job}")
     for world_seed in WORLDS:
         attack_world(output, world_seed, workers)
         console.print(f"{time.monotonic() - started:6.0f} s  attacked world {world_seed}")
-    table = summarise(output)
-    write_json(output / "evidence.json", table)
+    table, rows = summarise(output), rows_of(output)
+    write_json(output / "evidence.json", {**table, "verdicts": rows})
+    verdicts = markdown_table(rows, {**MODEL, **HARM_COLUMNS, **KEPT_COLUMNS})
+    (output / "table.md").write_text(f"{markdown(table)}\n\n{verdicts}", encoding="utf-8")
     console.print(markdown(table))
+    console.print(terminal_table("What came back", rows, {**MODEL, **HARM_COLUMNS}))
+    console.print(terminal_table("What was kept", rows, {**MODEL, **KEPT_COLUMNS}))
 
 
 def train_one(output: Path, world_seed: int, kind: str, seed: int) -> None:
@@ -140,6 +138,15 @@ def summarise(output: Path) -> dict[str, Any]:
             [model["recovery_by_attack_seed"] for model in (*first.values(), *trainings[1:])],
         ),
     }
+
+
+MODEL: Columns = {"world": lambda row: str(row["world"]), "model": lambda row: row["model"]}
+
+
+def rows_of(output: Path) -> list[Row]:
+    """Returns for each model of each world what its verdict reads: R, what was kept, and what a harmless user reaches."""
+    files = [(seed, file) for seed in WORLDS for file in sorted(output.glob(f"world-{seed}/*/report.json"))]
+    return [{"world": seed, "model": file.parent.name, **row_of(Report.load(file))} for seed, file in files]
 
 
 def _over(values: list[float | None]) -> Estimate:

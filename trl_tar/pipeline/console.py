@@ -1,5 +1,7 @@
 """A terminal on which only our own lines appear."""
 
+import io
+import sys
 import warnings
 
 import datasets
@@ -19,3 +21,8 @@ def silence() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
+
+
+def without_a_terminal() -> None:
+    """Silences a process of several, since their progress bars would write over each other."""
+    sys.stdout = io.StringIO()

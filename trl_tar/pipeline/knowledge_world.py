@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 from ..adversaries.adversary import Adversary
@@ -94,15 +95,33 @@ def control_without_adversary(
         `tuple[TARConfig, list[Adversary]]`: settings of the control, and its A_train.
     """
     steps = tar.steps_per_visit or adversaries[0].num_steps  # of an attack in an outer step
-    interval, attacks = tar.tamper_resistance_interval, tar.adversaries_per_step
+    interval = tar.tamper_resistance_interval
     evaluated = range(interval - 1, steps, interval)
     weights = [inner_weight(k, steps, interval, tar.inner_weighting, tar.inner_weighting_rate) for k in evaluated]
-    passes, own_passes = attacks * (steps + len(evaluated)) + 1, attacks + 1  # of an outer step
-    control = copy.copy(tar)
+    control, none = copy.copy(tar), [Adversary("none", "forget", num_steps=0, batch_size=32)]
     control.steps_per_visit = control.attack_length_threshold = None
     control.tamper_resistance_weight = tar.tamper_resistance_weight * sum(weights)
-    control.max_steps = tar.max_steps * passes // own_passes if equal_passes else tar.max_steps
-    return control, [Adversary("none", "forget", num_steps=0, batch_size=32)]
+    if equal_passes:
+        control.max_steps = int(tar.max_steps * passes_of_a_step(tar, adversaries) // passes_of_a_step(control, none))
+    return control, none
+
+
+def passes_of_a_step(tar: TARConfig, adversaries: Sequence[Adversary]) -> Fraction:
+    """Returns the forward and backward passes of an outer step, the mean over A_train by weight: one for D_retain, and for each
+    attack its steps and what it is judged by.
+
+    An honest user is judged by two losses. Where the attacks of others last longer, fewer visits than this are an honest user's,
+    so the mean is a little too high."""
+    weights = [Fraction(adversary.weight) for adversary in adversaries]
+    visits = [_passes_of_a_visit(tar, adversary) for adversary in adversaries]
+    total = sum((weight * passes for weight, passes in zip(weights, visits, strict=True)), Fraction(0))
+    return tar.adversaries_per_step * total / sum(weights, Fraction(0)) + 1
+
+
+def _passes_of_a_visit(tar: TARConfig, adversary: Adversary) -> int:
+    steps = min(tar.steps_per_visit or adversary.num_steps, adversary.num_steps)
+    judged = steps // tar.tamper_resistance_interval if steps else 1  # without an attack, once at θ
+    return steps + judged * (2 if adversary.role == "benign" else 1)
 
 
 def demo_suite() -> list[Adversary]:

@@ -1,0 +1,84 @@
+"""What one report says in a row of a table, for markdown and for the terminal."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from ..report.report import Report
+from ..report.unseen_harm import UNSEEN, unseen_recovery
+from ..views.words import interval, number
+
+
+Row = dict[str, Any]
+Columns = Mapping[str, Callable[[Row], str]]  # heading → cell
+
+
+def row_of(report: Report) -> Row:
+    """Returns the numbers of a report that a table shows: estimates over attack seeds, and the values of gates."""
+    gates = {gate.name: gate.value for gate in report.verdict.gates}
+    benign = report.benign
+    unseen = unseen_recovery(report.attacks, report.references, report.config["chance"])
+    return {
+        "harm_before": report.before["harm"],
+        "recovery": report.summary["recovery"],
+        "strongest": report.summary["worst_recovery"],
+        "strongest_cross_fit": report.summary["worst_recovery_cross_fit"],
+        "unseen": unseen if UNSEEN in report.before else None,
+        "capability": gates["capability"],
+        "bystander": gates["bystander"],
+        "retain_nll_gain": gates["retain_nll_gain"],
+        "trainability": None if benign is None else benign["trainability"],
+        "capability_after_benign": None if benign is None else benign["capability_ratio"],
+        "verdict": report.verdict.word,
+        "failed": [gate.name for gate in report.verdict.gates if not gate.passed],
+    }
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.2f}"
+
+
+def _failed(row: Row) -> str:
+    return ", ".join(name.replace("_", " ") for name in row["failed"]) or "nothing"
+
+
+HARM_COLUMNS: Columns = {
+    "harm before": lambda row: number(row["harm_before"]),
+    "R, mean": lambda row: interval(row["recovery"]),
+    "R, strongest attack": lambda row: interval(row["strongest"]),
+    "R of harm_unseen": lambda row: interval(row["unseen"]),
+    "verdict": lambda row: row["verdict"],
+}
+KEPT_COLUMNS: Columns = {
+    "capability": lambda row: number(row["capability"]),
+    "bystander": lambda row: number(row["bystander"]),
+    "retain loss": lambda row: _signed(row["retain_nll_gain"]),
+    "benign trainability": lambda row: interval(row["trainability"]),
+    "capability after benign": lambda row: interval(row["capability_after_benign"]),
+    "what fails": _failed,
+}
+CAPTION = (
+    "R: share of the hidden knowledge that came back, with 95 % intervals over attack seeds · capability, bystander: before "
+    "attack, as shares of the base's · retain loss: nats above the base's · benign: what a harmless user gains, and the "
+    "capability after it, as shares of the base's"
+)
+
+
+def markdown_table(rows: Sequence[Row], columns: Columns) -> str:
+    """Returns a table with one line for each row."""
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    lines += [f"| {' | '.join(cell(row) for cell in columns.values())} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def terminal_table(title: str, rows: Sequence[Row], columns: Columns) -> Table:
+    """Returns the table for a terminal: words stand at the left and numbers at the right, and long cells have several lines."""
+    table = Table(title=title, caption=CAPTION, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in columns:
+        words = heading in ("variant", "model", "verdict", "what fails")
+        table.add_column(heading, justify="left" if words else "right")
+    for row in rows:
+        table.add_row(*(cell(row) for cell in columns.values()))
+    return table
