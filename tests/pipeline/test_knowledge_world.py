@@ -165,15 +165,20 @@ def test_the_control_has_the_weight_and_passes_of_tar(tmp_path):
 def test_the_control_of_continued_attacks_has_a_visits_weight_and_passes(tmp_path):
     tar = short(tmp_path, max_steps=2000)
     assert (tar.steps_per_visit, tar.tamper_resistance_interval, tar.inner_weighting) == (8, 4, "uniform")
-    equal_steps, (none,) = control_without_adversary(tar, training_adversaries())
-    equal_passes, _ = control_without_adversary(tar, training_adversaries(), equal_passes=True)
+    attacks = [adversary for adversary in training_adversaries() if adversary.role == "attack"]
+    equal_steps, (none,) = control_without_adversary(tar, attacks)
+    equal_passes, _ = control_without_adversary(tar, attacks, equal_passes=True)
     # a visit of 8 steps: 8 + 2 + 1 = 11 passes an outer step, 2 without an attack; two weights of ½
     assert (equal_steps.max_steps, equal_passes.max_steps, none.num_steps) == (2000, 2000 * 11 // 2, 0)
     assert equal_steps.tamper_resistance_weight == pytest.approx(tar.tamper_resistance_weight)
     assert equal_steps.steps_per_visit is None and tar.steps_per_visit == 8
     two = short(tmp_path, max_steps=3, adversaries_per_step=2)
-    several, _ = control_without_adversary(two, training_adversaries(), equal_passes=True)
+    several, _ = control_without_adversary(two, attacks, equal_passes=True)
     assert several.max_steps == 3 * (2 * 10 + 1) // 3
+    # an honest user is judged by two losses: a visit in six makes it 11 + 2 / 6 passes
+    users = [replace(attacks[0], weight=5.0), Adversary("benign", "benign_tasks", role="benign", num_steps=128)]
+    with_users, _ = control_without_adversary(tar, users, equal_passes=True)
+    assert with_users.max_steps == 2000 * 34 // 6
 
 
 def test_two_fifths_of_the_demos_attackers_are_lora():

@@ -16,7 +16,7 @@ from ..pipeline.steps import attack, harden, reference_of
 from ..report.report import Report
 from ..tasks.built_in import world_task
 from .ablation_report import report_on
-from .ablation_variants import PHASE_1, RECIPE, Settings, differences, settings_of, variants
+from .ablation_variants import PHASE_1, RECIPE, VARIANTS, Settings, differences, settings_of
 from .at_once import run_at_once
 from .settings_log import note
 from .table import Row
@@ -55,7 +55,7 @@ class Training:
 
     def settings(self, workers: int = 1) -> Settings:
         """Returns what decides the training."""
-        return settings_of(variants()[self.variant], self.world, self.folder.parent, self.seed, workers)
+        return settings_of(VARIANTS[self.variant], self.world, self.folder.parent, self.seed, workers)
 
     def noted(self, settings: Settings) -> dict[str, str | int]:
         """Returns what the log of settings calls it."""
@@ -115,11 +115,10 @@ def ablation(
 
 def chosen(only: Sequence[str] | None) -> list[str]:
     """Returns the names of the variants to train, in the table's order; raises `ValueError` for one that is none."""
-    known = variants()
-    unknown = [name for name in only or () if name not in known]
+    unknown = [name for name in only or () if name not in VARIANTS]
     if unknown:
-        raise ValueError(f"There is no variant {unknown[0]!r} of this recipe. Use {', '.join(map(repr, known))}.")
-    return [name for name in known if only is None or name in only]
+        raise ValueError(f"There is no variant {unknown[0]!r}. Use {', '.join(map(repr, VARIANTS))}.")
+    return [name for name in VARIANTS if only is None or name in only]
 
 
 def prepare(training: Training) -> None:
@@ -136,7 +135,7 @@ def train(training: Training) -> None:
     noted, begins = training.noted(settings), not (training.folder / LOG).is_file()
     if begins:
         recipe = Training(output, training.world, training.seed, RECIPE.name).settings()
-        note(output, event="started", **noted, passes=settings.passes, changes=differences(settings, recipe))
+        note(output, event="started", **noted, passes=round(settings.passes), changes=differences(settings, recipe))
     start: str | Path = task.model
     folders = [training.folder]
     if PHASE_1 in settings.args.phases:
@@ -164,7 +163,7 @@ def attack_trained(training: Training, workers: int) -> Report:
     if PHASE_1 in settings.args.phases:
         twin = folder.parent / training.phase_1
         trained = [folder.parent / training.phase_1, folder]
-    words = variants()[training.variant].words
+    words = VARIANTS[training.variant].words
     return attack(
         task.started_from(reference_of(task, settings.args, twin)),
         settings.args,

@@ -10,14 +10,13 @@ from ..files import write_json
 from ..report.build import judged_again
 from ..report.report import FILE_NAME, Report
 from ..views.frontier import plot_frontier
-from .ablation_variants import ALL
+from .ablation_variants import VARIANTS
 from .settings_log import noted, tried
 from .table import HARM_COLUMNS, KEPT_COLUMNS, Columns, Row, markdown_table, row_of, terminal_table
 
 
 PLACE = re.compile(r"world-(\d+)/(\w+)-seed-(\d+)")  # of a model's folder in that of the ablation
-ORDER = [variant.name for variant in ALL]
-WORDS = {variant.name: variant.words for variant in ALL}
+ORDER = list(VARIANTS)
 
 
 def report_on(output: Path, console: Console | None = None) -> list[Row]:
@@ -60,7 +59,7 @@ def rows_of(output: Path) -> list[Row]:
     lines, rows = noted(output), []
     for file in output.glob(f"world-*/*-seed-*/{FILE_NAME}"):
         found = PLACE.fullmatch(file.parent.relative_to(output).as_posix())
-        if found is None or found[2] not in WORDS:
+        if found is None or found[2] not in VARIANTS:
             continue
         job = {"world": int(found[1]), "variant": found[2], "seed": int(found[3])}
         own = [line for line in lines if job.items() <= line.items()]
@@ -71,7 +70,7 @@ def rows_of(output: Path) -> list[Row]:
             "minutes": minutes[-1] if minutes else None,
             "resumed": len(started) > 1,
         }
-        rows.append({**job, "words": WORDS[found[2]], **cost, **row_of(judged_again(Report.load(file)))})
+        rows.append({**job, "words": VARIANTS[found[2]].words, **cost, **row_of(judged_again(Report.load(file)))})
     return sorted(rows, key=lambda row: (row["world"], ORDER.index(row["variant"]), row["seed"]))
 
 

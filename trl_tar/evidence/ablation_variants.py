@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..adversaries.adversary import Adversary
-from ..adversaries.sweeps import sweep
 from ..fingerprints import json_sha256
 from ..pipeline.arguments import TAR
 from ..pipeline.knowledge import KnowledgeArguments
@@ -80,9 +80,9 @@ class Settings:
         return PASSES_OF_PHASE_1 * self.args.safeguard_steps if PHASE_1 in self.args.phases else 0
 
     @property
-    def passes(self) -> int:
-        """The forward and backward passes of all phases."""
-        return self.passes_before + round(self.tar.max_steps * passes_of_a_step(self.tar, self.adversaries))
+    def passes(self) -> Fraction:
+        """The forward and backward passes of all phases, those of TAR by the mean over A_train."""
+        return self.passes_before + self.tar.max_steps * passes_of_a_step(self.tar, self.adversaries)
 
     @property
     def decisive(self) -> dict[str, Any]:
@@ -105,24 +105,19 @@ class Settings:
 
 
 def of_length(num_steps: int, adversaries: list[Adversary]) -> list[Adversary]:
-    """Returns the adversaries with attacks of another length; honest users keep theirs."""
-    return [replace(a, num_steps=num_steps) if a.role == "attack" else a for a in adversaries]
+    """Returns the adversaries, honest users too, with another number of steps."""
+    return [replace(adversary, num_steps=num_steps) for adversary in adversaries]
+
+
+def of_longer_attacks(adversaries: list[Adversary]) -> list[Adversary]:
+    """Returns the adversaries with attacks of 2,048 steps at most, which is as long as any that is reported; honest users keep
+    their length."""
+    return [replace(a, num_steps=4 * LONGEST) if a.role == "attack" else a for a in adversaries]
 
 
 def attacks_alone(adversaries: list[Adversary]) -> list[Adversary]:
     """Returns the adversaries without honest users."""
     return [adversary for adversary in adversaries if adversary.role == "attack"]
-
-
-def with_honest_users(adversaries: list[Adversary]) -> list[Adversary]:
-    """Returns the adversaries and, where they have no honest users yet, some: a third of all by weight."""
-    if len(attacks_alone(adversaries)) < len(adversaries):
-        return adversaries
-    # up to 128 steps, where the gate's task takes 100, at rates around its own: a choice
-    user = Adversary("benign", "benign_tasks", role="benign", num_steps=128, batch_size=32)
-    rates = [5e-4, 1e-3, 2e-3]
-    weight = round(sum(adversary.weight for adversary in adversaries) / 2 / len(rates), 4)
-    return [*adversaries, *sweep(replace(user, weight=weight), learning_rate=rates)]
 
 
 def of_the_paper(_: list[Adversary]) -> list[Adversary]:
@@ -158,16 +153,14 @@ PAPER: dict[str, Any] = {  # of testbed_knowledge_paper.yaml
     "max_grad_norm": 100.0,
     "adam_epsilon": 0.3,
 }
-LONGER = 4 * LONGEST  # as long as the longest attacks that the package reports
 _PAPERS_WAY: dict[str, Any] = {
     "arguments": {**RANDOM_MAPPING, "reference": "start"},
     "tar": PAPER,
     "adversaries": of_the_paper,
 }
 RECIPE = Variant("continued", "continued attacks, the recipe")
-ALL = (
+_ALL = (
     RECIPE,
-    Variant("with_honest_users", "with honest users", adversaries=with_honest_users),
     Variant("without_honest_users", "without honest users", adversaries=attacks_alone),
     Variant("k0_equal_passes", "K = 0, equal passes", control=True, equal_passes=True),
     Variant("k0_equal_steps", "K = 0, equal steps", control=True),
@@ -181,8 +174,9 @@ ALL = (
     Variant("l2_anchor", "L2 anchor alone (paper's)", PAPERS_ANCHOR),
     Variant("with_cross_entropy", "with cross-entropy", {"lm_weight": 1.0}),
     Variant("no_curriculum", "no curriculum", {"attack_length_threshold": None}),
-    Variant("longer_curriculum", "longer curriculum", adversaries=partial(of_length, LONGER)),
+    Variant("longer_curriculum", "longer curriculum", adversaries=of_longer_attacks),
 )
+VARIANTS = {variant.name: variant for variant in _ALL}
 
 
 def settings_of(variant: Variant, world: int, folder: Path, seed: int = 0, workers: int = 1) -> Settings:
@@ -210,12 +204,6 @@ def settings_of(variant: Variant, world: int, folder: Path, seed: int = 0, worke
         left = recipe.passes - settings.passes_before
         tar.max_steps = math.floor(left / passes_of_a_step(tar, settings.adversaries))
     return settings
-
-
-def variants() -> dict[str, Variant]:
-    """Returns name → variant, without those whose settings are the recipe's own: honest users are part of it, or are not."""
-    hashes = {variant.name: settings_of(variant, 0, Path()).sha256 for variant in ALL}
-    return {v.name: v for v in ALL if v is RECIPE or hashes[v.name] != hashes[RECIPE.name]}
 
 
 def differences(settings: Settings, recipe: Settings) -> dict[str, dict[str, Any]]:
