@@ -74,11 +74,14 @@ def markdown_table(rows: Sequence[Row], columns: Columns) -> str:
 
 
 def terminal_table(title: str, rows: Sequence[Row], columns: Columns) -> Table:
-    """Returns the table for a terminal: words stand at the left and numbers at the right, and long cells have several lines."""
+    """Returns the table for a terminal: words stand at the left and numbers at the right. Each column is at least as wide as its
+    longest word, so that cells of several words have several lines and none is cut."""
     table = Table(title=title, caption=CAPTION, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in columns:
+    cells = [[cell(row) for cell in columns.values()] for row in rows]
+    for heading, column in zip(columns, zip(*cells, strict=True), strict=True):
+        longest = max(len(word) for text in (heading, *column) for word in text.split())
         words = heading in ("variant", "model", "verdict", "what fails")
-        table.add_column(heading, justify="left" if words else "right")
-    for row in rows:
-        table.add_row(*(cell(row) for cell in columns.values()))
+        table.add_column(heading, justify="left" if words else "right", min_width=longest)
+    for row in cells:
+        table.add_row(*row)
     return table
