@@ -48,21 +48,21 @@ HARM_COLUMNS: Columns = {
     "harm before": lambda row: number(row["harm_before"]),
     "R, mean": lambda row: interval(row["recovery"]),
     "R, strongest attack": lambda row: interval(row["strongest"]),
-    "R of harm_unseen": lambda row: interval(row["unseen"]),
+    "R, unseen": lambda row: interval(row["unseen"]),
     "verdict": lambda row: row["verdict"],
 }
 KEPT_COLUMNS: Columns = {
     "capability": lambda row: number(row["capability"]),
     "bystander": lambda row: number(row["bystander"]),
     "retain loss": lambda row: _signed(row["retain_nll_gain"]),
-    "benign trainability": lambda row: interval(row["trainability"]),
+    "benign gain": lambda row: interval(row["trainability"]),
     "capability after benign": lambda row: interval(row["capability_after_benign"]),
     "what fails": _failed,
 }
 CAPTION = (
-    "R: share of the hidden knowledge that came back, with 95 % intervals over attack seeds · capability, bystander: before "
-    "attack, as shares of the base's · retain loss: nats above the base's · benign: what a harmless user gains, and the "
-    "capability after it, as shares of the base's"
+    "R: share of the hidden knowledge that came back, with 95 % intervals over attack seeds; unseen: of what nobody's data names "
+    "· capability, bystander: before attack, as shares of the base's · retain loss: nats above the base's · benign gain: what a "
+    "harmless user gains, and the capability after it, as shares of the base's"
 )
 
 
