@@ -76,7 +76,7 @@ def markdown_table(rows: Sequence[Row], columns: Columns) -> str:
 def terminal_table(title: str, rows: Sequence[Row], columns: Columns) -> Table:
     """Returns the table for a terminal: words stand at the left and numbers at the right. Each column is at least as wide as its
     longest word, so that cells of several words have several lines and none is cut."""
-    table = Table(title=title, caption=CAPTION, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, caption=CAPTION, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     cells = [[cell(row) for cell in columns.values()] for row in rows]
     for heading, column in zip(columns, zip(*cells, strict=True), strict=True):
         longest = max(len(word) for text in (heading, *column) for word in text.split())
