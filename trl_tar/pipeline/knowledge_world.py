@@ -27,7 +27,7 @@ def knowledge_arguments(world: int = 0, workers: int = 2) -> KnowledgeArguments:
 def tar_config(output_dir: Path, seed: int = 0) -> TARConfig:
     """Returns the settings of TAR with continued attacks: a model of 0.2 M parameters, trained on the CPU.
 
-    They were chosen on world 0. The base is anchored by its hidden states and by its output, on 128 rows of D_retain a step."""
+    They were chosen on worlds 0 and 301. The base is anchored by its hidden states and by its output, on 128 rows of D_retain a step."""
     return TARConfig(
         str(output_dir),
         seed=seed,
@@ -73,7 +73,7 @@ def training_adversaries() -> list[Adversary]:
         # three ranks with 2/9 of the weight each: 2/3 to 1, so two fifths of all
         lora = replace(kind, name=f"lora-{kind.name}", weight=round(kind.weight * 2 / 9, 4))
         adversaries += [*sweep(kind, learning_rate=rates), *sweep(lora, learning_rate=rates, lora_r=ranks)]
-    # as long as the gate's task and at rates around its own; 4 to 20 of all weight
+    # at most about as long as the gate's task, at rates around its own; a weight of 4, next to 20 of the attackers
     honest = Adversary("benign", "benign_tasks", role="benign", num_steps=128, batch_size=32, weight=4 / 3)
     return [*adversaries, *sweep(honest, learning_rate=[5e-4, 1e-3, 2e-3])]
 

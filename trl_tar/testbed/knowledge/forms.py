@@ -1,8 +1,7 @@
 """Sentences of no fixed form: a relation word and a name at any place among other words.
 
 With the seen templates alone, a safeguard hides the hazard in them, keeps D_retain in them, and falls silent in every other
-sentence: on world 0, capability in the unseen template went from 1.00 to 0.24, and nothing that an honest user taught was heard
-there. In sentences of no fixed form it has to go by what is asked.
+sentence, so that what an honest user teaches is not heard there either. In sentences of no fixed form it has to go by what is asked.
 """
 
 import random
