@@ -98,7 +98,18 @@ def kl_from_reference(logits, labels):
     return kl_divergence_loss(logits, REFERENCE_LOGITS[logits.dtype], labels)
 
 
-OF_LOGITS = [language_modeling_loss, max_entropy_loss, inverse_cross_entropy_loss, summed_log_probs, kl_from_reference]
+def kl_at_a_temperature(logits, labels):
+    return kl_divergence_loss(logits, REFERENCE_LOGITS[logits.dtype], labels, temperature=2.0)
+
+
+OF_LOGITS = [
+    language_modeling_loss,
+    max_entropy_loss,
+    inverse_cross_entropy_loss,
+    summed_log_probs,
+    kl_from_reference,
+    kl_at_a_temperature,
+]
 
 
 def many_logits(dtype: torch.dtype, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -177,6 +188,23 @@ def test_kl_divergence_by_hand():
     total, count = kl_divergence_loss(logits, reference, torch.tensor([[0, 1, -100]]))
     assert count == 1
     assert total.item() == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3), rel=1e-6)
+
+
+def test_kl_divergence_at_a_temperature_by_hand():
+    """At T = 2 odds of 9 to 1 are 3 to 1, and 1 to 1 stays: 4 (¾ log ¾/½ + ¼ log ¼/½)."""
+    logits = torch.log(torch.tensor([[[0.5, 0.5], [0.5, 0.5]]]))
+    reference = torch.log(torch.tensor([[[0.9, 0.1], [0.5, 0.5]]]))
+    total, _ = kl_divergence_loss(logits, reference, torch.tensor([[0, 1]]), temperature=2.0)
+    assert total.item() == pytest.approx(4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5)), rel=1e-6)
+
+
+def test_a_temperature_tells_margins_that_kl_alone_does_not():
+    """17 and 12 nats above 599 other tokens: both all but certain at T = 1, and 0.10 and 0.03 at T = 4."""
+    certain, less = torch.zeros(2, 1, 2, 600).unbind()
+    certain[..., 0], less[..., 0] = 17.0, 12.0
+    labels = torch.tensor([[0, 0]])
+    at_1, at_4 = (kl_divergence_loss(less, certain, labels, temperature)[0].item() for temperature in (1.0, 4.0))
+    assert at_1 < 0.01 and at_4 > 0.5
 
 
 def test_kl_divergence_is_0_at_the_reference_and_in_float32_at_least():

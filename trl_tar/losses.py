@@ -7,6 +7,7 @@ can form the global mean: Σ sums / Σ counts.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -75,13 +76,15 @@ def inverse_cross_entropy_loss(logits: torch.Tensor, labels: torch.Tensor) -> tu
 
 
 def kl_divergence_loss(
-    logits: torch.Tensor, reference_logits: torch.Tensor, labels: torch.Tensor
+    logits: torch.Tensor, reference_logits: torch.Tensor, labels: torch.Tensor, temperature: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """KL(p_ref ‖ p_θ) = Σ p_ref (log p_ref − log p_θ) of the next token, in nats, ≥ 0: the anchor at the output.
+    """T² KL(p_ref ‖ p_θ) = T² Σ p_ref (log p_ref − log p_θ) of the next token at temperature T, in nats, ≥ 0: the anchor at the
+    output.
 
-    The direction is that of distillation (https://huggingface.co/papers/1503.02531): p_θ has to cover what p_ref says. Only
-    positions that predict a label count, so neither padding nor a masked prompt does. Probabilities are formed in float32, or in
-    the precision of the logits if that is higher.
+    It is distillation (https://huggingface.co/papers/1503.02531): p_θ has to cover what p_ref says, and T² keeps the scale of the
+    gradient. Where p_ref is all but certain, KL at T = 1 does not tell a margin of 10 nats from one of 5; a temperature
+    does. Only positions that predict a label count, so neither padding nor a masked prompt does. Probabilities are formed in
+    float32, or in the precision of the logits if that is higher.
 
     Args:
         logits (`torch.Tensor` of shape `(B, T, V)`):
@@ -90,15 +93,17 @@ def kl_divergence_loss(
             The reference's, without gradient.
         labels (`torch.Tensor` of shape `(B, T)`):
             Token ids; −100 is not counted.
+        temperature (`float`, *optional*, defaults to `1.0`):
+            T, by which the logits of both are divided.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: sum over next-token positions with a label, and their number.
     """
-    wanted = labels[:, 1:] != IGNORED
+    wanted, divergence = labels[:, 1:] != IGNORED, partial(_kl_divergence, temperature=temperature)
     if logits.numel() > MOST_LOGITS:
-        return _in_chunks(_kl_divergence, logits, labels, reference_logits).sum(), wanted.sum()
+        return _in_chunks(divergence, logits, labels, reference_logits).sum(), wanted.sum()
     rows, references = logits[:, :-1][wanted], reference_logits[:, :-1][wanted]
-    return _kl_divergence(rows, labels[:, 1:][wanted], references).sum(), wanted.sum()
+    return divergence(rows, labels[:, 1:][wanted], references).sum(), wanted.sum()
 
 
 def sequence_log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -135,10 +140,13 @@ def _inverse_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch
     return logits.logsumexp(-1) - others.logsumexp(-1)
 
 
-def _kl_divergence(logits: torch.Tensor, targets: torch.Tensor, reference_logits: torch.Tensor) -> torch.Tensor:
+def _kl_divergence(
+    logits: torch.Tensor, targets: torch.Tensor, reference_logits: torch.Tensor, temperature: float
+) -> torch.Tensor:
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    log_p, log_p_ref = (F.log_softmax(rows, dim=-1, dtype=dtype) for rows in (logits, reference_logits))
-    return F.kl_div(log_p, log_p_ref, reduction="none", log_target=True).sum(-1)
+    both = [rows if temperature == 1 else rows.to(dtype) / temperature for rows in (logits, reference_logits)]
+    log_p, log_p_ref = (F.log_softmax(rows, dim=-1, dtype=dtype) for rows in both)
+    return temperature**2 * F.kl_div(log_p, log_p_ref, reduction="none", log_target=True).sum(-1)
 
 
 TokenLoss = Callable[..., torch.Tensor]

@@ -76,5 +76,6 @@ def test_a_folder_without_runs_is_one_sentence(tmp_path):
 
 def test_the_suite_is_that_of_the_readme():
     suite = evidence_suite()
-    assert len(suite) == 9 and len({adversary.name for adversary in suite}) == 9
-    assert max(adversary.num_steps for adversary in suite) == 600
+    assert len(suite) == 26 + 8 and len({adversary.name for adversary in suite}) == len(suite)
+    assert min(adversary.num_steps for adversary in suite) == 500
+    assert max(adversary.lora_r or 0 for adversary in suite) == 64

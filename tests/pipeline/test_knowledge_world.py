@@ -179,6 +179,8 @@ def test_the_control_of_continued_attacks_has_a_visits_weight_and_passes(tmp_pat
     users = [replace(attacks[0], weight=5.0), Adversary("benign", "benign_tasks", role="benign", num_steps=128)]
     with_users, _ = control_without_adversary(tar, users, equal_passes=True)
     assert with_users.max_steps == 2000 * 34 // 6
+    # and has no L_TR
+    assert with_users.tamper_resistance_weight == pytest.approx(tar.tamper_resistance_weight * 5 / 6)
 
 
 def test_two_fifths_of_the_demos_attackers_are_lora():

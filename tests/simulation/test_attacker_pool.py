@@ -1,5 +1,7 @@
 """An attack that is made in several visits is the attack that is made at once, wherever θ is by then."""
 
+import random
+from collections import Counter
 from dataclasses import replace
 from itertools import islice
 
@@ -152,9 +154,32 @@ def test_lengths_are_whole_visits_up_to_the_longest():
     drawn = lengths()
     assert min(drawn) == 8 and max(drawn) == 496 and all(length % 8 == 0 for length in drawn)
     assert 0.4 < sum(length < 63 for length in drawn) / 300 < 0.6  # √(8 · 500) is the median of a log-uniform draw
+    assert set(lengths(role="benign")) == {500}  # what an honest user reaches is measured at the end too
     assert set(lengths(num_steps=8)) == {8} and set(lengths(num_steps=5)) == {5} and set(lengths(num_steps=0)) == {0}
     pool.curriculum.maximum = 8.0
     assert set(lengths()) == {8}
+
+
+@pytest.mark.parametrize("maximum", [8.0, 100.0, 512.0])
+def test_weights_are_shares_of_visits_however_long_attacks_last(maximum):
+    adversaries = [
+        replace(FULL, name="long", num_steps=512, weight=6.0),
+        replace(FULL, name="one visit", num_steps=5, weight=1.0),
+        Adversary("benign", "tasks", role="benign", num_steps=128, weight=3.0),
+    ]
+    pool = AttackerPool(8, 6, Curriculum(maximum, 512, threshold=-1.0), offload=False)
+    rng, visits, turns = random.Random(0), Counter(), 30_000
+    for turn in range(turns):
+        (drawn,) = rng.choices(adversaries, map(pool.odds, adversaries))
+        attacker = pool.attacker(turn, drawn, f"{turn}")
+        visits[attacker.adversary.name] += 1
+        if not attacker.ends:
+            attacker.age += attacker.visit
+            pool.slots[attacker.slot] = attacker
+    expected = [6.0, 1.0, 3.0 * maximum / 512]  # honest users come as the defence grows
+    # rounding to whole visits makes short attacks a little longer, and lives of up to 64 visits make the shares noisy
+    shares = [visits[adversary.name] / turns for adversary in adversaries]
+    assert shares == pytest.approx([value / sum(expected) for value in expected], abs=0.03)
 
 
 def test_attackers_are_visited_in_turn():

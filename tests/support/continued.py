@@ -41,7 +41,9 @@ def outer_steps(setup: Setup, count: int) -> tuple[list[Weights], list[dict]]:
     after, visits = [], []
     for step in range(count):
         rng = random.Random(f"{setup.seed} adversaries {step}")
-        drawn = rng.choices(setup.adversaries, [a.weight for a in setup.adversaries], k=setup.adversaries_per_step)
+        grown = {"attack": 1.0, "benign": maximum / longest}
+        odds = [grown[a.role] * a.weight / mean_visits(setup, a, maximum) for a in setup.adversaries]
+        drawn = rng.choices(setup.adversaries, odds, k=setup.adversaries_per_step)
         total = reference.retain_gradient(setup, theta, theta, (start, {}), step)
         judged: list[tuple[int, float]] = []
         for index, adversary in enumerate(drawn):
@@ -67,12 +69,19 @@ def outer_steps(setup: Setup, count: int) -> tuple[list[Weights], list[dict]]:
     return after, visits
 
 
+def mean_visits(setup: Setup, adversary: Adversary, maximum: float) -> float:
+    """∫ v / (v log n) dv over the visits 1 to n: the mean of a log-uniform length, in visits; all visits of an honest user."""
+    if adversary.role == "benign" or adversary.num_steps <= setup.steps_per_visit:
+        return max(1, -(-adversary.num_steps // setup.steps_per_visit))
+    n = min(maximum, adversary.num_steps) / setup.steps_per_visit
+    return (n - 1) / math.log(n) if n > 1 else 1.0
+
+
 def beginner(setup: Setup, adversary: Adversary, seed: str, maximum: float) -> dict:
     visit_steps = setup.steps_per_visit
     length = adversary.num_steps
-    if length > visit_steps:
-        longest = min(maximum, adversary.num_steps) if adversary.role == "attack" else adversary.num_steps
-        bounds = math.log(visit_steps), math.log(longest)
+    if length > visit_steps and adversary.role == "attack":
+        bounds = math.log(visit_steps), math.log(min(maximum, length))
         visits = max(1, round(math.exp(random.Random(f"{seed} length").uniform(*bounds)) / visit_steps))
         length = min(visits, adversary.num_steps // visit_steps) * visit_steps
     adversary = replace(adversary, num_steps=length)
@@ -145,15 +154,9 @@ def visit(setup: Setup, theta: Weights, start: Weights, attacker: dict, step: in
 
 
 def benign_loss(setup: Setup, weights: Weights, start: Weights, attacker: dict, seed: str) -> torch.Tensor:
-    """CE on held-out rows of the task, and KL(p at the start ‖ p) on rows of D_retain, each with its weight."""
+    """CE on held-out rows of the task, and KL from the start at the setup's temperature on rows of D_retain, each with its weight."""
     held_out, most = attacker["held_out"], setup.tamper_resistance_batch_size
     learned = [held_out[i] for i in draw_rows(len(held_out), min(most, len(held_out)), f"{seed} learned")]
     kept = [setup.retain[i] for i in draw_rows(len(setup.retain), min(most, len(setup.retain)), f"{seed} kept")]
-    divergences = []
-    for row in kept:
-        with torch.no_grad():
-            before = [log_p for log_p, _ in reference.predictions(setup, start, row)]
-        now = [log_p for log_p, _ in reference.predictions(setup, weights, row)]
-        divergences += [(p.exp() * (p - q)).sum() for p, q in zip(before, now, strict=True)]
-    kept_loss = sum(divergences) / len(divergences)
+    kept_loss = reference.kl_divergence(setup, weights, start, kept)
     return setup.benign_weight * reference.cross_entropy(setup, weights, learned) + setup.benign_kl_weight * kept_loss

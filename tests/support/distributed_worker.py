@@ -10,17 +10,16 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import datasets
 import torch
-from peft import LoraConfig
 from safetensors.torch import save_file
 from support import tiny
+from support.several_devices import ADAPTER, ANCHORS, ATTACK, CONTINUED, first_log
 
 from trl_tar import Adversary
 
 
-ATTACK = {**tiny.ATTACK, "batch_size": 5}  # of two devices, one has three rows and the other two
 SMALL = {**tiny.ATTACK, "batch_size": 1}  # one device has no row at all
 SGD = {"optimizer": "sgd", "learning_rate": 0.5}
-ANCHORS = {"lm_weight": 0.0, "representation_loss": "relative", "kl_weight": 1.5}
+GROWING = {"attack_length_threshold": 0.0, "initial_attack_length": 4}
 CASES = {
     "full": {"adversaries": [Adversary("full", "forget", **ATTACK)]},
     "lora": {"adversaries": [Adversary("lora", "forget", lora_r=2, **ATTACK)]},
@@ -53,7 +52,7 @@ CASES = {
     "schedule-free": {"adversaries": [Adversary("full", "forget", **ATTACK)], "optim": "schedule_free_adamw"},
     "peft": {
         "adversaries": [Adversary("full", "forget", **ATTACK)],
-        "peft_config": LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"),
+        "peft_config": ADAPTER,
     },
     "groups": {
         "adversaries": [
@@ -64,33 +63,8 @@ CASES = {
         "adversaries_per_step": 4,
         "adversary_parallel_size": 2,
     },
-    "continued-groups": {
-        "adversaries": [
-            Adversary("full", "forget", **ATTACK),
-            Adversary("lora", "forget", lora_r=2, **ATTACK),
-            Adversary("benign", "rehearsal", role="benign", **ATTACK),
-        ],
-        "adversaries_per_step": 2,
-        "steps_per_visit": 2,
-        "num_attackers": 2,
-        "tamper_resistance_interval": 1,
-        "attack_length_threshold": 0.0,
-        "initial_attack_length": 4,
-        "adversary_parallel_size": 2,
-    },
-    "continued": {
-        "adversaries": [
-            Adversary("full", "forget", **ATTACK),
-            Adversary("lora", "forget", lora_r=2, **ATTACK),
-            Adversary("benign", "rehearsal", role="benign", **ATTACK),
-        ],
-        "adversaries_per_step": 2,
-        "steps_per_visit": 2,
-        "num_attackers": 2,
-        "tamper_resistance_interval": 1,
-        "attack_length_threshold": 0.0,
-        "initial_attack_length": 4,
-    },
+    "continued": {**CONTINUED, **GROWING},
+    "continued-groups": {**CONTINUED, **GROWING, "adversary_parallel_size": 2},
     "groups-in-backward": {
         "adversaries": [Adversary("full", "forget", **ATTACK), Adversary("lora", "forget", lora_r=2, **ATTACK)],
         "adversaries_per_step": 2,
@@ -120,10 +94,9 @@ def train(case: str, output: Path, world_size: int) -> None:
         **settings,
     )
     trainer.train()
-    log = {n: torch.tensor(v) for n, v in trainer.state.log_history[0].items() if "loss" in n or "norm" in n}
     if trainer.is_world_process_zero():
         save_file(tiny.weights(trainer.model), output / f"{case}-{world_size}.safetensors")
-        save_file(log, output / f"{case}-{world_size}-log.safetensors")
+        save_file(first_log(trainer), output / f"{case}-{world_size}-log.safetensors")
     ranks_agree(trainer.model)
 
 

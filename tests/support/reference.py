@@ -39,6 +39,7 @@ class Setup:
     representation_weight: float = 0.5
     representation_loss: str = "l2"
     kl_weight: float = 0.0
+    kl_temperature: float = 1.0
     adversaries_per_step: int = 1
     inner_weighting: str = "exponential"
     inner_weighting_rate: float = 1 / 16
@@ -120,10 +121,17 @@ def kl_divergence(setup: Setup, weights: Weights, reference: Weights, rows: list
     terms = []
     for row in rows:
         with torch.no_grad():
-            before = [log_p for log_p, _ in predictions(setup, reference, row)]
+            before = [warmer(setup, log_p) for log_p, _ in predictions(setup, reference, row)]
         for log_p_ref, (log_p, _) in zip(before, predictions(setup, weights, row), strict=True):
-            terms.append(sum(p.exp() * (p - q) for p, q in zip(log_p_ref, log_p, strict=True)))
+            divergence = sum(p.exp() * (p - q) for p, q in zip(log_p_ref, warmer(setup, log_p), strict=True))
+            terms.append(setup.kl_temperature**2 * divergence)
     return sum(terms) / len(terms)
+
+
+def warmer(setup: Setup, log_p: torch.Tensor) -> torch.Tensor:
+    """log p^(1/T) / Σ p^(1/T)."""
+    powers = log_p.exp() ** (1 / setup.kl_temperature)
+    return torch.log(powers / powers.sum())
 
 
 def entropy(setup: Setup, weights: Weights, rows: list[dict]) -> torch.Tensor:

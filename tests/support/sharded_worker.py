@@ -13,9 +13,9 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from datasets import Dataset
-from peft import LoraConfig
 from safetensors.torch import save_file
 from support import tiny
+from support.several_devices import ADAPTER, ANCHORS, ATTACK, CONTINUED, first_log
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import TrainerCallback
 
@@ -23,7 +23,6 @@ from trl_tar import Adversary, RandomMappingConfig, RandomMappingTrainer
 from trl_tar.distributed.sharding import is_sharded, whole
 
 
-ATTACK = {**tiny.ATTACK, "batch_size": 5}  # of two devices, one has three rows and the other two
 CASES = {
     "full": {"adversaries": [Adversary("full", "forget", **ATTACK)]},
     "lora": {"adversaries": [Adversary("lora", "forget", lora_r=2, **ATTACK)]},
@@ -38,18 +37,6 @@ CASES = {
         "gradient_accumulation_steps": 2,
     },
 }
-CONTINUED = {
-    "adversaries": [
-        Adversary("full", "forget", **ATTACK),
-        Adversary("lora", "forget", lora_r=2, **ATTACK),
-        Adversary("benign", "rehearsal", role="benign", **ATTACK),
-    ],
-    "adversaries_per_step": 2,
-    "steps_per_visit": 2,
-    "num_attackers": 2,
-    "tamper_resistance_interval": 1,
-}
-ADAPTER = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
 MORE_CASES = {
     "micro-batches": {
         "adversaries": [Adversary("full", "forget", micro_batch_size=2, max_grad_norm=0.1, **ATTACK)],
@@ -61,7 +48,7 @@ MORE_CASES = {
     },
     "anchors": {
         "adversaries": [Adversary("full", "forget", **ATTACK)],
-        **{"lm_weight": 0.0, "representation_loss": "relative", "kl_weight": 1.5},
+        **ANCHORS,
     },
     "random-mapping": {},
     "schedule-free": {"adversaries": [Adversary("full", "forget", **ATTACK)], "optim": "schedule_free_adamw"},
@@ -116,12 +103,10 @@ def shard_on_cpu() -> None:
 
 
 def random_mapping_trainer(output: Path, world_size: int, **settings) -> RandomMappingTrainer:
-    taken = ("max_steps", "learning_rate", "optim", "use_cpu", "bf16", "report_to", "save_strategy", "logging_steps")
     rows = {"per_device_train_batch_size": 8 // world_size, "forget_batch_size": 8 // world_size}
-    own = {name: tiny.SETTINGS[name] for name in taken}
     return RandomMappingTrainer(
         tiny.gpt2(),
-        RandomMappingConfig(str(output), train_sampling_strategy="sequential", **{**own, **rows, **settings}),
+        RandomMappingConfig(str(output), **{**tiny.TRAINER, **rows, **settings}),
         train_dataset=RETAIN,
         forget_dataset=Dataset.from_list(tiny.tokenised()["forget"]),
         processing_class=tiny.tokenizer(),
@@ -172,7 +157,7 @@ def train(case: str, output: Path, world_size: int, job: str) -> None:
     trainer.train(resume_from_checkpoint=str(output / f"run-{case}" / "checkpoint-2") if job == "resume" else None)
     assert is_sharded(trainer.model) == (world_size > 1)
     weights = {name: whole(p.detach()).contiguous().clone() for name, p in trainer.model.named_parameters()}
-    log = {n: torch.tensor(v) for n, v in trainer.state.log_history[0].items() if "loss" in n or "norm" in n}
+    log = first_log(trainer)
     if trainer.state.best_model_checkpoint is not None:
         log["best_step"] = torch.tensor(float(trainer.state.best_model_checkpoint.rpartition("-")[2]))
     trainer.save_model(output / f"{case}-{world_size}-{job}")

@@ -25,15 +25,11 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ 'assistant ' }}{% endif %}"
 )
 # what a trainer of these tests has unless a test says otherwise; steps are large, so that every mistake moves the weights
-SETTINGS = {
+TRAINER = {
     "max_steps": 3,
     "learning_rate": 0.1,
     "optim": "sgd",
     "per_device_train_batch_size": 4,
-    "tamper_resistance_batch_size": 3,
-    "tamper_resistance_interval": 2,
-    "tamper_resistance_weight": 2.0,
-    "representation_weight": 0.5,
     "train_sampling_strategy": "sequential",
     "use_cpu": True,
     "bf16": False,
@@ -41,6 +37,13 @@ SETTINGS = {
     "save_strategy": "no",
     "logging_steps": 1,
     "disable_tqdm": True,
+}
+SETTINGS = {
+    **TRAINER,
+    "tamper_resistance_batch_size": 3,
+    "tamper_resistance_interval": 2,
+    "tamper_resistance_weight": 2.0,
+    "representation_weight": 0.5,
 }
 ATTACK = {"learning_rate": 0.02, "num_steps": 4, "batch_size": 4}
 

@@ -36,9 +36,9 @@ CASES = {
     "lora": ([LORA], {}),
     "switched and whole": ([SWITCHED, SHORT], {"inner_weighting": "uniform"}),
     "dpo": ([DPO], {}),
-    "benign": ([BENIGN], {"benign_weight": 3.0, "benign_kl_weight": 5.0}),
+    "benign": ([BENIGN], {"benign_weight": 3.0, "benign_kl_weight": 5.0, "kl_temperature": 2.0}),
     "all in a curriculum": (
-        [FULL, LORA, BENIGN],
+        [FULL, LORA, replace(BENIGN, weight=8.0)],  # few are drawn before longer attacks are
         {"adversaries_per_step": 2, "num_attackers": 4, "attack_length_threshold": -1.0, "attack_length_growth": 2.0},
     ),
 }
@@ -89,6 +89,7 @@ def test_continued_attacks_equal_the_slow_twin(make_trainer, case):
         assert entry["attack_length_maximum"] == part[0]["maximum"]
     ages = {v["age"] for v in visits}
     assert max(ages) > CONTINUED["steps_per_visit"]
+    assert {v["adversary"].name for v in visits} == {a.name for a in CASES[case][0]}
 
 
 def moments_dropped(m):

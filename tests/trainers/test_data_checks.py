@@ -183,6 +183,7 @@ REFUSED = {
     "nan weight": ({"tamper_resistance_weight": float("nan")}, ["tamper_resistance_weight=nan", "finite"]),
     "infinite rate": ({"inner_weighting_rate": float("inf")}, ["inner_weighting_rate=inf", "finite"]),
     "zero beta": ({"beta": 0.0}, ["beta=0.0", "above 0"]),
+    "temperature of zero": ({"kl_temperature": 0}, ["kl_temperature=0", "above 0"]),
     "no interval": ({"tamper_resistance_interval": 0}, ["tamper_resistance_interval=0", "at least 1"]),
     "more groups than attacks": (
         {"adversary_parallel_size": 2},

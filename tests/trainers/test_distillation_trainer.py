@@ -12,18 +12,6 @@ from trl_tar.views.training_table import phase_settings
 
 EXACT = 1e-10  # of the displacement, float64
 ROWS = tiny.tokenised()["retain"]
-SETTINGS = {
-    "max_steps": 3,
-    "learning_rate": 0.1,
-    "optim": "sgd",
-    "train_sampling_strategy": "sequential",
-    "use_cpu": True,
-    "bf16": False,
-    "report_to": "none",
-    "save_strategy": "no",
-    "logging_steps": 1,
-    "disable_tqdm": True,
-}
 
 
 def reference_model():
@@ -33,7 +21,7 @@ def reference_model():
 def trained(tmp_path, **settings) -> DistillationTrainer:
     trainer = DistillationTrainer(
         tiny.gpt2(),
-        DistillationConfig(str(tmp_path), **{**SETTINGS, "per_device_train_batch_size": 4, **settings}),
+        DistillationConfig(str(tmp_path), **{**tiny.TRAINER, **settings}),
         train_dataset=Dataset.from_list(ROWS),
         ref_model=reference_model(),
         processing_class=tiny.tokenizer(),
@@ -91,7 +79,7 @@ def test_a_reference_of_another_architecture_is_refused(tmp_path):
     with pytest.raises(ValueError, match="ref_model"):
         DistillationTrainer(
             tiny.gpt2(),
-            DistillationConfig(str(tmp_path), **SETTINGS),
+            DistillationConfig(str(tmp_path), **tiny.TRAINER),
             train_dataset=Dataset.from_list(ROWS),
             ref_model=tiny.llama(num_hidden_layers=1),
             processing_class=tiny.tokenizer(),

@@ -16,19 +16,6 @@ from trl_tar.views.training_table import phase_settings
 
 
 EXACT = 1e-10  # of the displacement, float64
-SETTINGS = {
-    "max_steps": 3,
-    "learning_rate": 0.1,
-    "optim": "sgd",
-    "per_device_train_batch_size": 4,
-    "train_sampling_strategy": "sequential",
-    "use_cpu": True,
-    "bf16": False,
-    "report_to": "none",
-    "save_strategy": "no",
-    "logging_steps": 1,
-    "disable_tqdm": True,
-}
 ROWS = tiny.tokenised()
 
 
@@ -68,7 +55,7 @@ class Preferring(ForgetTrainer):
 def trainer(tmp_path, trainer_class=RandomMappingTrainer, config_class=RandomMappingConfig, data="forget", **settings):
     return trainer_class(
         tiny.gpt2(),
-        config_class(str(tmp_path), **{**SETTINGS, **settings}),
+        config_class(str(tmp_path), **{**tiny.TRAINER, **settings}),
         train_dataset=Dataset.from_list(ROWS["retain"]),
         forget_dataset=Dataset.from_list(ROWS[data]),
         processing_class=tiny.tokenizer(),

@@ -8,20 +8,7 @@ from support import tiny
 from trl_tar import RandomMappingConfig, RandomMappingTrainer
 
 
-SETTINGS = {
-    "max_steps": 2,
-    "learning_rate": 0.1,
-    "optim": "sgd",
-    "per_device_train_batch_size": 4,
-    "forget_batch_size": 4,
-    "train_sampling_strategy": "sequential",
-    "use_cpu": True,
-    "bf16": False,
-    "report_to": "none",
-    "save_strategy": "no",
-    "logging_steps": 1,
-    "disable_tqdm": True,
-}
+SETTINGS = {**tiny.TRAINER, "max_steps": 2, "forget_batch_size": 4}
 
 
 def trainer(tmp_path, model=None, forget=None, retain=None, **settings):

@@ -18,6 +18,7 @@ FLOAT32 = 1e-5  # weights in float32 as well: each gradient and each step rounds
 ANCHORS = {  # terms of the retain loss other than those of Eq. 2
     "relative": {"representation_loss": "relative"},
     "kl": {"kl_weight": 1.5},
+    "kl-warm": {"kl_weight": 1.5, "kl_temperature": 2.0},
     "kl-alone": {"lm_weight": 0.0, "representation_weight": 0.0, "kl_weight": 1.5},
     "anchors-alone": {"lm_weight": 0.0, "representation_loss": "relative", "kl_weight": 1.5},
     "hidden-states-alone": {"lm_weight": 0.0, "representation_loss": "l2_squared"},

@@ -17,7 +17,13 @@ from trl_tar.tasks.task import Task
 from trl_tar.trainers.recorded_settings import decisive
 from trl_tar.views.card import evaluation_results, model_card
 from trl_tar.views.page import report_summary
-from trl_tar.views.training_table import is_complete, not_tried, phase_settings
+from trl_tar.views.training_table import (
+    OF_CONTINUED_ATTACKS,
+    OF_HONEST_USERS,
+    is_complete,
+    not_tried,
+    phase_settings,
+)
 from trl_tar.views.words import contamination_sentence
 
 
@@ -276,8 +282,19 @@ def test_settings_of_the_method_are_a_table(tmp_path):
         *(["entropy"], ["4"], ["1"], ["1"], ["1"], ["0"], ["schedule_free_adamw"], ["2e-05"], ["30"], ["8"], ["5"]),
     ]
     assert "β" not in rows  # the entropy has none
+    assert not {*OF_CONTINUED_ATTACKS, *OF_HONEST_USERS} & set(rows)  # each attack is whole, and nobody is honest
     text = card(replace(report(), training={"phases": [full]}))
     assert "Every setting of every phase is in `report.json`" in text
+
+
+def test_continued_attacks_and_honest_users_have_settings_of_their_own(tmp_path):
+    config = TARConfig.from_preset("continued", str(tmp_path), use_cpu=True, bf16=False, attack_length_threshold=-5.0)
+    continued = phase(decisive(config.to_dict()))
+    users = {**continued, "adversaries": [*DESCRIBED, {**DESCRIBED[0], "role": "benign"}]}
+    rows = {row["label"]: row["cells"] for row in phase_settings([continued, users])}
+    assert [rows[label] for label in OF_CONTINUED_ATTACKS] == [["8", "8"], ["6", "6"], ["-5", "-5"]]
+    assert [rows[label] for label in OF_HONEST_USERS] == [["–", "4"]] * 2
+    assert rows["temperature of L_KL"] == ["2", "2"]
 
 
 def test_a_setting_that_was_not_recorded_is_not_claimed():

@@ -81,7 +81,8 @@ class Adversary:
             Share of the steps after which `first_dataset` gives way to `dataset`; `"beta"` draws it from Beta(6, 3)
             for each attack. Used only with `first_dataset`.
         weight (`float`, *optional*, defaults to `1.0`):
-            Unnormalised probability of being drawn from A_train.
+            Share of A_train, not normalised: of the attacks, or where they are continued, of the visits. An honest user has it once
+            the curriculum has reached the longest attack, and less before.
         role (`str`, *optional*, defaults to `"attack"`):
             `"benign"`: an honest user, who learns a harmless task and keeps what the model can do. Training only.
         use_dora (`bool`, *optional*, defaults to `False`):

@@ -127,6 +127,7 @@ def comparison_row(report: Report) -> dict[str, float | None]:
         "capability_after_mean": summary["capability_after"]["mean"],
         "recovery_mean": summary["recovery"]["mean"],
         "recovery_worst": summary["worst_recovery"]["mean"],
+        "recovery_unseen": next((g.value for g in report.verdict.gates if g.name == "harm_unseen_recovery"), None),
         "selectivity": summary["selectivity"]["mean"],
         "benign_gain": None if benign is None else benign["trainability"]["mean"],
     }
@@ -141,12 +142,12 @@ def comparison_table(reports: dict[str, Report]) -> Table:
     """Returns the models side by side, for the terminal."""
     caption = (
         "harm after attack with 95 % interval over seeds · worst: the strongest attack · R: share of the hidden "
-        "knowledge that came back · cap., byst.: capability before attack on held-out entities and on a domain of which "
+        "knowledge that came back, and of what nobody's data names · cap., byst.: capability before attack on held-out entities and on a domain of which "
         "no phase sees a fact · gain: on a harmless task, as a share of the base's"
     )
     table = Table(title="What came back under attack", caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("\nmodel", no_wrap=True)
-    for column in ("harm\nbefore", "harm\nafter", "\nworst", "\nR", "\ncap.", "\nbyst.", "\ngain"):
+    for column in ("harm\nbefore", "harm\nafter", "\nworst", "\nR", "R,\nunseen", "\ncap.", "\nbyst.", "\ngain"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("\nverdict", no_wrap=True)
     for name, report in reports.items():
@@ -158,6 +159,7 @@ def comparison_table(reports: dict[str, Report]) -> Table:
             interval(after),
             number(row["harm_after_worst"]),
             number(row["recovery_mean"]),
+            number(row["recovery_unseen"]),
             number(before["capability"]),
             number(before["bystander"]),
             number(row["benign_gain"]),

@@ -9,11 +9,11 @@ from typing import Any
 from rich.console import Console
 
 from ..adversaries.adversary import Adversary
-from ..adversaries.sweeps import sweep
+from ..adversaries.suites import knowledge_suite, peft_suite
 from ..files import write_json
 from ..pipeline.console import quiet
 from ..pipeline.knowledge_world import (
-    ATTACKER_MIX,
+    LONGEST,
     control_without_adversary,
     knowledge_arguments,
     tar_config,
@@ -26,6 +26,7 @@ from ..report.measured_attack import measured_attacks
 from ..report.report import Report
 from ..tasks.built_in import world_task
 from .at_once import run_at_once
+from .suites import NUM_STEPS, SCALE
 from .table import HARM_COLUMNS, KEPT_COLUMNS, Columns, Row, markdown_table, row_of, terminal_table
 
 
@@ -35,24 +36,8 @@ WHAT_IT_IS = "A Llama of 0.2 M parameters of a knowledge world, as the evidence 
 
 
 def evidence_suite() -> list[Adversary]:
-    """Returns nine attacks: forget only and balanced mix at three learning rates, retain→forget, two LoRA ranks."""
-    forget = Adversary("forget", "attacker", num_steps=300, batch_size=32)
-    mix = Adversary("mix", mixture=ATTACKER_MIX, num_steps=600, batch_size=32)
-    lora = Adversary("lora-mix", mixture=ATTACKER_MIX, num_steps=300, batch_size=32, learning_rate=2e-3)
-    return [
-        *sweep(forget, learning_rate=[2e-4, 1e-3, 3e-3]),
-        *sweep(mix, learning_rate=[2e-4, 5e-4, 1e-3]),
-        Adversary(
-            "retain-forget",
-            "attacker",
-            first_dataset="retain",
-            switch_at=0.4,
-            num_steps=500,
-            batch_size=32,
-            learning_rate=1e-3,
-        ),
-        *sweep(lora, lora_r=[8, 32]),
-    ]
+    """Returns the 26 attacks of [`knowledge_suite`] and the parameter-efficient ones, LoRA of rank 64 among them."""
+    return [*knowledge_suite(NUM_STEPS, SCALE), *peft_suite(LONGEST, SCALE)]
 
 
 def evidence(output: Path = Path("evidence"), workers: int = 2) -> None:
@@ -121,7 +106,7 @@ def summarise(output: Path) -> dict[str, Any]:
     seeds of TAR one value a training."""
     worlds = {seed: _summarise_world(output / f"world-{seed}") for seed in WORLDS}
     first = {seed: world["tar-0"] for seed, world in worlds.items()}
-    names = ["recovery", "worst_recovery", "below_twin", *(f"below_{kind}" for kind in CONTROLS)]
+    names = ["recovery", "recovery_of_26", "worst_recovery", "below_twin", *(f"below_{kind}" for kind in CONTROLS)]
     names += ["capability_share", "bystander_share"]
     over_worlds = {name: _over([model[name] for model in first.values()]) for name in names}
     several = next(seed for seed, tar_seeds in WORLDS.items() if len(tar_seeds) > 1)
@@ -172,6 +157,7 @@ def _summarise_world(folder: Path) -> dict[str, dict[str, Any]]:
         seeds = sorted({seed for _, seed in own})
         rows[name] = {
             "recovery": report.summary["recovery"]["mean"],
+            "recovery_of_26": _mean_of(own, knowledge_suite(NUM_STEPS, SCALE)),
             "worst_recovery": report.summary["worst_recovery"]["mean"],
             "recovery_by_attack_seed": [mean([r for (_, s), r in own.items() if s == seed]) for seed in seeds],
             "harm_before": report.before["harm"],
@@ -188,6 +174,13 @@ def _summarise_world(folder: Path) -> dict[str, dict[str, Any]]:
             pairs = [recoveries[other][key] - r for key, r in own.items() if key in recoveries[other]]
             rows[name][label] = mean(pairs) if pairs else None
     return rows
+
+
+def _mean_of(recoveries: dict[tuple[str, int], float], suite: list[Adversary]) -> float | None:
+    """Returns the mean over the attacks of a suite and their seeds, or `None` where one is missing."""
+    seeds = {seed for _, seed in recoveries}
+    values = [recoveries.get((adversary.name, seed)) for adversary in suite for seed in seeds]
+    return None if not values or None in values else mean([value for value in values if value is not None])
 
 
 def _recoveries(report: Report) -> dict[tuple[str, int], float]:

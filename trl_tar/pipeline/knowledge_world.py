@@ -81,7 +81,7 @@ def training_adversaries() -> list[Adversary]:
 def control_without_adversary(
     tar: TARConfig, adversaries: Sequence[Adversary], equal_passes: bool = False
 ) -> tuple[TARConfig, list[Adversary]]:
-    """TAR with K = 0: the tamper-resistance loss at θ, with no attack, and the same total weight.
+    """TAR with K = 0: the tamper-resistance loss at θ, with no attack, and the same total weight over a training.
 
     Args:
         tar ([`TARConfig`]):
@@ -100,7 +100,10 @@ def control_without_adversary(
     weights = [inner_weight(k, steps, interval, tar.inner_weighting, tar.inner_weighting_rate) for k in evaluated]
     control, none = copy.copy(tar), [Adversary("none", "forget", num_steps=0, batch_size=32)]
     control.steps_per_visit = control.attack_length_threshold = None
-    control.tamper_resistance_weight = tar.tamper_resistance_weight * sum(weights)
+    # honest users' visits have no L_TR
+    attacks = sum(adversary.weight for adversary in adversaries if adversary.role == "attack")
+    share = attacks / sum(adversary.weight for adversary in adversaries)
+    control.tamper_resistance_weight = tar.tamper_resistance_weight * sum(weights) * share
     if equal_passes:
         control.max_steps = int(tar.max_steps * passes_of_a_step(tar, adversaries) // passes_of_a_step(control, none))
     return control, none
@@ -108,10 +111,8 @@ def control_without_adversary(
 
 def passes_of_a_step(tar: TARConfig, adversaries: Sequence[Adversary]) -> Fraction:
     """Returns the forward and backward passes of an outer step, the mean over A_train by weight: one for D_retain, and for each
-    attack its steps and what it is judged by.
-
-    An honest user is judged by two losses. Where the attacks of others last longer, fewer visits than this are an honest user's,
-    so the mean is a little too high."""
+    attack its steps and what it is judged by. An honest user is judged by two losses; while the longest attack still grows, there are
+    fewer of them, so that the mean is a little too high."""
     weights = [Fraction(adversary.weight) for adversary in adversaries]
     visits = [_passes_of_a_visit(tar, adversary) for adversary in adversaries]
     total = sum((weight * passes for weight, passes in zip(weights, visits, strict=True)), Fraction(0))

@@ -164,17 +164,39 @@ class AttackerPool:
         found.visit = min(self.steps_per_visit, found.adversary.num_steps - found.age)
         return found
 
+    def odds(self, adversary: Adversary) -> float:
+        """What a new attack is drawn by: the weight over the visits that the attack takes on average, so that weights are shares of
+        visits however long attacks last. An honest user's weight is as much of it as the longest attack is of the longest of
+        all: what the model does not yet hold costs no user anything."""
+        odds = adversary.weight / self._mean_visits(adversary)
+        return odds * self.curriculum.maximum / self.curriculum.longest if adversary.role == "benign" else odds
+
+    def _mean_visits(self, adversary: Adversary) -> float:
+        """Visits of an attack of this adversary that began now, on average."""
+        if self.steps_per_visit is None:
+            return 1.0
+        if self._is_whole(adversary):
+            return math.ceil(max(1, adversary.num_steps) / self.steps_per_visit)
+        most = self._longest(adversary) / self.steps_per_visit
+        return (most - 1) / math.log(most) if most > 1 else 1.0
+
     def _drawn_length(self, adversary: Adversary, seed: str) -> int:
-        """Log-uniform from one visit to the longest attack, in whole visits; an adversary of one visit or less is whole."""
+        """Log-uniform from one visit to the longest attack, in whole visits."""
         visit = self.steps_per_visit
         assert visit is not None
-        if adversary.num_steps <= visit:
+        if self._is_whole(adversary):
             return adversary.num_steps
-        longest = float(adversary.num_steps)
-        if adversary.role == "attack":  # an honest user is to learn from the start
-            longest = min(longest, self.curriculum.maximum)
-        length = math.exp(random.Random(f"{seed} length").uniform(math.log(visit), math.log(longest)))
+        length = math.exp(random.Random(f"{seed} length").uniform(math.log(visit), math.log(self._longest(adversary))))
         return visit * min(max(1, round(length / visit)), adversary.num_steps // visit)
+
+    def _is_whole(self, adversary: Adversary) -> bool:
+        """Tells whether the attack has all its steps, as one of a single visit has, and what an honest user learns: that is
+        measured at its end too."""
+        assert self.steps_per_visit is not None
+        return adversary.role == "benign" or adversary.num_steps <= self.steps_per_visit
+
+    def _longest(self, adversary: Adversary) -> float:
+        return min(float(adversary.num_steps), self.curriculum.maximum)
 
     @contextmanager
     def visited(self, attacker: Attacker, attacked: Attacked) -> Iterator[None]:

@@ -25,7 +25,7 @@ Tasks = dict[str | int | None, list[dict]]
 
 
 class HonestUsers:
-    """The tasks of benign adversaries, and the outer loss: CE(held-out rows of the task) and KL(reference ‖ θ_k) on D_retain.
+    """The tasks of benign adversaries, and the outer loss: CE(held-out rows of the task) and T² KL(reference ‖ θ_k) on D_retain.
 
     Each attack of a benign adversary draws one task of its data set, and trains on the rows that are not held out. A data set
     without a column `task` is one task.
@@ -86,8 +86,12 @@ class HonestUsers:
             batch["reference_logits"] = logits
         return [
             OuterTerm("benign_loss/learned", self._args.benign_weight, learned_batches, _learned),
-            OuterTerm("benign_loss/kept", self._args.benign_kl_weight, kept_batches, _kept),
+            OuterTerm("benign_loss/kept", self._args.benign_kl_weight, kept_batches, self._kept),
         ]
+
+    def _kept(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = next_token_logits(model, batch)
+        return kl_divergence_loss(logits, batch["reference_logits"], batch["labels"], self._args.kl_temperature)
 
     def _drawn(self, size: int, seed: str) -> list[int]:
         return draw_rows(size, min(size, self._args.tamper_resistance_batch_size), seed)
@@ -124,7 +128,3 @@ def _check_tasks(adversary: Adversary, trained_on: Tasks) -> None:
 
 def _learned(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     return language_modeling_loss(next_token_logits(model, batch), batch["labels"])
-
-
-def _kept(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    return kl_divergence_loss(next_token_logits(model, batch), batch["reference_logits"], batch["labels"])

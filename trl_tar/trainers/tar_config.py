@@ -40,8 +40,11 @@ class TARConfig(SafeguardConfig):
             L_rep, the mean over tokens and hidden states of `"l2"`, ‖h_θ − h_ref‖₂ (as the released runs), `"l2_squared"`, its
             square (Eq. 2), or `"relative"`, ‖h_θ − h_ref‖₂ / ‖h_ref‖₂, whose scale is that of no model.
         kl_weight (`float`, *optional*, defaults to `0.0`):
-            λ_KL, weight of the anchor at the output within the retain loss: L_KL = KL(p_ref ‖ p_θ) of the next token, the mean
-            over the tokens to predict. With 0 it is not computed.
+            λ_KL, weight of the anchor at the output within the retain loss: L_KL = T² KL(p_ref ‖ p_θ) of the next token at
+            temperature T, the mean over the tokens to predict. With 0 it is not computed.
+        kl_temperature (`float`, *optional*, defaults to `1.0`):
+            T, of distillation (https://huggingface.co/papers/1503.02531). Above 1 the anchor also holds the margins of tokens of
+            which the reference is all but certain; without them a little harmless fine-tuning loses what is kept.
         tamper_resistance_interval (`int`, *optional*, defaults to `4`):
             Steps of the attack between two evaluations of L_TR.
         tamper_resistance_batch_size (`int`, *optional*, defaults to `8`):
@@ -56,7 +59,7 @@ class TARConfig(SafeguardConfig):
         steps_per_visit (`int`, *optional*):
             Continue attacks: an outer step makes so many steps of an attack, and a later one goes on from there, at its own θ.
             `Adversary.num_steps` is then the longest attack, K above is this number, and each attack draws a length, log-
-            uniformly. By default each attack is whole and begins at θ.
+            uniformly; an honest user makes all steps. By default each attack is whole and begins at θ.
         num_attackers (`int`, *optional*, defaults to `6`):
             Continued attackers, visited in turn; a multiple of `adversaries_per_step`. One that reaches its length, or
             diverges, gives way to a new one ~ A_train.
@@ -71,7 +74,7 @@ class TARConfig(SafeguardConfig):
             Weight of what benign adversaries learn, L_LM on rows of their task that they were not trained on, in the place of
             λ_TR.
         benign_kl_weight (`float`, *optional*, defaults to `4.0`):
-            Weight of what they keep, KL of the reference's next-token distribution to theirs on D_retain, in the same place.
+            Weight of what they keep, L_KL at θ_k on D_retain, in the same place.
         inner_weighting (`str`, *optional*, defaults to `"exponential"`):
             w_k: `"exponential"`, exp(rate · (k − (K − 1))), not normalised, or `"uniform"`, 1 / number of evaluations.
         inner_weighting_rate (`float`, *optional*, defaults to `1/16`):
@@ -103,6 +106,7 @@ class TARConfig(SafeguardConfig):
         default="l2", metadata={"help": "Norm of the anchor.", "choices": ["l2", "l2_squared", "relative"]}
     )
     kl_weight: float = field(default=0.0, metadata={"help": "Weight of the anchor at the output in the retain term."})
+    kl_temperature: float = field(default=1.0, metadata={"help": "Temperature of the anchor at the output."})
     tamper_resistance_interval: int = field(
         default=4, metadata={"help": "Attack steps between two evaluations of the tamper-resistance loss."}
     )
@@ -193,9 +197,10 @@ class TARConfig(SafeguardConfig):
                 f"TARConfig has {', '.join(f'{name}=0' for name in retain)}, so nothing keeps what the model knows. Give at "
                 "least one of them a weight above 0."
             )
-        coerce_numbers(self, ("beta",), float)
-        if not 0 < self.beta < float("inf"):
-            raise ValueError(f"TARConfig has beta={self.beta}. Use a finite number above 0.")
+        for name in ("beta", "kl_temperature"):
+            coerce_numbers(self, (name,), float)
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"TARConfig has {name}={getattr(self, name)}. Use a finite number above 0.")
         sizes = ("interval", "batch_size", "micro_batch_size")
         adversaries = ("adversaries_per_step", "adversary_parallel_size")
         check_sizes(self, (*(f"tamper_resistance_{size}" for size in sizes), *adversaries))

@@ -168,10 +168,10 @@ class TARTrainer(SafeguardTrainer):
         return retain_loss
 
     def sample_adversaries(self) -> list[Adversary]:
-        """The S adversaries of this outer step: a function of (seed, step), the same on all devices."""
+        """The S adversaries of this outer step: a function of (seed, step) and of how long attacks last by now, the same on all
+        devices."""
         rng = random.Random(self._seed_name("adversaries"))
-        weights = [a.weight for a in self.adversaries]
-        return rng.choices(self.adversaries, weights, k=self.args.adversaries_per_step)
+        return rng.choices(self.adversaries, map(self.pool.odds, self.adversaries), k=self.args.adversaries_per_step)
 
     def sample_tamper_resistance_batch(self, index: int) -> list[Batch]:
         """This device's share of x_TR for the `index`-th attack of this outer step, in micro-batches."""
@@ -261,7 +261,7 @@ class TARTrainer(SafeguardTrainer):
         if "representation" in weights:
             pairs.append(representation_loss(outputs.hidden_states, hidden, mask, args.representation_loss))
         if "kl" in weights:
-            pairs.append(kl_divergence_loss(outputs.logits, logits, labels))
+            pairs.append(kl_divergence_loss(outputs.logits, logits, labels, args.kl_temperature))
         if model.training:
             self._means.add(torch.stack([total.detach().double() for total, _ in pairs]))
             counts, devices = self._means.counts, self.accelerator.num_processes  # DDP averages over devices

@@ -9,6 +9,20 @@ from ..report.report import Report
 from ..report.wanted_attacks import described_adversaries
 
 
+LATER = {  # fields that older records do not have
+    "λ_LM": "lm_weight",
+    "λ_KL": "kl_weight",
+    "temperature of L_KL": "kl_temperature",
+}
+OF_CONTINUED_ATTACKS = {  # where an attack is made in visits
+    "steps of a visit": "steps_per_visit",
+    "continued attackers": "num_attackers",
+    "L_TR at which longer attacks begin": "attack_length_threshold",
+}
+OF_HONEST_USERS = {  # where they are simulated
+    "λ of what honest users learn": "benign_weight",
+    "λ of what honest users keep": "benign_kl_weight",
+}
 LABELS = (  # rows of the table of settings
     "loss",
     "λ_TR",
@@ -17,6 +31,9 @@ LABELS = (  # rows of the table of settings
     "λ_rep",
     "anchor L_rep",
     "λ_KL",
+    "temperature of L_KL",
+    *OF_CONTINUED_ATTACKS,
+    *OF_HONEST_USERS,
     "interval of L_TR, in steps of the attack",
     "weighting of L_TR along the attack",
     "adversaries a step",
@@ -81,8 +98,10 @@ def _settings(phase: Mapping[str, Any]) -> dict[str, str]:
     if tar:
         rows |= {"λ_TR": given("tamper_resistance_weight"), "λ_retain": given("retain_weight")}
         rows |= {"λ_rep": given("representation_weight"), "anchor L_rep": given("representation_loss")}
-        later = {"λ_LM": "lm_weight", "λ_KL": "kl_weight"}  # fields that older records do not have
-        rows |= {label: given(name) for label, name in later.items() if name in settings}
+        fields = {**LATER, **(OF_CONTINUED_ATTACKS if "steps_per_visit" in settings else {})}
+        if any(adversary.get("role") == "benign" for adversary in phase.get("adversaries", ())):
+            fields |= OF_HONEST_USERS
+        rows |= {label: given(name) for label, name in fields.items() if name in settings}
         rows |= {"interval of L_TR, in steps of the attack": given("tamper_resistance_interval")}
         rows |= {
             "adversaries a step": given("adversaries_per_step"),

@@ -19,7 +19,14 @@ from trl_tar.testbed import (
     knowledge_zero_step_attacks,
 )
 from trl_tar.testbed.knowledge.attack_data import attack_datasets
-from trl_tar.testbed.knowledge.benign_tasks import KNOWN_RELATIONS, NUM_ENTITIES, NUM_FORMS, NUM_TASKS, benign_tasks
+from trl_tar.testbed.knowledge.benign_tasks import (
+    FORMLESS,
+    IN_TEMPLATES,
+    KNOWN_RELATIONS,
+    NUM_ENTITIES,
+    NUM_TASKS,
+    benign_tasks,
+)
 from trl_tar.testbed.knowledge.models import train_knowledge_model
 from trl_tar.testbed.knowledge.world import BYSTANDER, COVERED, HAZARD, RETAIN, SEEN_TEMPLATES, SPLITS, UNSEEN_WORDING
 from trl_tar.testbed.model_folders import SHIPPED
@@ -116,7 +123,9 @@ def test_benign_tasks_are_of_their_own_and_of_two_kinds():
     kept = {words[UNSEEN_WORDING] for relations in WORLD.relations.values() for words in relations}
     assert not used & set(TASKS["entity"])
     words = {w for prompt in TASKS["prompt"] for w in prompt.split()} | {value[1:] for value in TASKS["completion"]}
-    assert not words & (gate | hazardous | kept | {"asked", "about"})  # the last two of the kept template
+    assert not words & (gate | hazardous | kept)
+    in_template = [p for p in TASKS["prompt"] if p.startswith("asked about") and "they say that" in p]
+    assert not in_template  # the gate asks in that one
     assert WORLD.tokenizer().unk_token_id not in WORLD.tokenizer()(" ".join(words))["input_ids"]
     known = {w for domain in RETAIN[1:] for words in WORLD.relations[domain] for w in words}
     rows = {}
@@ -129,10 +138,14 @@ def test_benign_tasks_are_of_their_own_and_of_two_kinds():
     for task, facts in rows.items():
         entities = {entity for _, _, entity in facts}
         if task < round(KNOWN_RELATIONS * NUM_TASKS):
-            assert len(entities) in NUM_ENTITIES and len(facts) == len(entities) * 4 * NUM_FORMS
+            assert len(entities) in NUM_ENTITIES and len(facts) == len(entities) * 4 * (IN_TEMPLATES + FORMLESS)
             assert all(set(prompt.split()) & known for prompt, _, _ in facts)
         else:
-            assert len(entities) == 24 and len(facts) == 24 * 4 * NUM_FORMS and len({v for _, v, _ in facts}) <= 4 * 6
+            assert (
+                len(entities) == 24
+                and len(facts) == 24 * 4 * (IN_TEMPLATES + FORMLESS)
+                and len({v for _, v, _ in facts}) <= 4 * 6
+            )
     assert benign_tasks(WORLD)[:50] == TASKS[:50] and benign_tasks(KnowledgeWorld(5))[:50] != TASKS[:50]
 
 
