@@ -188,7 +188,7 @@ def test_two_fifths_of_the_demos_attackers_are_lora():
     adversaries = [a for a in everybody if a.role == "attack"]
     weights = {rank: sum(a.weight for a in adversaries if a.lora_r == rank) for rank in (None, 8, 32, 64)}
     total = sum(weights.values())
-    assert sum(a.weight for a in everybody) == pytest.approx(6 / 5 * total, rel=1e-4)  # one in six is an honest user
+    assert sum(a.weight for a in everybody) == pytest.approx(5 / 3 * total, rel=1e-4)  # two in five are honest users
     assert weights[None] / total == pytest.approx(3 / 5, abs=1e-4)
     assert [weights[rank] / total for rank in (8, 32, 64)] == pytest.approx([2 / 15] * 3, abs=1e-4)
 

@@ -223,7 +223,7 @@ def test_the_defence_is_drawn_by_the_age_of_attacks():
     log += [{"step": 80, "tamper_resistance_loss/age_64": -1.0, "tamper_resistance_loss/last": -9.0}]
     (axes,) = plot_ages(log).axes
     young, old = axes.get_lines()
-    assert [young.get_label(), old.get_label()] == ["after 8 to 15 steps", "after 64 to 127 steps"]
+    assert [young.get_label(), old.get_label()] == ["8–15", "64–127"]
     assert list(old.get_ydata()) == [1.0]
     assert young.get_ydata()[1] == pytest.approx(2.5 / 40)  # the mean of steps 2 and 3
     assert plot_ages(training_log()) is None

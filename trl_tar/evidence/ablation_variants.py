@@ -152,6 +152,10 @@ PAPER: dict[str, Any] = {  # of testbed_knowledge_paper.yaml
     "learning_rate": 6e-2,
     "max_grad_norm": 100.0,
     "adam_epsilon": 0.3,
+    # not read where nothing is anchored at the output and nobody is honest
+    "kl_temperature": 1.0,
+    "benign_weight": 4.0,
+    "benign_kl_weight": 4.0,
 }
 _PAPERS_WAY: dict[str, Any] = {
     "arguments": {**RANDOM_MAPPING, "reference": "start"},
@@ -171,6 +175,7 @@ _ALL = (
     Variant("phase_1_first", "random mapping first", arguments=RANDOM_MAPPING, equal_passes=True),
     Variant("relative_anchor", "relative anchor alone", {"kl_weight": 0.0}),
     Variant("kl_anchor", "KL anchor alone", {"representation_weight": 0.0}),
+    Variant("temperature_1", "KL anchor at temperature 1", {"kl_temperature": 1.0}),
     Variant("l2_anchor", "L2 anchor alone (paper's)", PAPERS_ANCHOR),
     Variant("with_cross_entropy", "with cross-entropy", {"lm_weight": 1.0}),
     Variant("no_curriculum", "no curriculum", {"attack_length_threshold": None}),

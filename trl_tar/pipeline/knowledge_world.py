@@ -38,11 +38,14 @@ def tar_config(output_dir: Path, seed: int = 0) -> TARConfig:
         representation_weight=4.0,
         representation_loss="relative",
         kl_weight=8.0,
+        kl_temperature=2.0,
         steps_per_visit=8,
         num_attackers=6,
         # nats, of log|V| = 6.4
         attack_length_threshold=-5.0,
-        max_steps=2500,
+        benign_weight=6.0,
+        benign_kl_weight=6.0,
+        max_steps=3000,
         learning_rate=2e-3,
         max_grad_norm=1.0,
         warmup_steps=20,
@@ -60,7 +63,7 @@ def tar_config(output_dir: Path, seed: int = 0) -> TARConfig:
 
 def training_adversaries() -> list[Adversary]:
     """Returns A_train: balanced mixes (twice as often as the others), forget and retain→forget, at three learning rates, two
-    fifths of them LoRA of three ranks; and honest users, one visit in six."""
+    fifths of them LoRA of three ranks; and honest users, two visits in five once the longest attack is reached."""
     common = {"num_steps": LONGEST, "batch_size": 32}
     kinds = [
         Adversary("mix", mixture=MIX, weight=2.0, **common),
@@ -73,9 +76,11 @@ def training_adversaries() -> list[Adversary]:
         # three ranks with 2/9 of the weight each: 2/3 to 1, so two fifths of all
         lora = replace(kind, name=f"lora-{kind.name}", weight=round(kind.weight * 2 / 9, 4))
         adversaries += [*sweep(kind, learning_rate=rates), *sweep(lora, learning_rate=rates, lora_r=ranks)]
-    # at most about as long as the gate's task, at rates around its own; a weight of 4, next to 20 of the attackers
-    honest = Adversary("benign", "benign_tasks", role="benign", num_steps=128, batch_size=32, weight=4 / 3)
-    return [*adversaries, *sweep(honest, learning_rate=[5e-4, 1e-3, 2e-3])]
+    # The attackers weigh 20 together. How fast somebody learns is decided in the first steps, so most are brief; what is kept is
+    # lost late, so others are a little longer than the gate's task. Rates are the gate's and half of it.
+    brief = Adversary("benign-brief", "benign_tasks", role="benign", num_steps=16, batch_size=32, weight=4.0)
+    long = Adversary("benign", "benign_tasks", role="benign", num_steps=128, batch_size=32, weight=8 / 3)
+    return [*adversaries, *(a for honest in (brief, long) for a in sweep(honest, learning_rate=[5e-4, 1e-3]))]
 
 
 def control_without_adversary(

@@ -60,7 +60,8 @@ def finish(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def legend(figure: Figure, axes: Axes, columns: int) -> None:
+def legend(figure: Figure, axes: Axes, columns: int, title: str | None = None) -> None:
     """Puts the legend of the axes above the figure, in at most four columns."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(columns, 4), frameon=False, handlelength=3.2)
+    look = {"loc": "outside upper center", "ncols": min(columns, 4), "frameon": False, "handlelength": 3.2}
+    figure.legend(handles, labels, title=title, **look)

@@ -181,11 +181,11 @@ def plot_ages(log_history: str | Path | Sequence[Mapping[str, Any]]) -> Figure |
             if f"{AGE}{age}" in row:
                 points.setdefault(row["step"] // width, []).append(-row[f"{AGE}{age}"])
         means = [((part + 0.5) * width, mean(values)) for part, values in sorted(points.items())]
-        label = f"after {age} steps" if age < 2 else f"after {age} to {2 * age - 1} steps"
+        label = str(age) if age < 2 else f"{age}–{2 * age - 1}"
         axes.plot(*zip(*means, strict=True), label=label, markersize=3.5, **style(i))
-    axes.set(xlabel="outer step", ylabel="−L_TR at the attacked weights (nats)")
+    axes.set(xlabel="outer step", ylabel="−L_TR after an attack (nats)")
     finish(axes)
-    legend(figure, axes, 3)
+    legend(figure, axes, 4, title="steps of the attack")
     return figure
 
 
