@@ -44,7 +44,8 @@ def outer_steps(setup: Setup, count: int) -> tuple[list[Weights], list[dict]]:
         grown = {"attack": 1.0, "benign": maximum / longest}
         odds = [grown[a.role] * a.weight / mean_visits(setup, a, maximum) for a in setup.adversaries]
         drawn = rng.choices(setup.adversaries, odds, k=setup.adversaries_per_step)
-        total = reference.retain_gradient(setup, theta, theta, (start, {}), step)
+        g_retain = reference.retain_gradient(setup, theta, theta, (start, {}), step)
+        g_tr = {name: torch.zeros_like(w) for name, w in theta.items()}
         judged: list[tuple[int, float]] = []
         for index, adversary in enumerate(drawn):
             slot = (step * setup.adversaries_per_step + index) % setup.num_attackers
@@ -57,10 +58,10 @@ def outer_steps(setup: Setup, count: int) -> tuple[list[Weights], list[dict]]:
             )
             judged += [(age, loss) for age, loss in losses if attacker["adversary"].role == "attack"]
             for name in theta:
-                total[name] = total[name] + gradient[name] / setup.adversaries_per_step
+                g_tr[name] = g_tr[name] + gradient[name] / setup.adversaries_per_step
             if attacker["age"] == attacker["adversary"].num_steps:
                 del pool[slot]
-        theta = {name: w - setup.learning_rate * total[name] for name, w in theta.items()}
+        theta = reference.stepped(setup, theta, g_retain, g_tr)
         after.append(theta)
         if setup.attack_length_threshold is not None:
             recent = (recent + [loss for age, loss in judged if age > maximum / 2])[-12:]

@@ -34,6 +34,7 @@ class Setup:
     tamper_resistance_interval: int = 2
     tamper_resistance_loss: str = "entropy"
     tamper_resistance_weight: float = 2.0
+    tamper_resistance_max_grad_norm: float = 0.0
     retain_weight: float = 1.0
     lm_weight: float = 1.0
     representation_weight: float = 0.5
@@ -58,16 +59,25 @@ def outer_steps(setup: Setup, count: int) -> list[Weights]:
     for step in range(count):
         rng = random.Random(f"{setup.seed} adversaries {step}")
         drawn = rng.choices(setup.adversaries, [a.weight for a in setup.adversaries], k=setup.adversaries_per_step)
-        total = retain_gradient(setup, base, outer, start, step)
+        g_retain = retain_gradient(setup, base, outer, start, step)
+        g_tr = {name: torch.zeros_like(w) for name, w in outer.items()}
         for index, adversary in enumerate(drawn):
             g = tamper_resistance_gradient(setup, base, outer, start, adversary, step, index)
             for name in outer:
-                total[name] = total[name] + setup.tamper_resistance_weight / setup.adversaries_per_step * g[name]
-        outer = {name: w - setup.learning_rate * total[name] for name, w in outer.items()}
+                g_tr[name] = g_tr[name] + setup.tamper_resistance_weight / setup.adversaries_per_step * g[name]
+        outer = stepped(setup, outer, g_retain, g_tr)
         if not setup.outer_adapter:
             base = outer
         after.append(outer)
     return after
+
+
+def stepped(setup: Setup, outer: Weights, g_retain: Weights, g_tr: Weights) -> Weights:
+    """θ − η (g_retain + g_TR), with g_TR no longer than it may be."""
+    norm = sum(g.square().sum() for g in g_tr.values()).sqrt()
+    longest = setup.tamper_resistance_max_grad_norm
+    part = longest / norm if 0 < longest < norm else 1.0
+    return {name: w - setup.learning_rate * (g_retain[name] + part * g_tr[name]) for name, w in outer.items()}
 
 
 # --- the model as a function of its weights ---------------------------------------------------------------------------

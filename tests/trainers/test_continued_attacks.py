@@ -13,6 +13,7 @@ from trl_tar.simulation import attacker_pool
 from trl_tar.simulation.curriculum import Curriculum
 from trl_tar.simulation.progress import Progress
 from trl_tar.trainers import honest_users
+from trl_tar.trainers.outer_gradient import OuterGradient
 
 
 STEPS = 14
@@ -37,6 +38,7 @@ CASES = {
     "switched and whole": ([SWITCHED, SHORT], {"inner_weighting": "uniform"}),
     "dpo": ([DPO], {}),
     "benign": ([BENIGN], {"benign_weight": 3.0, "benign_kl_weight": 5.0, "kl_temperature": 2.0}),
+    "clipped": ([FULL, LORA], {"tamper_resistance_max_grad_norm": 0.5}),
     "all in a curriculum": (
         [FULL, LORA, replace(BENIGN, weight=8.0)],  # few are drawn before longer attacks are
         {"adversaries_per_step": 2, "num_attackers": 4, "attack_length_threshold": -1.0, "attack_length_growth": 2.0},
@@ -135,6 +137,20 @@ def maximum_never_grows(m):
     m.setattr(Curriculum, "add", lambda self, evaluations: None)
 
 
+def kept_at_temperature_1(m):
+    original = honest_users.kl_divergence_loss
+    m.setattr(honest_users, "kl_divergence_loss", lambda *args: original(*args[:3]))
+
+
+def not_clipped(m):
+    original = OuterGradient.set
+    m.setattr(OuterGradient, "set", lambda self, max_norm: original(self))
+
+
+def weights_are_shares_of_lives(m):
+    m.setattr(attacker_pool.AttackerPool, "odds", lambda self, adversary: adversary.weight)
+
+
 FAULTS = [
     (moments_dropped, "full"),
     (displacement_dropped, "full"),
@@ -142,7 +158,10 @@ FAULTS = [
     (data_begins_again, "full"),
     (benign_sign_flipped, "benign"),
     (held_out_rows_are_trained_on, "benign"),
+    (kept_at_temperature_1, "benign"),
+    (not_clipped, "clipped"),
     (maximum_never_grows, "all in a curriculum"),
+    (weights_are_shares_of_lives, "all in a curriculum"),
 ]
 
 

@@ -147,6 +147,7 @@ PAPER: dict[str, Any] = {  # of testbed_knowledge_paper.yaml
     **PAPERS_ANCHOR,
     "lm_weight": 1.0,
     "tamper_resistance_weight": 8.0,
+    "tamper_resistance_max_grad_norm": 0.0,
     "inner_weighting": "exponential",
     "max_steps": 300,
     "learning_rate": 6e-2,
@@ -178,6 +179,7 @@ _ALL = (
     Variant("temperature_1", "KL anchor at temperature 1", {"kl_temperature": 1.0}),
     Variant("l2_anchor", "L2 anchor alone (paper's)", PAPERS_ANCHOR),
     Variant("with_cross_entropy", "with cross-entropy", {"lm_weight": 1.0}),
+    Variant("not_clipped", "g_TR not clipped", {"tamper_resistance_max_grad_norm": 0.0}),
     Variant("no_curriculum", "no curriculum", {"attack_length_threshold": None}),
     Variant("longer_curriculum", "longer curriculum", adversaries=of_longer_attacks),
 )

@@ -1,5 +1,6 @@
 """The gradient of an outer step, g_retain + g_TR, as it is gathered around its attacks."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -144,12 +145,17 @@ class OuterGradient:
                 total.zero_()
             raise AttackDiverged("gradient of the tamper-resistance loss")
 
-    def set(self) -> dict[str, float]:
-        """`.grad` = g_retain + g_TR, in the precision of the weights. Returns both norms and the cosine, for the log."""
+    def set(self, max_norm: float = 0.0) -> dict[str, float]:
+        """`.grad` = g_retain + g_TR, in the precision of the weights. Returns both norms and the cosine, for the log.
+
+        A longer g_TR than `max_norm` is scaled to it first; 0 leaves it. The norm that is returned is that before."""
         totals = self.allocated()
         if self._devices.groups > 1:
             all_reduce(totals, self._devices.across)
         retain, tamper = self._retain_norm, total_norm(totals).double()
+        if 0 < max_norm < tamper:
+            for total in totals:
+                total.mul_((max_norm / tamper).item())
         products = []
         totals.reverse()
         for p, r in zip(self.parameters, self.retain, strict=True):
@@ -162,7 +168,8 @@ class OuterGradient:
             self.retain = []
         log = {"grad_norm/retain": retain.item(), "grad_norm/tamper_resistance": tamper.item()}
         if retain > 0 and tamper > 0:
-            log["grad_cosine"] = (product / (retain * tamper)).item()
+            kept = min(tamper.item(), max_norm or math.inf)
+            log["grad_cosine"] = product.item() / (retain.item() * kept)
         return log
 
     def allocated(self) -> list[torch.Tensor]:

@@ -11,6 +11,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "tamper_resistance_loss": "entropy",
         "tamper_resistance_weight": 4.0,
+        "tamper_resistance_max_grad_norm": 0.0,
         "tamper_resistance_interval": 4,
         "inner_weighting": "uniform",
         "inner_weighting_rate": 1 / 16,
@@ -30,6 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "released": {
         "tamper_resistance_loss": "entropy",
         "tamper_resistance_weight": 4.0,
+        "tamper_resistance_max_grad_norm": 0.0,
         "tamper_resistance_interval": 4,
         "inner_weighting": "exponential",
         "inner_weighting_rate": 1 / 16,
@@ -48,6 +50,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "continued": {
         "tamper_resistance_loss": "entropy",
         "tamper_resistance_weight": 4.0,
+        "tamper_resistance_max_grad_norm": 0.0,
         "tamper_resistance_interval": 4,
         "inner_weighting": "uniform",
         "inner_weighting_rate": 1 / 16,

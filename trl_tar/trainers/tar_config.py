@@ -47,6 +47,10 @@ class TARConfig(SafeguardConfig):
             which the reference is all but certain; without them a little harmless fine-tuning loses what is kept.
         tamper_resistance_interval (`int`, *optional*, defaults to `4`):
             Steps of the attack between two evaluations of L_TR.
+        tamper_resistance_max_grad_norm (`float`, *optional*, defaults to `0.0`):
+            Norm to which g_TR, with what honest users add to it, is clipped before g_retain is added; 0 leaves it. A single attack
+            that breaks through can have a gradient a hundred times as long as another's, and `max_grad_norm`, which clips the
+            sum, would then leave next to nothing of g_retain.
         tamper_resistance_batch_size (`int`, *optional*, defaults to `8`):
             Rows of x_TR over all devices together. One batch is used for the whole of an attack.
         tamper_resistance_micro_batch_size (`int`, *optional*):
@@ -109,6 +113,10 @@ class TARConfig(SafeguardConfig):
     kl_temperature: float = field(default=1.0, metadata={"help": "Temperature of the anchor at the output."})
     tamper_resistance_interval: int = field(
         default=4, metadata={"help": "Attack steps between two evaluations of the tamper-resistance loss."}
+    )
+    tamper_resistance_max_grad_norm: float = field(
+        default=0.0,
+        metadata={"help": "Norm to which the gradient of the tamper-resistance term is clipped; 0 for none."},
     )
     tamper_resistance_batch_size: int = field(
         default=8, metadata={"help": "Rows of the tamper-resistance batch over all devices."}
@@ -189,9 +197,8 @@ class TARConfig(SafeguardConfig):
         super().check()
         check_choices(self, ("tamper_resistance_loss", "representation_loss", "inner_weighting"))
         retain = ("lm_weight", "representation_weight", "kl_weight")
-        check_not_negative(
-            self, ("tamper_resistance_weight", "benign_weight", "benign_kl_weight", *retain, "inner_weighting_rate")
-        )
+        outer = ("tamper_resistance_weight", "tamper_resistance_max_grad_norm", "benign_weight", "benign_kl_weight")
+        check_not_negative(self, (*outer, *retain, "inner_weighting_rate"))
         if not any(self.retain_weights.values()):
             raise ValueError(
                 f"TARConfig has {', '.join(f'{name}=0' for name in retain)}, so nothing keeps what the model knows. Give at "

@@ -163,7 +163,7 @@ class TARTrainer(SafeguardTrainer):
             with self.attack(attacker, index) as attacked:  # θ is back on exit, whatever happens
                 for step in self.attack_steps(attacked, attacker):
                     self.add_outer_gradient(attacked, attacker, terms, step)  # at θ_{k+1}
-        self._log_step(self.outer_gradient.set())  # .grad = g_retain + g_TR
+        self._log_step(self.outer_gradient.set(self.args.tamper_resistance_max_grad_norm))  # .grad = g_retain + g_TR
         self._rounding.manual_seed(self._seed("rounding"))
         return retain_loss
 

@@ -13,6 +13,7 @@ LATER = {  # fields that older records do not have
     "λ_LM": "lm_weight",
     "λ_KL": "kl_weight",
     "temperature of L_KL": "kl_temperature",
+    "norm of g_TR at most": "tamper_resistance_max_grad_norm",
 }
 OF_CONTINUED_ATTACKS = {  # where an attack is made in visits
     "steps of a visit": "steps_per_visit",
@@ -32,6 +33,7 @@ LABELS = (  # rows of the table of settings
     "anchor L_rep",
     "λ_KL",
     "temperature of L_KL",
+    "norm of g_TR at most",
     *OF_CONTINUED_ATTACKS,
     *OF_HONEST_USERS,
     "interval of L_TR, in steps of the attack",
