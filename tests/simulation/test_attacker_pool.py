@@ -168,7 +168,7 @@ def test_weights_are_shares_of_visits_however_long_attacks_last(maximum):
         Adversary("benign", "tasks", role="benign", num_steps=128, weight=3.0),
     ]
     pool = AttackerPool(8, 6, Curriculum(maximum, 512, threshold=-1.0), offload=False)
-    rng, visits, turns = random.Random(0), Counter(), 30_000
+    rng, visits, turns = random.Random(0), Counter(), 12_000
     for turn in range(turns):
         (drawn,) = rng.choices(adversaries, map(pool.odds, adversaries))
         attacker = pool.attacker(turn, drawn, f"{turn}")
@@ -179,7 +179,7 @@ def test_weights_are_shares_of_visits_however_long_attacks_last(maximum):
     expected = [6.0, 1.0, 3.0 * maximum / 512]  # honest users come as the defence grows
     # rounding to whole visits makes short attacks a little longer, and lives of up to 64 visits make the shares noisy
     shares = [visits[adversary.name] / turns for adversary in adversaries]
-    assert shares == pytest.approx([value / sum(expected) for value in expected], abs=0.03)
+    assert shares == pytest.approx([value / sum(expected) for value in expected], abs=0.04)
 
 
 def test_attackers_are_visited_in_turn():

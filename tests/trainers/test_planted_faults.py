@@ -176,7 +176,7 @@ def kl_the_wrong_way_round(m):
     m.setattr(
         tar_trainer,
         "kl_divergence_loss",
-        lambda logits, reference, labels: kl_divergence_loss(reference, logits, labels),
+        lambda logits, reference, *rest: kl_divergence_loss(reference, logits, *rest),
     )
 
 
@@ -184,7 +184,7 @@ def kl_over_prompts(m):
     m.setattr(
         tar_trainer,
         "kl_divergence_loss",
-        lambda logits, reference, labels: kl_divergence_loss(logits, reference, labels.clamp(min=0)),
+        lambda logits, reference, labels, _: kl_divergence_loss(logits, reference, labels.clamp(min=0)),
     )
 
 
@@ -192,7 +192,7 @@ def kl_not_shifted(m):
     m.setattr(
         tar_trainer,
         "kl_divergence_loss",
-        lambda logits, reference, labels: kl_divergence_loss(logits, reference, labels.roll(1, 1)),
+        lambda logits, reference, labels, _: kl_divergence_loss(logits, reference, labels.roll(1, 1)),
     )
 
 
@@ -200,13 +200,13 @@ def kl_in_float32(m):
     m.setattr(
         tar_trainer,
         "kl_divergence_loss",
-        lambda logits, reference, labels: kl_divergence_loss(logits.float(), reference.float(), labels),
+        lambda logits, reference, *rest: kl_divergence_loss(logits.float(), reference.float(), *rest),
     )
 
 
 def logits_of_the_model_for_the_reference(m):
-    def loss(logits, reference, labels):
-        return kl_divergence_loss(logits, logits.detach(), labels)
+    def loss(logits, reference, *rest):
+        return kl_divergence_loss(logits, logits.detach(), *rest)
 
     m.setattr(tar_trainer, "kl_divergence_loss", loss)
 

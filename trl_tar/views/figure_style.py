@@ -63,5 +63,5 @@ def finish(axes: Axes) -> None:
 def legend(figure: Figure, axes: Axes, columns: int, title: str | None = None) -> None:
     """Puts the legend of the axes above the figure, in at most four columns."""
     handles, labels = axes.get_legend_handles_labels()
-    look = {"loc": "outside upper center", "ncols": min(columns, 4), "frameon": False, "handlelength": 3.2}
-    figure.legend(handles, labels, title=title, **look)
+    look: dict[str, Any] = {"loc": "outside upper center", "frameon": False, "handlelength": 3.2}
+    figure.legend(handles, labels, title=title, ncols=min(columns, 4), **look)
