@@ -171,6 +171,7 @@ def tiny_steps(monkeypatch):
     monkeypatch.setattr("trl_tar.evidence.ablation.demo_suite", lambda: attacks)
 
 
+@pytest.mark.slow
 def test_a_training_is_noted_once_and_goes_on_where_it_stopped(tmp_path, tiny_steps):
     training = Training(tmp_path, 0, 0, "k0_equal_steps")
     train(training)

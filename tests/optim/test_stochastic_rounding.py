@@ -156,10 +156,10 @@ def test_the_gradient_of_the_tamper_resistance_loss_is_not_kept_beside_that_of_t
     added = []
     original = OuterGradient.set
 
-    def watched(gradient):
+    def watched(gradient, *args):
         with Ledger([*gradient.parameters, *gradient.retain, *gradient.tamper_resistance]) as ledger:
             before = ledger.live
-            log = original(gradient)
+            log = original(gradient, *args)
         added.append(ledger.peak - before)
         return log
 

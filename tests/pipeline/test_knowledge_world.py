@@ -114,6 +114,7 @@ def anchored(task, folder, **changes) -> list[str | None]:
     return [json.loads((each / "run.json").read_text())["reference"] for each in folders]
 
 
+@pytest.mark.slow
 def test_anchors_compare_with_the_start_or_the_base_and_repair_with_the_base(tmp_path):
     base = origin(TASK.model)
     assert anchored(TASK, tmp_path / "start") == [None, None, base]
