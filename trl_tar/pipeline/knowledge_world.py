@@ -33,7 +33,7 @@ def tar_config(output_dir: Path, seed: int = 0) -> TARConfig:
         seed=seed,
         tamper_resistance_loss="entropy",
         tamper_resistance_weight=4.0,
-        # about the longest that it has while attacks are held; those of attacks that break through are up to 900
+        # about the longest that it has while attacks are held
         tamper_resistance_max_grad_norm=30.0,
         inner_weighting="uniform",
         lm_weight=0.0,

@@ -49,7 +49,7 @@ class TARConfig(SafeguardConfig):
             Steps of the attack between two evaluations of L_TR.
         tamper_resistance_max_grad_norm (`float`, *optional*, defaults to `0.0`):
             Norm to which g_TR, with what honest users add to it, is clipped before g_retain is added; 0 leaves it. A single attack
-            that breaks through can have a gradient a hundred times as long as another's, and `max_grad_norm`, which clips the
+            that breaks through can have a gradient many times as long as another's, and `max_grad_norm`, which clips the
             sum, would then leave next to nothing of g_retain.
         tamper_resistance_batch_size (`int`, *optional*, defaults to `8`):
             Rows of x_TR over all devices together. One batch is used for the whole of an attack.
