@@ -5,7 +5,7 @@ can form the global mean: Σ sums / Σ counts.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -316,12 +316,12 @@ class Loss:
         return self.objective == "dpo"
 
     def __call__(
-        self, logits: torch.Tensor, batch: Mapping[str, torch.Tensor], beta: float
+        self, logits: torch.Tensor, labels: torch.Tensor, reference_log_probs: torch.Tensor | None, beta: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum and count over a batch with `labels` and, for pairs, `reference_log_probs` of shape `(2B,)`."""
+        """Sum and count over a batch: logits `(B, T, V)`, labels `(B, T)` and, for pairs, the reference's log-probabilities `(2B,)`."""
         if self.takes_pairs:
-            return self.function(sequence_log_probs(logits, batch["labels"]), batch["reference_log_probs"], beta)
-        return self.function(logits, batch["labels"])
+            return self.function(sequence_log_probs(logits, labels), reference_log_probs, beta)
+        return self.function(logits, labels)
 
 
 TAMPER_RESISTANCE_LOSSES = {

@@ -16,8 +16,9 @@ from trl_tar.costs.cost import Cost
 from trl_tar.costs.memory_ledger import Ledger, measure_memory
 from trl_tar.costs.timing import load_model, trainer_for
 from trl_tar.distributed.device_groups import DeviceGroup
-from trl_tar.models.forward_passes import next_token_logits
+from trl_tar.models.forward_passes import add_positions, next_token_logits
 from trl_tar.optim.offload import StateOnHost
+from trl_tar.simulation import batches
 from trl_tar.simulation.batches import Batches
 from trl_tar.trainers import outer_gradient, tar_trainer
 
@@ -167,6 +168,13 @@ def test_nothing_waits_for_the_device_between_two_judgements(make_trainer, monke
 
     original_list = torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: reads.append("tolist") or original_list(tensor))
+
+    def on_the_host(batch):  # rows are collated there, as the test below shows
+        before = len(reads)
+        add_positions(batch)
+        del reads[before:]
+
+    monkeypatch.setattr(batches, "add_positions", on_the_host)
     counted = []
     original = tar_trainer.attack_steps
 
@@ -200,10 +208,10 @@ def test_batches_go_to_the_device_without_waiting_for_it(rows, name, objective):
             return func(*args, **(kwargs or {}))
 
     elsewhere = SimpleNamespace(device=torch.device("meta"))
-    batches = Batches(elsewhere, DeviceGroup(0, 1), 0, torch.float32, 16, "keep_start")
+    maker = Batches(elsewhere, DeviceGroup(0, 1), 0, torch.float32, 16, "keep_start")
     pairs = {"reference_log_probs": [-1.0, -2.0]} if objective == "dpo" else {}
     with Copies():
-        (batch,) = batches.micro_batches([row | pairs for row in rows[name][:3]], objective, None)
+        (batch,) = maker.micro_batches([row | pairs for row in rows[name][:3]], objective, None)
     assert {value.device.type for value in batch.values()} == {"meta"}
     assert copies == [True] * len(batch)
 

@@ -3,7 +3,7 @@
 import pytest
 from support.empty_shell import FIXTURE, hollow_report
 
-from trl_tar import Report
+from trl_tar import Adversary, Report
 from trl_tar.report.build import judged_again
 
 
@@ -25,7 +25,10 @@ def test_training_with_a_weak_anchor_makes_an_empty_shell(tmp_path):
     assert not report.verdict.resistant
     assert "capability" in failed_gates(report)
     # what was done is equal; what a training comes to differs between machines
-    assert report.config["adversaries"] == saved.config["adversaries"] and report.seeds == saved.seeds
+    assert [Adversary(**fields) for fields in report.config["adversaries"]] == [
+        Adversary(**fields) for fields in saved.config["adversaries"]
+    ]
+    assert report.seeds == saved.seeds
     assert [(a.adversary, a.seed, a.status) for a in report.attacks] == [
         (a.adversary, a.seed, a.status) for a in saved.attacks
     ]

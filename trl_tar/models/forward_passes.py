@@ -1,19 +1,93 @@
 """Forward passes of models: of the one under attack, and of references in evaluation mode."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import masking_utils
 
 from ..distributed.gradients import Batch
+from ..losses import IGNORED
+
+
+POSITIONS = "positions"  # key of a batch: where its logits are read, as [`add_positions`] gives it
 
 
 def next_token_logits(model: nn.Module, batch: Batch) -> torch.Tensor:
     """Logits of shape `(B, T, V)`, in the precision of the model's output; those at padding, on the right, have no meaning."""
     with _padding_unread():
         return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+
+
+def labelled_logits(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits where the batch has labels, and the labels that go with them, as losses take both.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            The model, in the mode that it is to be read in.
+        batch (`dict[str, torch.Tensor]`):
+            `input_ids`, `attention_mask` and `labels` of shape `(B, T)`, padded on the right. With `positions` of shape
+            `(B, N + 1)` the model's head sees these positions alone: prompts and padding are most of a batch, and the head is a
+            fifth of SmolLM2's cost.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: logits of shape `(B, N + 1, V)` and labels of shape `(B, N + 1)`; without
+        `positions`, `(B, T, V)` and `(B, T)`.
+    """
+    with head_at_labels(model, batch):
+        logits = next_token_logits(model, batch)
+    return at_labels(logits, batch)
+
+
+def add_positions(batch: dict[str, torch.Tensor]) -> None:
+    """Adds `positions` to a batch: those whose next token has a label, in order, shape `(B, N + 1)` for at most N in a row.
+
+    Shorter rows are filled up with positions that predict no label, and the last one is a filler everywhere, as losses leave the
+    last logits out. Nothing is added where nothing is saved. For a batch on a GPU it waits for the device.
+    """
+    wanted = batch["labels"][:, 1:] != IGNORED
+    most = int(wanted.sum(1).max())
+    if most < wanted.shape[1]:
+        batch[POSITIONS] = F.pad(torch.argsort(~wanted, dim=1, stable=True)[:, :most], (0, 1))
+
+
+@contextlib.contextmanager
+def head_at_labels(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Lets the model's head see the `positions` of a batch alone, so that whatever follows it (a scale, a cap) does too.
+
+    A model that has no such module, or calls it with anything but hidden states of shape `(B, T, D)`, goes on to give logits at all
+    positions, of which [`at_labels`] takes these."""
+    positions = batch.get(POSITIONS)
+    head = None if positions is None else model.get_output_embeddings()
+    if positions is None or head is None:
+        yield
+        return
+
+    def narrowed(_: nn.Module, arguments: tuple) -> tuple:
+        states, *others = arguments
+        return (states if states.shape[:-1] != batch["input_ids"].shape else _taken(states, positions), *others)
+
+    hook = head.register_forward_pre_hook(narrowed)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def at_labels(logits: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The logits and labels of [`labelled_logits`], from those of a pass under [`head_at_labels`]."""
+    labels, positions = batch["labels"], batch.get(POSITIONS)
+    if positions is None:
+        return logits, labels
+    if logits.shape[1] != positions.shape[1]:
+        logits = _taken(logits, positions)
+    return logits, F.pad(labels.gather(1, positions[:, :-1] + 1), (1, 0), value=IGNORED)
+
+
+def _taken(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    return values.gather(1, positions[..., None].expand(-1, -1, values.shape[-1]))
 
 
 def last_token_states(model: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from ..adversaries.adversary import Adversary
 from ..adversaries.diverged import AttackDiverged
 from ..distributed.gradients import Batch, LossFunction, consumed_gradient, mean_gradient, means
 from ..losses import dpo_loss, language_modeling_loss, sequence_log_probs
-from ..models.forward_passes import next_token_logits
+from ..models.forward_passes import labelled_logits
 from ..optim.attack_optimizers import create_optimizer, scheduler_arguments
 from ..optim.schedule_free import is_schedule_free
 from ..optim.stochastic_rounding import in_bfloat16, step_in_float32
@@ -25,10 +25,10 @@ def attack_loss(adversary: Adversary) -> LossFunction:
     """The loss that the adversary minimises, by its objective: model and micro-batch → (sum, count)."""
 
     def sft(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        return language_modeling_loss(next_token_logits(model, batch), batch["labels"])
+        return language_modeling_loss(*labelled_logits(model, batch))
 
     def dpo(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        log_probs = sequence_log_probs(next_token_logits(model, batch), batch["labels"])
+        log_probs = sequence_log_probs(*labelled_logits(model, batch))
         return dpo_loss(log_probs, batch["reference_log_probs"], adversary.beta)
 
     return {"sft": sft, "dpo": dpo}[adversary.objective]

@@ -12,7 +12,7 @@ from ..distributed.device_groups import DeviceGroup
 from ..distributed.gradients import FILLER, Batch
 from ..distributed.sharding import reshard
 from ..losses import IGNORED, sequence_log_probs
-from ..models.forward_passes import in_eval_mode, next_token_logits
+from ..models.forward_passes import add_positions, in_eval_mode, labelled_logits
 
 
 class PreferenceCollator:
@@ -90,6 +90,7 @@ class Batches:
         if "reference_log_probs" in rows[0]:
             pairs = torch.tensor([row["reference_log_probs"] for row in rows], dtype=self.dtype)
             batch["reference_log_probs"] = pairs.T.flatten()  # (B, 2) → (2B,), the chosen ones first
+        add_positions(batch)
         return {name: self._moved(value) for name, value in batch.items()}
 
     def _moved(self, value: torch.Tensor) -> torch.Tensor:
@@ -102,7 +103,7 @@ class Batches:
         # accelerate patches autocast into the forward pass only when training starts
         with torch.no_grad(), in_eval_mode(model), self.accelerator.autocast():
             for batch in batches:
-                batch["reference_log_probs"] = sequence_log_probs(next_token_logits(model, batch), batch["labels"])
+                batch["reference_log_probs"] = sequence_log_probs(*labelled_logits(model, batch))
         reshard(model)  # FSDP2 keeps its root gathered after a pass without gradient, and steps would not reach it
 
     def add_reference_to_rows(self, model: nn.Module, rows: list[dict], size: int) -> None:

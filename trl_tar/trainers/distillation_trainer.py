@@ -4,6 +4,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..losses import IGNORED, kl_divergence_loss
+from ..models.forward_passes import add_positions, at_labels, head_at_labels
 from .distillation_config import DistillationConfig
 from .global_means import GlobalMeans
 from .reference import Reference
@@ -70,9 +71,11 @@ class DistillationTrainer(SafeguardTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """This micro-batch's part of L."""
         arguments = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "use_cache": False}
-        _, reference = self.reference.outputs(arguments, logits=True)
-        outputs = model(**arguments)
-        total, count = kl_divergence_loss(outputs.logits, reference, inputs["labels"])
+        _, reference = self.reference.outputs(inputs, hidden_states=False, logits=True)
+        with head_at_labels(self.model, inputs):
+            outputs = model(**arguments)
+        logits, labels = at_labels(outputs.logits, inputs)
+        total, count = kl_divergence_loss(logits, reference, labels)
         devices = 1
         if model.training:
             self._means.add(total.detach().double().reshape(1))
@@ -86,5 +89,6 @@ class DistillationTrainer(SafeguardTrainer):
         counts = torch.zeros(1, dtype=torch.float64, device=device)
         for batch in batches:
             counts += (batch["labels"][:, 1:] != IGNORED).sum()
+            add_positions(batch)
         self._means = GlobalMeans(counts)
         return batches, num_items_in_batch

@@ -11,7 +11,7 @@ from ..adversaries.adversary import Adversary
 from ..adversaries.data_order import draw_rows
 from ..distributed.gradients import Batch
 from ..losses import kl_divergence_loss, language_modeling_loss
-from ..models.forward_passes import next_token_logits
+from ..models.forward_passes import labelled_logits
 from ..simulation.attacker_pool import Attacker
 from ..simulation.batches import Batches
 from .outer_gradient import OuterTerm
@@ -80,8 +80,7 @@ class HonestUsers:
         learned_batches = self._micro_batches([held_out[i] for i in learned])
         kept_batches = self._micro_batches(self._retain.select(kept).select_columns(["input_ids", "labels"]).to_list())
         for batch in kept_batches:
-            arguments = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
-            _, logits = self._reference.outputs(arguments, logits=True)
+            _, logits = self._reference.outputs(batch, hidden_states=False, logits=True)
             assert logits is not None
             batch["reference_logits"] = logits
         return [
@@ -90,8 +89,8 @@ class HonestUsers:
         ]
 
     def _kept(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = next_token_logits(model, batch)
-        return kl_divergence_loss(logits, batch["reference_logits"], batch["labels"], self._args.kl_temperature)
+        logits, labels = labelled_logits(model, batch)
+        return kl_divergence_loss(logits, batch["reference_logits"], labels, self._args.kl_temperature)
 
     def _drawn(self, size: int, seed: str) -> list[int]:
         return draw_rows(size, min(size, self._args.tamper_resistance_batch_size), seed)
@@ -127,4 +126,4 @@ def _check_tasks(adversary: Adversary, trained_on: Tasks) -> None:
 
 
 def _learned(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    return language_modeling_loss(next_token_logits(model, batch), batch["labels"])
+    return language_modeling_loss(*labelled_logits(model, batch))

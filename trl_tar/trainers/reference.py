@@ -13,8 +13,9 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from ..distributed.gradients import Batch
 from ..distributed.sharding import like, whole
-from ..models.forward_passes import in_eval_mode
+from ..models.forward_passes import at_labels, head_at_labels, in_eval_mode
 from ..optim.offload import to_host
 from ..simulation.batches import Batches
 from ..simulation.restored import swapped_in
@@ -78,26 +79,32 @@ class Reference:
         """The model at θ_G0, for forward passes without gradient."""
         return swapped_in(self.model, self.weights)
 
-    def outputs(self, arguments: dict, logits: bool) -> tuple[tuple[torch.Tensor, ...], torch.Tensor | None]:
+    def outputs(
+        self, batch: Batch, hidden_states: bool, logits: bool
+    ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor | None]:
         """Makes one forward pass of the model at θ_G0, or of the other model, without gradient.
 
         Args:
-            arguments (`dict`):
-                Arguments of the forward; those with `output_hidden_states` give hidden states.
-            logits (`bool`):
-                Keep the logits.
+            batch (`dict[str, torch.Tensor]`):
+                What [`labelled_logits`] takes.
+            hidden_states, logits (`bool`):
+                What is kept.
 
         Returns:
-            `tuple`: the hidden states, each of shape `(B, T, D)`, and the logits of shape `(B, T, V)`; `()` and `None` for what
-            was not asked for.
+            `tuple`: the hidden states, each of shape `(B, T, D)`, and the logits as [`labelled_logits`] gives them; `()` and
+            `None` for what was not asked for.
         """
-        if self.other is not None:
-            with torch.no_grad(), self.accelerator.autocast():
-                outputs = self.other(**arguments)
-        else:
-            with self.swapped_in(), in_eval_mode(self.model):
-                outputs = self.model(**arguments)
-        return outputs.hidden_states or (), outputs.logits if logits else None
+        arguments = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
+        arguments["output_hidden_states"] = hidden_states
+        model = self.model if self.other is None else self.other
+        with head_at_labels(model, batch):
+            if self.other is not None:
+                with torch.no_grad(), self.accelerator.autocast():
+                    outputs = self.other(**arguments)
+            else:
+                with self.swapped_in(), in_eval_mode(self.model):
+                    outputs = self.model(**arguments)
+        return outputs.hidden_states or (), at_labels(outputs.logits, batch)[0] if logits else None
 
     def add_log_probs(self, rows: list[dict], batches: Batches, size: int) -> None:
         """Adds to rows of pairs the log-probabilities under θ_G0, `size` rows in each pass, unless they have them."""

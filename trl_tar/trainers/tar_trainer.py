@@ -19,7 +19,7 @@ from ..data.tokenisation import TOKENISED
 from ..distributed.device_groups import device_group
 from ..distributed.gradients import Batch
 from ..losses import IGNORED, inner_weight, kl_divergence_loss, language_modeling_loss, representation_loss
-from ..models.forward_passes import next_token_logits
+from ..models.forward_passes import add_positions, at_labels, head_at_labels, labelled_logits
 from ..optim.offload import StateOnHost
 from ..optim.stochastic_rounding import at_least_float32, in_bfloat16, step_in_float32
 from ..papers import TAR_PAPER
@@ -243,7 +243,7 @@ class TARTrainer(SafeguardTrainer):
             attacked.evaluations.append(Evaluation(term.name, attacker.age + step + 1, loss))
 
     def _tamper_resistance_loss(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.args.loss(next_token_logits(model, batch), batch, self.args.beta)
+        return self.args.loss(*labelled_logits(model, batch), batch.get("reference_log_probs"), self.args.beta)
 
     # --- the retain term ----------------------------------------------------------------------------------------------
 
@@ -251,17 +251,20 @@ class TARTrainer(SafeguardTrainer):
         """λ_retain [λ_LM · L_LM(θ) + λ_rep · L_rep(θ) + λ_KL · L_KL(θ)], this micro-batch's part of the mean over the global
         batch. With λ_LM = 1 and λ_KL = 0 it is Eq. 2 of https://huggingface.co/papers/2408.00761."""
         args, weights = self.args, self.args.retain_weights
-        labels, mask = inputs["labels"], inputs["attention_mask"]
+        mask = inputs["attention_mask"]
         arguments = {"input_ids": inputs["input_ids"], "attention_mask": mask, "use_cache": False}
         arguments["output_hidden_states"] = "representation" in weights
-        anchored = len(weights) > 1  # by hidden states, at the output, or both
-        hidden, logits = self.reference.outputs(arguments, logits="kl" in weights) if anchored else ((), None)
-        outputs = model(**arguments)
-        pairs = [language_modeling_loss(outputs.logits if weights["lm"] else outputs.logits.detach(), labels)]
+        anchor: tuple = ((), None)
+        if len(weights) > 1:  # anchored by hidden states, at the output, or both
+            anchor = self.reference.outputs(inputs, "representation" in weights, "kl" in weights)
+        with head_at_labels(self.model, inputs):
+            outputs = model(**arguments)
+        logits, labels = at_labels(outputs.logits, inputs)
+        pairs = [language_modeling_loss(logits if weights["lm"] else logits.detach(), labels)]
         if "representation" in weights:
-            pairs.append(representation_loss(outputs.hidden_states, hidden, mask, args.representation_loss))
+            pairs.append(representation_loss(outputs.hidden_states, anchor[0], mask, args.representation_loss))
         if "kl" in weights:
-            pairs.append(kl_divergence_loss(outputs.logits, logits, labels, args.kl_temperature))
+            pairs.append(kl_divergence_loss(logits, anchor[1], labels, args.kl_temperature))
         if model.training:
             self._means.add(torch.stack([total.detach().double() for total, _ in pairs]))
             counts, devices = self._means.counts, self.accelerator.num_processes  # DDP averages over devices
@@ -280,6 +283,7 @@ class TARTrainer(SafeguardTrainer):
         for batch in batches:
             counts[0] += (batch["labels"][:, 1:] != IGNORED).sum()
             counts[1] += batch["attention_mask"].sum() * hidden_states
+            add_positions(batch)
         columns = [int(name == "representation") for name in self.args.retain_weights]
         self._means = GlobalMeans(counts[columns])
         return batches, num_items_in_batch
