@@ -61,6 +61,7 @@ def hub():
         yield hub
 
 
+@pytest.mark.slow
 def test_a_launched_recipe_is_killed_and_goes_on_and_is_published(tmp_path, one_attack, hub):
     environment = {**os.environ, "PYTHONPATH": str(RECIPES.parent), "PYTHONWARNINGS": "ignore"}
     environment |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0"}
