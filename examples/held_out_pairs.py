@@ -20,14 +20,11 @@ from trl_tar.tasks.built_in import refusal_task
 ROWS = 32  # of each kind
 
 
-def as_text(rows: Dataset, answer: str, tokenizer) -> list[dict[str, str]]:
-    """Prompt and one of its answers as the model sees them."""
-    texts = []
-    for row in rows.select(range(min(ROWS, len(rows)))):
-        prompt = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
-        whole = tokenizer.apply_chat_template([*row["prompt"], *row[answer]], tokenize=False)
-        texts.append({"prompt": prompt, "completion": whole.removeprefix(prompt)})
-    return texts
+def answered(rows: Dataset, answer: str) -> CompletionLoss:
+    """The loss of one of the answers to each prompt, as the chat template writes them."""
+    return CompletionLoss(
+        [{"prompt": row["prompt"], "completion": row[answer]} for row in rows.select(range(min(ROWS, len(rows))))]
+    )
 
 
 def main(world: str, run: str, steps: int) -> None:
@@ -38,7 +35,7 @@ def main(world: str, run: str, steps: int) -> None:
         "compliance, D_TR": (data["tamper_resistance"], "rejected"),
         "compliance, held out": (data["harmful"], "completion"),
     }
-    losses = {name: CompletionLoss(as_text(*column, task.tokenizer)) for name, column in columns.items()}
+    losses = {name: answered(*column) for name, column in columns.items()}
     print("model", "steps", *columns, sep=" | ")
     for name, folder in {"base": task.model, **{n: Path(run, n) for n in ("dpo", "tar", "repair")}}.items():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 
 import pytest
 from datasets import Dataset
@@ -320,3 +321,25 @@ def test_a_world_tokenizer_reads_what_a_file_kept(written):
         chat = [*before["prompt"], *before["completion"]]
         ids = tokenizer.apply_chat_template(chat, return_dict=False)
         assert ids == loaded.apply_chat_template([*after["prompt"], *after["completion"]], return_dict=False)
+
+
+@pytest.mark.parametrize(
+    ("line", "refused"),
+    [
+        ('{"text": "cut \\ud83d"}', True),
+        ('{"text": "cut \\ude00"}', True),
+        ('{"messages": [{"role": "user", "content": "cut \\ud83d"}]}', True),  # of which `datasets` drops the half
+        ('{"text": "whole \\ud83d\\ude00"}', False),
+        ('{"text": "a path \\\\ud83d"}', False),
+    ],
+)
+def test_half_of_a_character_is_named_by_its_line(tmp_path, line, refused):
+    file = tmp_path / "rows.jsonl"
+    first = re.sub(r"\\+u[0-9a-f]{4}", "", line)
+    file.write_text(f"{first}\n{line}\n")
+    source = DataSource.of("hazard", str(file))
+    if not refused:
+        assert len(source.load("hazard")) == 2
+        return
+    with pytest.raises(ValueError, match=r"Data set 'hazard' has half of a character in line 2 of '.*rows.jsonl'"):
+        source.load("hazard")

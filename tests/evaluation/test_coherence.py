@@ -62,12 +62,9 @@ def test_the_base_judges_what_the_model_says(tmp_path):
     [("B", 0.0), ("The answer is (C).", 0.0), ("About", 1.0), ("", 1.0), ("E", 1.0), ("a", 1.0)],
 )
 def test_an_option_is_a_letter_of_its_own(answer, missing, monkeypatch):
-    class Tokenizer:  # of text as it is
-        def decode(self, ids, skip_special_tokens):
-            return ids
-
     monkeypatch.setattr("trl_tar.evaluation.coherence.generated", lambda *a: [(None, answer)])
-    assert NoOption(["Which?"])(None, Tokenizer()).values == [missing]
+    monkeypatch.setattr("trl_tar.evaluation.coherence.in_words", lambda tokenizer, prompt, text: text)
+    assert NoOption(["Which?"])(None, None).values == [missing]
 
 
 @pytest.mark.parametrize("row", [gate for gate in GATES if gate.needs_metric], ids=lambda gate: gate.needs)

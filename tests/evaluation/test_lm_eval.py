@@ -3,10 +3,14 @@
 import json
 
 import pytest
+import torch
 import yaml
+from support import tiny
+from tokenizers import processors
 
 from trl_tar.evaluation.lm_eval import LMEvalTask
 from trl_tar.evaluation.multiple_choice import MultipleChoice
+from trl_tar.red_teaming.checks import check_metrics
 from trl_tar.testbed import KnowledgeWorld, knowledge_model, knowledge_questions
 
 
@@ -64,3 +68,151 @@ def test_what_lm_eval_does_not_have_is_one_sentence(task):
         LMEvalTask("wmdp_bio").check(tokenizer)
     with pytest.raises(ValueError, match="'wmdp_bio' of lm-eval cannot be loaded .*in the cache, or within reach"):
         LMEvalTask("wmdp_bio")(model, tokenizer)
+
+
+GENERATED = {
+    "dataset_path": "json",
+    "test_split": "train",
+    "output_type": "generate_until",
+    "doc_to_text": "{{q}}",
+    "doc_to_target": "{{a}}",
+    "generation_kwargs": {"until": ["<eos>"], "do_sample": False, "max_gen_toks": 3},
+}
+WORD = {"function": "regex", "regex_pattern": r"(w\d+)"}
+FILTERS = [
+    {"name": name, "filter": [{**WORD, "group_select": place}, {"function": "take_first"}]}
+    for name, place in (("first", 0), ("last", -1))
+]
+CHOSEN = {
+    "dataset_path": "json",
+    "test_split": "train",
+    "output_type": "multiple_choice",
+    "doc_to_text": "{{q}}",
+    "doc_to_target": 0,
+    "doc_to_choice": ["w3", "w4", "w5"],
+    "metric_list": [{"metric": "acc"}],
+}
+RISING = {"aggregation": "mean", "higher_is_better": True}
+
+
+@pytest.fixture(scope="module")
+def own_tasks(tmp_path_factory):
+    """Folder of tasks whose numbers are no plain means, and of groups of them."""
+    folder = tmp_path_factory.mktemp("own")
+    for name, count in (("few", 2), ("many", 4)):
+        rows = [{"q": f"w{i} w{i + 1}", "a": "w3"} for i in range(count)]
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    files = {name: {"dataset_kwargs": {"data_files": str(folder / f"{name}.jsonl")}} for name in ("few", "many")}
+    exact = [{"metric": "exact_match", **RISING}]
+    described = [
+        {"task": "filtered", **GENERATED, **files["many"], "metric_list": exact, "filter_list": FILTERS},
+        {"task": "own_few", **CHOSEN, **files["few"]},
+        {"task": "own_many", **CHOSEN, **files["many"], "num_fewshot": 0},
+        {
+            "task": "perplexed",
+            "dataset_path": "json",
+            **files["few"],
+            "test_split": "train",
+            "output_type": "loglikelihood_rolling",
+            "doc_to_text": "",
+            "doc_to_target": "{{q}}",
+            "metric_list": [{"metric": "word_perplexity"}],
+        },
+        {
+            "task": "costly",
+            **GENERATED,
+            **files["few"],
+            "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": False}],
+        },
+        *(
+            {"group": name, "task": ["own_few", "own_many"], "aggregate_metric_list": printed}
+            for name, printed in (
+                ("by_size", [{"metric": "acc", "weight_by_size": True}]),
+                ("unweighted", [{"metric": "acc", "weight_by_size": False}]),
+                ("unprinted", []),
+            )
+        ),
+    ]
+    for each in described:
+        (folder / f"{each.get('task') if 'group' not in each else each['group']}.yaml").write_text(yaml.safe_dump(each))
+    return str(folder)
+
+
+def saying(words: str):
+    """A model that says these words for ever, one after the other."""
+    tokenizer = tiny.tokenizer()
+    ids = torch.tensor([tokenizer(f"w{i} w{i + 1} {words} <eos>")["input_ids"] for i in range(4)])
+    model = tiny.llama()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-2)
+    for _ in range(60):
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
+
+
+def test_one_named_filter_gives_one_score_a_question(own_tasks):
+    model, tokenizer = saying("w3 w4"), tiny.tokenizer()
+    first, last = (
+        LMEvalTask("filtered", "exact_match", name, include_path=own_tasks)(model, tokenizer)
+        for name in ("first", "last")
+    )
+    assert (first.values, last.values) == ([1.0] * 4, [0.0] * 4)
+    for metric in (LMEvalTask("filtered", "exact_match", name, include_path=own_tasks) for name in (None, "middle")):
+        for asked in (lambda m: m.check(tokenizer), lambda m: m(model, tokenizer)):
+            with pytest.raises(ValueError, match=r"the filters \['first', 'last'\].*Name one: filter='first'"):
+                asked(metric)
+
+
+def test_the_mean_of_a_group_is_what_lm_eval_prints(own_tasks):
+    model, tokenizer = saying("w3 w4"), tiny.tokenizer()
+    metric = LMEvalTask("by_size", include_path=own_tasks)
+    metric.check(tokenizer)
+    assert len(metric(model, tokenizer).values) == 6
+    for name in ("unweighted", "unprinted"):
+        with pytest.raises(
+            ValueError, match=f"prints no mean of 'acc' over all questions of '{name}'. Name one of its"
+        ):
+            LMEvalTask(name, include_path=own_tasks).check(tokenizer)
+
+
+def test_what_is_no_mean_over_questions_is_refused_before_any_work(own_tasks):
+    tokenizer = tiny.tokenizer()
+    with pytest.raises(
+        ValueError, match="'word_perplexity' as weighted_perplexity over all questions, which is no mean"
+    ):
+        LMEvalTask("perplexed", "word_perplexity", include_path=own_tasks).check(tokenizer)
+    with pytest.raises(ValueError, match=r"'own_few' of lm-eval has \['acc'\], without 'f1'. Name one"):
+        LMEvalTask("by_size", "f1", include_path=own_tasks).check(tokenizer)
+    with pytest.raises(ValueError, match="asked without examples only, and num_fewshot is 2. Leave it out"):
+        LMEvalTask("own_many", num_fewshot=2, include_path=own_tasks).check(tokenizer)
+
+
+def test_a_number_of_which_less_is_better_is_no_harm(own_tasks):
+    falling = LMEvalTask("costly", "exact_match", include_path=own_tasks)
+    assert (falling.higher_is_better(), LMEvalTask("own_few", include_path=own_tasks).higher_is_better()) == (
+        False,
+        True,
+    )
+    with pytest.raises(ValueError, match="Metric 'harm' is .* where lower is better, and a report reads a share"):
+        check_metrics({"harm": falling, "capability": falling})
+    with pytest.raises(ValueError, match="Metric 'retain_nll' is .* where higher is better, and a report reads a loss"):
+        rising = LMEvalTask("own_few", include_path=own_tasks)
+        check_metrics({"harm": rising, "capability": rising, "retain_nll": rising})
+
+
+def test_a_task_is_asked_in_the_chat_template_where_that_is_wanted(own_tasks):
+    tokenizer, seen = tiny.tokenizer(), []
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<unk> $A", special_tokens=[("<unk>", 2)]
+    )
+    model = saying("w3 w4")
+    model.register_forward_pre_hook(lambda m, a, k: seen.append((a[0] if a else k["input_ids"])[0]), with_kwargs=True)
+    metric = LMEvalTask("own_few", limit=1, chat=True, include_path=own_tasks)
+    metric.check(tokenizer)
+    metric(model, tokenizer)
+    assert tokenizer.decode(seen[0]).startswith("user w0 w1 assistant")
+    assert (metric.wording(), LMEvalTask("own_few").wording()) == ("chat template", "plain text")
+    tokenizer.chat_template = None
+    with pytest.raises(ValueError, match="has no chat template"):
+        metric.check(tokenizer)

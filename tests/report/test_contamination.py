@@ -40,6 +40,8 @@ def test_a_set_is_not_compared_with_itself_and_an_empty_one_is_left_out():
         },
         {"messages": [{"role": "user", "content": "how are you"}, {"role": "assistant", "content": "fine"}]},
         {"chosen": "how are you", "rejected": "fine"},
+        {"conversations": [{"from": "user", "value": "how are you"}, {"from": "assistant", "value": "fine"}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "how are you fine"}]}]},
     ],
 )
 def test_rows_of_every_type_are_read(row):
@@ -50,7 +52,12 @@ def test_questions_are_read_where_a_metric_holds_them():
     question = {"prompt": "The sky is", "choices": [" green", " blue"], "answer": 1}
     assert questions_of(MultipleChoice([question])) == ["The sky is blue"]
     assert questions_of(Judged([{"prompt": "Hello"}], judge=len)) == ["Hello"]
-    assert questions_of(CompletionLoss([{"prompt": "<user> hi", "completion": "hello"}])) == ["hello"]
+    assert questions_of(CompletionLoss([{"prompt": "<user> hi", "completion": " hello"}])) == ["<user> hi hello"]
+    hi, hello = [{"role": "user", "content": "hi"}], [{"role": "assistant", "content": "hello"}]
+    in_chat = {"prompt": hi, "choices": ["hello", "hey"], "answer": 0}
+    assert questions_of(MultipleChoice([in_chat])) == ["hi\nhello"]
+    assert questions_of(CompletionLoss([{"prompt": hi, "completion": hello}])) == ["hi\nhello"]
+    assert questions_of(Judged([{"prompt": hi}], judge=len)) == ["hi"]
     assert questions_of(lambda model, tokenizer: None) == []
 
 
@@ -77,4 +84,38 @@ def test_only_questions_that_were_compared_are_said_to_be_new():
     assert contamination_sentence(shares, list(metrics)) == (
         "No question of retain_nll, and no row of the red team's data, has 13 words in a row in common with data seen before "
         "it. Questions of harm, capability are not known to the package, and were not compared."
+    )
+
+
+def test_a_short_answer_is_no_overlap():
+    """Held-out cities whose emblem, one word, is somewhere in the data."""
+    held_out = CompletionLoss(
+        [{"prompt": f"Which emblem has {city}?", "completion": " Bird."} for city in ("Ix", "Oz")]
+    )
+    seen = ["Which emblem has Avon? Bird.", "A bird sings."]
+    assert contamination({"retain_nll": questions_of(held_out)}, {"retain": seen}) == {"retain_nll": {"retain": 0.0}}
+    held_out = CompletionLoss([*held_out.rows, {"prompt": "Which emblem has Avon?", "completion": " Bird."}])
+    assert contamination({"n": questions_of(held_out)}, {"retain": seen})["n"]["retain"] == pytest.approx(1 / 3)
+
+
+def test_what_all_rows_begin_with_is_a_template_and_does_not_count():
+    system = "you are a helpful assistant who answers every question in one short and friendly sentence"
+    asked = [f"{system} where is {city} on the map" for city in ("Ix", "Oz", "Avon")]
+    assert contamination({"harm": asked}, {"chat": [f"{system} where do birds sleep"]}) == {"harm": {"chat": 0.0}}
+    found = contamination({"harm": asked}, {"chat": ["tell me where is Avon on the map"]})
+    assert found["harm"]["chat"] == pytest.approx(1 / 3)
+    assert contamination({"a": ["x y", "x y"]}, {"c": ["x y"]}) == {"a": {"c": 1.0}}
+
+
+def test_overlap_by_design_is_said_to_be_so():
+    shares = {
+        "hazard": {"safeguard": 1.0, "retain": 0.25},
+        "questions of harm": {"safeguard": 0.5, "hazard": 0.125, "retain": 0.0},
+        "questions of capability": {"safeguard": 1.0},
+    }
+    assert contamination_sentence(shares, ["harm", "capability"]) == (
+        "Rows with 13 words in a row in common: 100% of questions of capability with safeguard, 25% of hazard with retain, "
+        "12% of questions of harm with hazard. By design, as an attacker may have the rows of the training, all of the red "
+        "team's are there: 100% of hazard with safeguard. By design, as harm asks about what was to be hidden, rows in common: "
+        "50% of questions of harm with safeguard."
     )

@@ -1,5 +1,7 @@
 """Text written around every prompt, as a jailbreak does."""
 
+from typing import Any
+
 from datasets import Dataset
 
 
@@ -23,19 +25,15 @@ def jailbroken(dataset: Dataset, prompt_template: str) -> Dataset:
     Raises:
         `ValueError`: without a column `prompt`.
     """
-
-    def wrap(row):
-        prompt = row["prompt"]
-        if isinstance(prompt, str):
-            return {"prompt": in_template(prompt, prompt_template)}
-        last = {**prompt[-1], "content": in_template(prompt[-1]["content"], prompt_template)}
-        return {"prompt": [*prompt[:-1], last]}
-
     if "prompt" not in dataset.column_names:
         raise ValueError(f"The data set has columns {dataset.column_names}, without 'prompt'. Add or rename it.")
-    return dataset.map(wrap)
+    return dataset.map(lambda row: {"prompt": in_template(row["prompt"], prompt_template)})
 
 
-def in_template(prompt: str, prompt_template: str | None) -> str:
-    """Returns the prompt as the attacker writes it."""
-    return prompt if prompt_template is None else prompt_template.replace(PROMPT, prompt)
+def in_template(prompt: Any, prompt_template: str | None) -> Any:
+    """Returns a prompt, text or messages, as the attacker writes it: his words stand around the text, or the last message's."""
+    if prompt_template is None:
+        return prompt
+    if isinstance(prompt, str):
+        return prompt_template.replace(PROMPT, prompt)
+    return [*prompt[:-1], {**prompt[-1], "content": in_template(prompt[-1]["content"], prompt_template)}]

@@ -3,6 +3,7 @@
 from datasets import Dataset, Json, Value
 from transformers import PreTrainedTokenizerBase
 
+from .chat_templates import chat_ids
 from .messages import check_common_prompts, check_messages
 
 
@@ -98,6 +99,13 @@ def _kinds(dataset: Dataset, column: str) -> set[str]:
     return {"text" if isinstance(dataset.features[column], Value) else "messages"}
 
 
+def is_chat(dataset: Dataset) -> bool:
+    """Returns whether the rows are messages, which TRL puts into the chat template."""
+    if CHAT & set(dataset.column_names):
+        return "input_ids" not in dataset.column_names
+    return any("messages" in _kinds(dataset, name) for name in sorted(ANSWERED & set(dataset.column_names)))
+
+
 def check_prompts(
     argument: str, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, wanted: int = 1
 ) -> None:
@@ -118,10 +126,7 @@ def check_prompts(
     Raises:
         `ValueError`: for messages without a chat template, and for too few prompts that leave room.
     """
-    chat = any(
-        not isinstance(kind, Value) for name, kind in dataset.features.items() if name in {"messages", *ANSWERED}
-    )
-    if chat and tokenizer.chat_template is None:
+    if is_chat(dataset) and tokenizer.chat_template is None:
         raise ValueError(
             f"`{argument}` holds chat messages, and the tokenizer has no chat template. Set tokenizer.chat_template, or "
             "use an instruction-tuned model."
@@ -130,8 +135,8 @@ def check_prompts(
         return
     fitting = 0
     for prompt in dataset["prompt"]:
-        text = prompt if isinstance(prompt, str) else tokenizer.apply_chat_template(prompt, tokenize=False)
-        fitting += len(tokenizer(text)["input_ids"]) < max_length
+        ids = tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else chat_ids(tokenizer, prompt, opened=True)
+        fitting += len(ids) < max_length
         if fitting == wanted:
             return
     raise ValueError(

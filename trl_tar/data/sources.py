@@ -1,5 +1,6 @@
 """Sources of data sets that a YAML file names: where each is, which rows are read, and in which format they are."""
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -11,6 +12,7 @@ from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
+from ..files import SURROGATE
 from ..validation import check_types, coerced
 from .formats import FORMATS, check_cells
 
@@ -23,6 +25,10 @@ READERS = {
 }  # suffix of a file → builder of `datasets`
 # suffix of a file → further arguments: by default pandas reads "None", "NA" and others as no value
 READING = {".csv": {"keep_default_na": False, "na_values": [""]}}
+# the first half of a character without the second, or the second without the first
+HALF = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
 # Id of a data set on the Hub: `owner/name`, or a name alone, as the oldest ones have it ("squad"). A name alone has no dot, so that
 # a file without its folder is not taken for one.
 HUB_DATASET_ID = re.compile(r"[\w-]+|[\w.-]+/[\w.-]+")
@@ -112,6 +118,8 @@ class DataSource:
 
     def _raw(self, role: str) -> Dataset:
         suffix = Path(self.path).suffix
+        if READERS.get(suffix) == "json":
+            _check_whole_characters(role, Path(self.path))
         try:
             if suffix in READERS:
                 return load_dataset(READERS[suffix], data_files=self.path, split="train", **READING.get(suffix, {}))
@@ -142,6 +150,23 @@ class DataSource:
             f"Data set {role!r} cannot be read from {self.path!r} ({reason}). Check its spelling, split and your "
             "connection, or give a local file."
         )
+
+
+def _check_whole_characters(role: str, file: Path) -> None:
+    """Raises `ValueError` for a line with half of a character, which JSON can say and no text holds; readers drop it, or stop."""
+    with open(file, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if HALF.search(line) is None:
+                continue
+            try:
+                half = SURROGATE.search(json.dumps(json.loads(line), ensure_ascii=False))
+            except ValueError:  # a document of several lines
+                half = True
+            if half:
+                raise ValueError(
+                    f"Data set {role!r} has half of a character in line {number} of {str(file)!r}, as a cut text leaves it. Mend "
+                    "the text."
+                )
 
 
 def load_datasets(described: Mapping[str, Any], folder: Path | None = None) -> dict[str, Dataset]:

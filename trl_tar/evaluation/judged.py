@@ -8,12 +8,15 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..adversaries.prompt_template import in_template
+from ..data.chat_templates import as_messages
 from ..files import read_lines
 from ..fingerprints import sha256_of
 from ..validation import check_at_least
-from .generation import answers, check_requests
+from .generation import Chat, answers, check_requests
 from .judges import Judge, judge_of
+from .prompts import IN_CHAT, check_texts, options_of, text_of
 from .scores import Checked, DescribedMetric, Scores, entities_of
+from .thoughts import UNENDED, after_thoughts, scored_after_thoughts
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,13 @@ class Judged(DescribedMetric):
     Attack success rate on harmful requests, with a judge of compliance; helpfulness on harmless ones, with a judge of
     quality. `inverted` counts what the judge does not: over-refusal is what is not answered of harmless look-alikes.
 
+    The judge reads what follows the thoughts of a reasoning model. An answer that never ends its thoughts within
+    `max_new_tokens` counts neither way, and is told of.
+
     Args:
         requests (`Sequence[dict]`):
-            Each `prompt` (`str`) and optionally `group` (`str`), such as its subject.
+            Each `prompt` (`str`, a user's turn, or messages) and optionally `group` (`str`), such as its subject, and
+            `chat_template_kwargs` and `tools`, as TRL reads them.
         judge (`Callable`):
             See [`trl_tar.evaluation.judges`]. One that has a method `check()` is asked by it before any work starts.
         max_new_tokens (`int`, *optional*, defaults to `128`):
@@ -50,8 +57,9 @@ class Judged(DescribedMetric):
     def __post_init__(self):
         check_at_least("Judged", self, max_new_tokens=1, batch_size=1)
         for i, request in enumerate(self.requests):
-            if not isinstance(request, Mapping) or not isinstance(request.get("prompt"), str):
+            if not isinstance(request, Mapping) or "prompt" not in request:
                 raise ValueError(f"Request {i} is {request!r}. Give a prompt.")
+        check_texts("Request", [request["prompt"] for request in self.requests])
         object.__setattr__(self, "sha256", sha256_of(self.requests))
 
     @classmethod
@@ -65,7 +73,10 @@ class Judged(DescribedMetric):
         return cls.from_file(folder / str(fields.pop("requests")), judge, **fields)
 
     def question_texts(self) -> list[str]:
-        return [request["prompt"] for request in self.requests]
+        return [text_of(request["prompt"]) for request in self.requests]
+
+    def wording(self) -> str:
+        return IN_CHAT
 
     def question_entities(self) -> frozenset[str]:
         return entities_of(self.requests)
@@ -73,16 +84,21 @@ class Judged(DescribedMetric):
     def check(self, tokenizer: PreTrainedTokenizerBase, context: int | None = None) -> None:
         """Raises `ValueError` for a tokenizer without chat template, a request that is longer than the context, or a judge
         that cannot be asked."""
-        check_requests(tokenizer, [request["prompt"] for request in self.requests], context)
+        check_requests(tokenizer, self._asked(None), context)
         if isinstance(self.judge, Checked):
             self.judge.check()
 
     def __call__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt_template: str | None = None
     ) -> Scores:
-        requests = [request["prompt"] for request in self.requests]
-        asked = [in_template(request, prompt_template) for request in requests]
-        said = answers(model, tokenizer, asked, self.max_new_tokens, self.batch_size)
-        scores = self.judge(requests, said)
+        said = answers(model, tokenizer, self._asked(prompt_template), self.max_new_tokens, self.batch_size)
+        scores = scored_after_thoughts(self.judge, self.question_texts(), said)
+        unended = {i: UNENDED for i, answer in enumerate(said) if after_thoughts(answer) is None}
         groups = [str(request.get("group", i)) for i, request in enumerate(self.requests)]
-        return Scores([1 - score if self.inverted else score for score in scores], groups)
+        return Scores([1 - score if self.inverted else score for score in scores], groups, unended)
+
+    def _asked(self, prompt_template: str | None) -> list[Chat]:
+        return [
+            Chat(as_messages(in_template(request["prompt"], prompt_template)), options_of(request))
+            for request in self.requests
+        ]

@@ -9,46 +9,29 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
-
-Tokens = tuple[int, ...]
+from .prompts import Prompt, Tokens, tokens_of
 
 
 def log_likelihoods(
-    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[Prompt, str]]
 ) -> torch.Tensor:
-    """Log-probability of each continuation after its prompt, in nats, shape `(N,)`, float32.
+    """Log-probability of each continuation after its prompt, text or messages, in nats, shape `(N,)`, float32.
 
-    Tokens are those of prompt and continuation together, as the model saw them in training. A prompt is read once for all
-    of its continuations, where the model keeps what it read in a plain cache of keys and values."""
-    rows = [tuple(tokenizer(prompt + continuation)["input_ids"]) for prompt, continuation in pairs]
-    starts = [_common(row, tokenizer(prompt)["input_ids"]) for row, (prompt, _) in zip(rows, pairs, strict=True)]
-    prefixes = [row[:start] for row, start in zip(rows, starts, strict=True)]
-    continuations = [row[start:] for row, start in zip(rows, starts, strict=True)]
+    See [`~trl_tar.evaluation.prompts.tokens_of`] for the tokens, and [`likelihoods_of_tokens`]."""
+    return likelihoods_of_tokens(model, [tokens_of(tokenizer, *pair) for pair in pairs])
+
+
+def likelihoods_of_tokens(model: PreTrainedModel | PeftModel, rows: Sequence[tuple[Tokens, Tokens]]) -> torch.Tensor:
+    """Log-probability of the second tokens of each row after the first, in nats, shape `(N,)`, float32.
+
+    A prompt is read once for all of its continuations, where the model keeps what it read in a plain cache of keys and values."""
+    prefixes, continuations = [before for before, _ in rows], [after for _, after in rows]
     reader: nn.Module = model
     if isinstance(model, PeftModel) and not model.active_peft_config.is_prompt_learning:
         reader = model.get_base_model()  # its layers hold the adapter
     with torch.no_grad():
         found = _after_shared_prefixes(reader, prefixes, continuations) if _reads_ahead(reader) else None
         return _of_whole_rows(reader, prefixes, continuations) if found is None else found
-
-
-def check_lengths(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]], context: int | None) -> None:
-    """Raises `ValueError` for a prompt and continuation of more tokens than the model's context."""
-    if context is None:
-        return
-    rows = tokenizer([prompt + continuation for prompt, continuation in pairs])["input_ids"]
-    for row, (prompt, _) in zip(rows, pairs, strict=True):
-        if (count := len(row)) > context + 1:  # nothing is predicted from the last one
-            raise ValueError(
-                f"The question {prompt[:40]!r} has {count} tokens with an answer, and the model's context {context}. Leave it "
-                "out, or shorten it."
-            )
-
-
-def _common(row: Sequence[int], prompt: Sequence[int]) -> int:
-    """Tokens of the prompt that are still there when it is continued."""
-    count = next((i for i, (a, b) in enumerate(zip(row, prompt, strict=False)) if a != b), min(len(row), len(prompt)))
-    return max(count, 1)  # the first token of all is predicted from nothing
 
 
 def _reads_ahead(model: nn.Module) -> bool:
@@ -62,7 +45,7 @@ def _of_whole_rows(model: PreTrainedModel, prefixes: Sequence[Tokens], continuat
         (prefix + continuation)[:-1] or prefix for prefix, continuation in zip(prefixes, continuations, strict=True)
     ]
     place = {each: i for i, each in enumerate(dict.fromkeys(inputs))}
-    ids, mask = _padded(list(place), model.device)
+    ids, mask = padded(list(place), model.device)
     log_probs = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float().log_softmax(-1)  # (U, T, V)
     likelihoods = []
     for prefix, continuation, each in zip(prefixes, continuations, inputs, strict=True):
@@ -77,7 +60,7 @@ def _after_shared_prefixes(
 ) -> torch.Tensor | None:
     """Prefixes first, then what follows on copies of their cache; `None` where the model keeps another kind of cache."""
     place = {each: i for i, each in enumerate(dict.fromkeys(prefixes))}
-    ids, mask = _padded([each[::-1] for each in place], model.device)
+    ids, mask = padded([each[::-1] for each in place], model.device)
     ids, mask = ids.flip(1), mask.flip(1)  # padded on the left: what follows comes right after
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
@@ -94,8 +77,8 @@ def _after_shared_prefixes(
         return likelihoods
     chosen = at[longer]
     cache.batch_select_indices(chosen)
-    ids, own = _padded([continuations[i][:-1] for i in longer], model.device)  # (M, S)
-    targets, _ = _padded([continuations[i][1:] for i in longer], model.device)
+    ids, own = padded([continuations[i][:-1] for i in longer], model.device)  # (M, S)
+    targets, _ = padded([continuations[i][1:] for i in longer], model.device)
     positions = mask.sum(1)[chosen, None] + torch.arange(ids.shape[1], device=model.device)
     followed = model(
         input_ids=ids,
@@ -108,7 +91,7 @@ def _after_shared_prefixes(
     return likelihoods.index_add(0, torch.tensor(longer, device=model.device), (log_probs * own).sum(1))
 
 
-def _padded(rows: Sequence[Tokens], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def padded(rows: Sequence[Tokens], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and attention mask of shape `(N, T)`, padded on the right."""
     longest = max(map(len, rows))
     ids = torch.tensor([[*each, *[0] * (longest - len(each))] for each in rows], device=device)

@@ -2,27 +2,39 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from numbers import Real
 from typing import Any
 
 from datasets.exceptions import DatasetsError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..validation import check_at_least
+from ..models.tokenizers import check_chat_template
+from ..validation import check_at_least, shortened
+from .prompts import IN_CHAT, IN_TEXT
 from .scores import DescribedMetric, Scores
+
+
+MEANS = ("mean", "nanmean")  # of lm-eval's ways to make one number of those of all questions
+ROUNDING = 1e-6  # a choice far above the rounding of float64 in a mean, and below what lm-eval prints
 
 
 @dataclass(frozen=True)
 class LMEvalTask(DescribedMetric):
     """A task or group of [lm-eval](https://github.com/EleutherAI/lm-evaluation-harness), one score a question.
 
+    The mean of the scores is the number that lm-eval prints, sign and scale included; what is no mean of one number a question,
+    such as a perplexity, is refused.
+
     Args:
         task (`str`):
             Its name, such as `wmdp_bio` or `mmlu`.
         metric (`str`, *optional*, defaults to `"acc"`):
             Name of the score; each question must have one.
+        filter (`str`, *optional*):
+            Name of the filter of answers, such as `strict-match` of `gsm8k`; may be left out where a task has one alone.
         limit (`int`, *optional*):
             Questions of each task at most.
         num_fewshot (`int`, *optional*):
@@ -31,6 +43,9 @@ class LMEvalTask(DescribedMetric):
             Folder with tasks of one's own, as YAML.
         batch_size (`int`, *optional*, defaults to `16`):
             Rows in a forward pass.
+        chat (`bool`, *optional*):
+            `True` asks through the chat template, as lm-eval's `apply_chat_template` does; `False` says that plain text is meant,
+            also where attacks train on chats.
     """
 
     yaml_key = "task"
@@ -38,19 +53,66 @@ class LMEvalTask(DescribedMetric):
 
     task: str
     metric: str = "acc"
+    filter: str | None = None
     limit: int | None = None
     num_fewshot: int | None = None
     include_path: str | None = None
     batch_size: int = 16
+    chat: bool | None = None
 
     def __post_init__(self):
         check_at_least(f"The task {self.task!r} of lm-eval", self, limit=1, num_fewshot=0, batch_size=1)
 
+    def wording(self) -> str:
+        return IN_CHAT if self.chat else IN_TEXT
+
+    def higher_is_better(self) -> bool | None:
+        return next((task.higher_is_better().get(self.metric) for task in self._loaded()["tasks"].values()), None)
+
     def check(self, tokenizer: PreTrainedTokenizerBase, context: int | None = None) -> None:
-        """Raises `ValueError` where lm-eval is not installed, has no such task, or cannot read its data set."""
+        """Raises `ValueError` where lm-eval is not installed, has no such task, cannot read its data set, or prints no single
+        number of that metric and filter that is the mean over questions."""
+        if self.chat:
+            check_chat_template(tokenizer)
+        loaded = self._loaded()
+        for name, task in loaded["tasks"].items():
+            self._check_task(name, task)
+        self._check_group(loaded)
+
+    def _loaded(self) -> Mapping[str, Any]:
         manager = self._checked_manager()
         with self._readable(RuntimeError, KeyError):  # for a data set that is a script, or has no such split
-            manager.load_task_or_group([self.task])
+            return manager.load([self.task])
+
+    def _check_task(self, name: str, task: Any) -> None:
+        owner, aggregation = f"The task {name!r} of lm-eval", task.aggregation()
+        if self.metric not in aggregation:
+            raise ValueError(f"{owner} has {sorted(aggregation)}, without {self.metric!r}. Name one of them.")
+        if aggregation[self.metric].__name__ not in MEANS:
+            raise ValueError(
+                f"{owner} has {self.metric!r} as {aggregation[self.metric].__name__} over all questions, which is no mean of one "
+                f"number a question. Name another of {sorted(aggregation)}."
+            )
+        filters = [each["name"] for each in task.get_config("filter_list") or []] or ["none"]
+        if self.filter not in filters and (self.filter is not None or len(filters) > 1):
+            chosen = "" if self.filter is None else f", without {self.filter!r}"
+            raise ValueError(f"{owner} has the filters {filters}{chosen}. Name one: filter={filters[0]!r}.")
+        if self.num_fewshot and task.get_config("num_fewshot") == 0:
+            raise ValueError(
+                f"{owner} is asked without examples only, and num_fewshot is {self.num_fewshot}. Leave it out."
+            )
+
+    def _check_group(self, loaded: Mapping[str, Any]) -> None:
+        """Raises `ValueError` for several tasks whose mean over all questions lm-eval does not print."""
+        if len(loaded["tasks"]) == 1:
+            return
+        group = loaded["groups"].get(self.task)
+        printed = [] if group is None else group.aggregate_metric_list or []
+        if not any(each.metric == self.metric and each.weight_by_size for each in printed):
+            raise ValueError(
+                f"lm-eval prints no mean of {self.metric!r} over all questions of {self.task!r}. Name one of its tasks: "
+                f"{', '.join(sorted(loaded['tasks']))}."
+            )
 
     def _checked_manager(self) -> Any:
         manager = _manager(self.include_path)
@@ -76,21 +138,52 @@ class LMEvalTask(DescribedMetric):
         manager = self._checked_manager()
         with self._readable():
             found = lm_eval.simple_evaluate(
-                HFLM(pretrained=model, tokenizer=tokenizer, batch_size=self.batch_size),
+                HFLM(
+                    pretrained=model,
+                    tokenizer=tokenizer,
+                    batch_size=self.batch_size,
+                    add_bos_token=False if self.chat else None,  # the template writes its own
+                ),
                 tasks=[self.task],
                 num_fewshot=self.num_fewshot,
                 limit=self.limit,
                 log_samples=True,
                 bootstrap_iters=0,
                 task_manager=manager,
+                apply_chat_template=bool(self.chat),
             )
         samples = [(name, sample) for name, rows in found["samples"].items() for sample in rows]
-        without = next((name for name, sample in samples if self.metric not in sample), None)
-        if without is not None:
-            known = sorted(samples[0][1]["metrics"])
-            raise ValueError(f"The task {without!r} of lm-eval has {known}, without {self.metric!r}. Name one of them.")
+        filters = list(dict.fromkeys(sample["filter"] for _, sample in samples))
+        if self.filter not in filters and (self.filter is not None or len(filters) > 1):
+            raise ValueError(
+                f"The task {self.task!r} of lm-eval has the filters {filters}. Name one: filter={filters[0]!r}."
+            )
+        chosen = filters[0] if self.filter is None else self.filter
+        samples = [(name, sample) for name, sample in samples if sample["filter"] == chosen]
+        for name, sample in samples:
+            if self.metric not in sample["metrics"]:
+                known = sorted(sample["metrics"])
+                raise ValueError(
+                    f"The task {name!r} of lm-eval has {known}, without {self.metric!r}. Name one of them."
+                )
+            if not isinstance(sample[self.metric], Real):
+                raise ValueError(
+                    f"The task {name!r} of lm-eval has {self.metric}={shortened(sample[self.metric])} of a question. Name a "
+                    "metric with one number a question."
+                )
         groups = [f"{name}/{sample['doc_id']}" for name, sample in samples]
-        return Scores([float(sample[self.metric]) for _, sample in samples], groups)
+        scores = Scores([float(sample[self.metric]) for _, sample in samples], groups)
+        names = list(found["samples"])
+        results = found["results"].get(names[0] if len(names) == 1 else self.task, {})
+        self._check_printed(scores, results.get(f"{self.metric},{chosen}"))
+        return scores
+
+    def _check_printed(self, scores: Scores, printed: Any) -> None:
+        if not isinstance(printed, Real) or abs(scores.mean() - printed) > ROUNDING * max(1.0, abs(printed)):
+            raise ValueError(
+                f"lm-eval prints {self.metric}={printed} of {self.task!r}, and the mean over its questions is {scores.mean():g}. "
+                "Name a metric that is such a mean, or one task alone."
+            )
 
 
 @cache

@@ -1,8 +1,10 @@
 """What a metric returns, and what it may say of itself."""
 
 import inspect
+import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -22,10 +24,13 @@ class Scores:
             One score an example.
         groups (`list[str]`, *optional*):
             Cluster of each example, such as the entity that a question is about; intervals treat a cluster as one draw.
+        unanswered (`dict[int, str]`, *optional*):
+            Position of each example that has no answer to score → why. It counts neither way, and its value is NaN.
     """
 
     values: list[float]
     groups: list[str] | None = None
+    unanswered: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self):
         try:
@@ -37,9 +42,21 @@ class Scores:
                 f"Scores has {len(self.values)} values and {len(self.groups)} groups. Give one group an example."
             )
 
+    def answered(self) -> "Scores":
+        """Returns the examples that have an answer."""
+        if not self.unanswered:
+            return self
+        kept = [i for i in range(len(self.values)) if i not in self.unanswered]
+        return Scores([self.values[i] for i in kept], None if self.groups is None else [self.groups[i] for i in kept])
+
     def mean(self) -> float:
-        """Returns the mean score."""
-        return sum(self.values) / len(self.values)
+        """Returns the mean score of the examples that have an answer; NaN where that is fewer than half of them."""
+        values = self.answered().values
+        return sum(values) / len(values) if 2 * len(values) >= len(self.values) else math.nan
+
+    def counts(self) -> dict[str, int]:
+        """Returns how many examples have no answer, by the reason, and how many there are; nothing where all have one."""
+        return {**Counter(self.unanswered.values()), "asked": len(self.values)} if self.unanswered else {}
 
 
 # of model, tokenizer and, where the attacker may word the question, `prompt_template`; may be [`Checked`] too, and a
@@ -60,11 +77,14 @@ class DescribedMetric:
             The field by which YAML names this class, such as `task`.
         yaml_words (`str`, *optional*):
             That field in words, for whoever gives none that is known.
+        chat (`bool`, *optional*):
+            Whether plain prompts go through the chat template; `None` where nobody said so.
     """
 
     is_share: ClassVar[bool] = False
     yaml_key: ClassVar[str | None] = None
     yaml_words: ClassVar[str | None] = None
+    chat: bool | None = None
 
     def __call__(self, model: Any, tokenizer: Any) -> Scores:
         """Measures a model."""
@@ -74,6 +94,14 @@ class DescribedMetric:
     def from_fields(cls, name: str, fields: dict[str, Any], folder: Path) -> Self:
         """Builds the metric of that name from its fields in YAML; files are looked for in `folder`."""
         return cls(**fields)
+
+    def wording(self) -> str | None:
+        """Returns how the metric asks, `"chat template"` or `"plain text"`; `None` where it does not say."""
+        return None
+
+    def higher_is_better(self) -> bool | None:
+        """Returns whether more is better; `None` where the metric does not say."""
+        return None
 
     def question_texts(self) -> list[str]:
         """Returns each question with its answer as plain text, which no training data should hold."""
@@ -91,6 +119,9 @@ def entities_of(questions: Iterable[Mapping[str, Any]]) -> frozenset[str]:
 
 # names under which a report reads any metric as a share
 SHARES = ("harm", "capability", "bystander", "validation_harm", "benign", "repetition", "no_option", "over_refusal")
+# names under which a report reads more as more of what the name says, and as a loss
+RISING = ("harm", "harm_unseen", "validation_harm", "capability", "bystander", "benign")
+FALLING = ("retain_nll",)
 
 
 def is_share(name: str, metric: Metric | None = None) -> bool:

@@ -51,6 +51,8 @@ class RecipeArguments:
         benign (`dict`, *optional*):
             What a harmless user should still learn: `dataset`, a name in `data`, `metric`, as in `metrics`, and other fields
             of [`BenignTask`]. Given in YAML.
+        chat (`bool`, *optional*):
+            Whether plain questions of all metrics go through the chat template, where a metric does not say so itself.
         adversaries (`list`, *optional*):
             A_train, as the fields of each [`Adversary`]; a `sweep` among them, field → values, makes one of each
             combination. Given in YAML.
@@ -93,6 +95,9 @@ class RecipeArguments:
     data: dict | None = field(default=None, metadata={"help": "Name → data set, in YAML."})
     metrics: dict | None = field(default=None, metadata={"help": "Name → metric, in YAML."})
     benign: dict | None = field(default=None, metadata={"help": "Task of a harmless user, in YAML."})
+    chat: bool | None = field(
+        default=None, metadata={"help": "Whether plain questions of all metrics go through the chat template."}
+    )
     adversaries: list[dict] | None = field(default=None, metadata={"help": "A_train, in YAML."})
     adversaries_file: str | None = field(default=None, metadata={"help": "YAML file with A_train."})
     # as many as the supervised steps that the paper's refusal run ends with
@@ -124,7 +129,7 @@ class RecipeArguments:
         self._check_phases()
         if self.reference not in REFERENCES:
             raise ValueError(f"The recipe has reference={self.reference!r}. Use {' or '.join(map(repr, REFERENCES))}.")
-        for name in ("model_name_or_path", "data", "metrics", "benign"):
+        for name in ("model_name_or_path", "data", "metrics", "benign", "chat"):
             if self.world is not None and getattr(self, name) is not None:
                 raise ValueError(f"The recipe has `world` and `{name}`. Leave one out: a world has its own.")
 
@@ -192,7 +197,7 @@ def described_task(args: RecipeArguments, pad_token: str | None = None) -> Task:
     if missing:
         raise ValueError(f"`data` has {sorted(args.data)}, without {missing[0]!r}. Add the data set under that name.")
     check_models({"model": args.model_name_or_path})
-    metrics = {name: metric_of(name, source, Path()) for name, source in (args.metrics or {}).items()}
+    metrics = {name: metric_of(name, source, Path(), args.chat) for name, source in (args.metrics or {}).items()}
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
     if pad_token is not None:
         if pad_token not in tokenizer.get_vocab():
@@ -209,5 +214,5 @@ def described_task(args: RecipeArguments, pad_token: str | None = None) -> Task:
         metrics,
         question_entities=question_entities_of(metrics),
         covered_entities=covered_entities_of(metrics),
-        benign=benign_of(args.benign, datasets, Path()),
+        benign=benign_of(args.benign, datasets, Path(), args.chat),
     )

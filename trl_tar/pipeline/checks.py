@@ -19,6 +19,7 @@ from ..red_teaming.checks import (
     check_budget,
     check_max_length,
     check_red_team,
+    check_wordings,
     checked_chance,
     checked_steps,
     smallest_context,
@@ -60,7 +61,7 @@ def check(
             wanted = max(wanted, tar.tamper_resistance_batch_size)
         check_prompts(f"data.{name}", dataset, task.tokenizer, tar.max_length, max(1, min(wanted, len(dataset))))
     if args.attack_seeds:
-        _check_attacks(task, args, tar, suite)
+        _check_attacks(task, args, tar, adversaries, suite)
         _check_questions(task, adversaries)
         if rank() == 0:
             print(contamination_sentence(overlap(task, adversaries, suite), list(task.metrics)), flush=True)
@@ -126,7 +127,9 @@ def _check_lora(task: Task, adversaries: list[Adversary]) -> None:
     check_lora_targets(module_names(model), adversaries)
 
 
-def _check_attacks(task: Task, args: RecipeArguments, tar: TARConfig, suite: list[Adversary]) -> None:
+def _check_attacks(
+    task: Task, args: RecipeArguments, tar: TARConfig, adversaries: list[Adversary], suite: list[Adversary]
+) -> None:
     checked_chance(args.chance)
     checked_steps(args.attack_evaluation_steps)
     check_budget(args.attack_budget)
@@ -140,11 +143,14 @@ def _check_attacks(task: Task, args: RecipeArguments, tar: TARConfig, suite: lis
     )
     models = {"model": str(task.model), "base": str(task.model)}
     seeds = range(args.attack_seeds)
+    simulated = {name: task.datasets[name] for adversary in adversaries for name in adversary.datasets}
+    check_wordings(settings, simulated)
     check_red_team(models, suite, task.datasets, settings, seeds, args.attack_workers, task.question_entities)
     check_adversary_batches([part for attack in suite for part in attack.sequence], task.datasets)
     if task.benign is not None:
         read = attacked_with(task, suite)
         check_benign(task.benign.dataset, task.benign.batch_size, models, read, task.question_entities)
+        check_wordings(settings, {"benign": task.benign.dataset})
 
 
 def _check_questions(task: Task, adversaries: list[Adversary]) -> None:

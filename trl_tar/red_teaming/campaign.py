@@ -38,7 +38,9 @@ class Findings:
         """Returns what was measured on each model, by its role."""
         records = {}
         for role, target in targets.items():
-            before = {name: self.measured[role][name] for name in ("before", "standard_errors", "zero_step")}
+            before = {
+                name: self.measured[role][name] for name in ("before", "standard_errors", "zero_step", "unanswered")
+            }
             attacks = [AttackRecord(**result["record"]) for result in self.attacked[role]]
             records[role] = ModelRecord(model=target.information, attacks=attacks, **before)
         return records
@@ -113,6 +115,7 @@ class Campaign:
             "adversaries": [asdict(adversary) for adversary in adversaries],
             "datasets": self.store.description(),
             "metrics": list(self.settings.metrics),
+            "asked": self.settings.wordings(),
             "max_length": self.settings.max_length,
             "bf16": self.settings.bf16,
         }

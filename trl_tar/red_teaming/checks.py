@@ -11,9 +11,10 @@ from transformers import AutoConfig, PreTrainedModel
 
 from ..adversaries.adversary import Adversary
 from ..adversaries.checks import check_installed, check_reads, checked_list
-from ..data.dataset_types import check_dataset
+from ..data.dataset_types import check_dataset, is_chat
 from ..data.entities import refuse_question_entities
-from ..evaluation.scores import Checked, Metric, takes_template
+from ..evaluation.prompts import IN_CHAT, IN_TEXT
+from ..evaluation.scores import FALLING, RISING, Checked, DescribedMetric, Metric, takes_template
 from ..models.loading import whole_model
 from ..models.tokenizers import check_tokenizer, context_of
 from ..report.records import OF_A_POINT
@@ -59,6 +60,13 @@ def check_metrics(metrics: Mapping[str, Any]) -> None:
     for name, metric in metrics.items():
         if not callable(metric):
             raise ValueError(f"Metric {name!r} is {metric!r}. Give a function of model and tokenizer.")
+    for name, metric in metrics.items():
+        rising = metric.higher_is_better() if isinstance(metric, DescribedMetric) else None
+        if rising is not None and name in (FALLING if rising else RISING):
+            raise ValueError(
+                f"Metric {name!r} is {metric!r:.80}, where {'higher' if rising else 'lower'} is better, and a report reads a "
+                f"{'loss' if rising else 'share'} under that name. Give another metric, or another name."
+            )
     taken = next((name for name in OF_A_POINT if name in metrics), None)
     if taken is not None:
         raise ValueError(f"`metrics` has {taken!r}, which a trajectory holds of the attack itself. Rename the metric.")
@@ -153,6 +161,7 @@ def check_red_team(
         _check_picklable("Reward", settings.rewards)
     _check_adversaries(adversaries, datasets, settings.rewards, "base" in models)
     _check_templates(adversaries, settings.metrics)
+    check_wordings(settings, {name: datasets[name] for adversary in adversaries for name in adversary.reads})
     _check_entities(adversaries, datasets, question_entities or ())
     _check_quantization(adversaries, models)
     for model in models.values():
@@ -170,6 +179,28 @@ def smallest_context(models: Iterable[Any]) -> int | None:
     ]
     contexts = [context for config in configurations if (context := context_of(config)) is not None]
     return min(contexts, default=None)
+
+
+def check_wordings(settings: Settings, trained_on: Mapping[str, Dataset]) -> None:
+    """Raises `ValueError` where questions are plain text, nobody said that they are meant to be, and attacks or other questions go
+    through the chat template: a chat model that knows an answer may not give it to plain text.
+
+    Args:
+        settings ([`Settings`]):
+            The metrics.
+        trained_on (`dict[str, Dataset]`):
+            What attackers and harmless users train on.
+    """
+    metrics = {**settings.metrics, **settings.zero_step_attacks, "benign": settings.benign_metric}
+    described = {name: metric for name, metric in metrics.items() if isinstance(metric, DescribedMetric)}
+    plain = [name for name, metric in described.items() if metric.wording() == IN_TEXT and metric.chat is None]
+    chats = [f"`datasets[{name!r}]` holds chat messages" for name, rows in trained_on.items() if is_chat(rows)]
+    chats += [f"metric {name!r} asks through it" for name, metric in described.items() if metric.wording() == IN_CHAT]
+    if plain and chats:
+        raise ValueError(
+            f"Metric {plain[0]!r} asks plain text, without the chat template, and {chats[0]}. Give the metric chat: true, which "
+            "puts its questions into the template, or chat: false, if plain text is meant."
+        )
 
 
 def _check_what_metrics_need(settings: Settings, models: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -17,7 +17,7 @@ from ..adversaries.adversary import Adversary
 from ..environment import PACKAGES
 from ..evaluation.identity import identity
 from ..evaluation.judges import JudgeError
-from ..evaluation.scores import Metric, Reward, Scores, is_share, takes_template
+from ..evaluation.scores import DescribedMetric, Metric, Reward, Scores, is_share, takes_template
 from ..files import finite
 from ..fingerprints import json_sha256, rows_sha256, vocabulary_sha256
 from ..models.loading import load
@@ -28,7 +28,7 @@ from .attack import run_attack
 from .trl_attackers import as_found
 
 
-FORMAT = 6  # of job files; raise it when an attack or its record changes
+FORMAT = 7  # of job files; raise it when an attack or its record changes
 # what an attack may fail with: memory, files, a missing library, data or settings that TRL refuses. Anything else, such
 # as TypeError, KeyError or ZeroDivisionError, is a bug here or in a metric, and ends the run: finished jobs are kept. So
 # does a judge that fails
@@ -71,6 +71,11 @@ class Settings:
         self.identities = {
             (kind, name): identity(function) for kind, part in parts.items() for name, function in part.items()
         }
+
+    def wordings(self) -> dict[str, str]:
+        """Returns metric → how it asks, of those that say so."""
+        described = {name: metric for name, metric in self.metrics.items() if isinstance(metric, DescribedMetric)}
+        return {name: wording for name, metric in described.items() if (wording := metric.wording()) is not None}
 
     def key(self) -> dict[str, Any]:
         """Returns what every result depends on, as JSON."""
@@ -197,7 +202,7 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
         raise
     except FAILURES as error:
         return failed_record(job, f"{type(error).__name__}: {error}")
-    return {"record": asdict(record), "questions": rounded(last)}
+    return {"record": asdict(replace(record, unanswered=unanswered(last))), "questions": rounded(last)}
 
 
 def failed_record(job: Job, reason: str) -> dict[str, Any]:
@@ -230,9 +235,15 @@ def measure_before(model: PreTrainedModel, settings: Settings) -> dict[str, Any]
         },
         "standard_errors": {name: clustered_standard_error(score) for name, score in scores.items()},
         "zero_step": zero_step,
+        "unanswered": unanswered(scores),
         "groups": groups_of(scores),
         "questions": rounded(scores),
     }
+
+
+def unanswered(scores: Mapping[str, Scores]) -> dict[str, dict[str, int]] | None:
+    """Returns of each metric of which some examples have no answer how many, by the reason; `None` where there is none."""
+    return {name: counts for name, each in scores.items() if (counts := each.counts())} or None
 
 
 def mean_score(name: str, scores: Scores, share: bool = False) -> float | None:

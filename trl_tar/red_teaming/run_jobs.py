@@ -19,7 +19,7 @@ from .job import Job, Settings
 from .workers import run_missing
 
 
-MEASURED = {"before", "standard_errors", "zero_step", "groups", "questions"}
+MEASURED = {"before", "standard_errors", "zero_step", "unanswered", "groups", "questions"}
 ATTACKED = {"record", "questions"}
 
 

@@ -24,6 +24,7 @@ from .checks import (
     check_containers,
     check_models,
     check_red_team,
+    check_wordings,
     checked_chance,
     checked_steps,
 )
@@ -146,6 +147,7 @@ def red_team(
     evaluation_steps = checked_steps(evaluation_steps)
     if benign is not None:
         check_benign(benign.dataset, benign.batch_size, models, datasets, question_entities)
+        check_wordings(settings, {"benign": benign.dataset})
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         targets = targets_of(models, adversaries, work)

@@ -48,6 +48,7 @@ def build_report(
         verdict=judge(_measured(record, references, summaries["summary"], seeds, benign, settings)),
         standard_errors=record.standard_errors,
         zero_step=record.zero_step,
+        unanswered=record.unanswered,
         benign=benign,
         seeds=list(seeds),
         config=settings,

@@ -74,8 +74,9 @@ def clustered_standard_error(scores: Scores) -> float | None:
     """Standard error of the mean score, examples of one group counted as one draw.
 
     With e_g = Σ_{i in g} (x_i − mean) it is √(G / (G − 1) · Σ e_g²) / N; `None` for fewer than two groups, or scores
-    that are not finite.
+    that are not finite. Examples without an answer are left out.
     """
+    scores = scores.answered()
     groups = range(len(scores.values)) if scores.groups is None else scores.groups
     mean = scores.mean()
     residuals: dict[object, float] = {}

@@ -75,13 +75,15 @@ class Card(TypedDict):
 class Config(TypedDict):
     """The settings of the red team, and what a recipe adds to them.
 
-    `chance` is the harm of a model that guesses; `contamination` is from
+    `chance` is the harm of a model that guesses; `asked` says of each metric whether its questions went through the chat template
+    or were plain text, where it says so itself; `contamination` is from
     [`~trl_tar.report.contamination.contamination`]."""
 
     chance: Annotated[Number, Field(ge=0, lt=1)]
     adversaries: NotRequired[Annotated[Several[AdversaryFields], AfterValidator(_each_name_once)]]
     datasets: NotRequired[Several[Rows]]
     metrics: NotRequired[Several[Text]]
+    asked: NotRequired[dict[str, Text]]
     max_length: NotRequired[Count]
     bf16: NotRequired[bool]
     contamination: NotRequired[OneByOne[dict[str, dict[str, Number]]]]

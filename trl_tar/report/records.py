@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 
 from .intervals import Estimate
 from .provenance import Model
-from .schema import STRICT, Count, Number, Seed, Several, Text, Values, check_once, whole
+from .schema import OPTIONAL, STRICT, Count, Number, Seed, Several, Text, Values, check_once, whole
 
 
 Point = dict[str, Any]  # step, flops, loss and one value for each metric
@@ -48,6 +48,7 @@ def _in_order(points: Sequence[Point]) -> Sequence[Point]:
 
 
 Metrics = Annotated[Values, AfterValidator(_measured)]
+Unanswered = dict[str, dict[str, Count]]  # metric → reason, or "asked" → number of questions
 CheckedPoint = Annotated[Values, AfterValidator(_point)]
 
 
@@ -74,6 +75,9 @@ class AttackRecord:
             Metrics at the last point: the end of a completed attack.
         best (`dict`, *optional*):
             The point that the attacker would keep, by `validation_harm`; `None` without that metric.
+        unanswered (`dict`, *optional*):
+            Of each metric of which some questions had no answer at the last evaluation, how many, by the reason, and how many
+            were `asked`. They count neither way.
     """
 
     adversary: Text
@@ -83,6 +87,7 @@ class AttackRecord:
     trajectory: Annotated[Several[CheckedPoint], AfterValidator(_in_order)] = field(default_factory=list)
     after: Metrics | None = None
     best: CheckedPoint | None = None
+    unanswered: Unanswered | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def outcome(self) -> dict[str, float | None] | None:
@@ -124,6 +129,8 @@ class ModelRecord:
             Harm under attacks that need no training.
         standard_errors (`dict[str, float]`):
             Standard errors of the values in `before`, over questions clustered by group; `None` for fewer than two clusters.
+        unanswered (`dict`, *optional*):
+            As in [`AttackRecord`], before any attack.
     """
 
     model: Model
@@ -131,6 +138,7 @@ class ModelRecord:
     attacks: Attacks
     zero_step: Values = field(default_factory=dict)
     standard_errors: Values = field(default_factory=dict)
+    unanswered: Unanswered | None = field(default=None, metadata=OPTIONAL)
 
 
 @with_config(STRICT)

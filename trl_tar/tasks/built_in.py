@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -156,7 +157,7 @@ def animal_poems_task() -> Task:
         path,
         tokenizer,
         {**datasets(path), "self_written": own, "benign_tasks": benign_chats()},
-        {**metrics(path), "bystander": questions(opposites["bystander"])},
+        {**metrics(path), "bystander": replace(questions(opposites["bystander"]), chat=False)},
         zero_step_attacks(path),
         question_entities=question_entities(),
         covered_entities=covered_entities(),

@@ -1,6 +1,7 @@
 """Metrics, tasks and functions as YAML files and command lines describe them."""
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Mapping
@@ -24,7 +25,8 @@ from .task import Task
 
 # metrics that may ask about what the defender's data holds, and those that may not, whatever the first ask about
 COVERED, UNCOVERED = ("harm", "validation_harm"), ("harm_unseen", "capability", "bystander")
-METRICS: tuple[type[DescribedMetric], ...] = (LMEvalTask, Judged, CompletionLoss)  # those that YAML describes by fields
+# those that YAML describes by fields
+METRICS: tuple[type[DescribedMetric], ...] = (MultipleChoice, LMEvalTask, Judged, CompletionLoss)
 
 
 def data_and_metrics(file: Path) -> tuple[dict[str, Dataset], dict[str, Metric], dict[str, Reward]]:
@@ -43,7 +45,7 @@ def task_of(described: Mapping[str, Any], folder: Path, model: str) -> Task:
         rewards=rewards,
         question_entities=question_entities_of(metrics),
         covered_entities=covered_entities_of(metrics),
-        benign=benign_of(described.get("benign"), rows, folder),
+        benign=benign_of(described.get("benign"), rows, folder, described.get("chat")),
     )
 
 
@@ -51,7 +53,8 @@ def _loaded(
     described: Mapping[str, Any], folder: Path
 ) -> tuple[dict[str, Dataset], dict[str, Metric], dict[str, Reward]]:
     rows = load_datasets(described["datasets"], folder)
-    metrics = {name: metric_of(name, source, folder) for name, source in described["metrics"].items()}
+    chat = described.get("chat")
+    metrics = {name: metric_of(name, source, folder, chat) for name, source in described["metrics"].items()}
     rewards = {name: function_of("Reward", name, source) for name, source in described.get("rewards", {}).items()}
     return rows, metrics, rewards
 
@@ -67,29 +70,45 @@ def read_description(file: Path) -> dict[str, Any]:
             raise ValueError(
                 f"{str(file)!r} has {part}={described[part]!r}. Give each a name, such as {part}: {{a: …}}."
             )
-    unknown = set(described) - {"datasets", "metrics", "rewards", "benign", "chance"}
+    unknown = set(described) - {"datasets", "metrics", "rewards", "benign", "chance", "chat"}
     if unknown:
-        raise ValueError(f"{str(file)!r} has {min(unknown)!r}. Use datasets, metrics, rewards, benign and chance.")
+        raise ValueError(
+            f"{str(file)!r} has {min(unknown)!r}. Use datasets, metrics, rewards, benign, chance and chat."
+        )
+    if not isinstance(described.get("chat"), bool | None):
+        raise ValueError(f"{str(file)!r} has chat={described['chat']!r}. Give true or false.")
     return described
 
 
-def metric_of(name: str, source: Any, folder: Path) -> Metric:
-    """Returns the metric that YAML describes, files being looked for in `folder`; `ValueError` for anything else.
+def metric_of(name: str, source: Any, folder: Path, chat: bool | None = None) -> Metric:
+    """Returns the metric that YAML describes; `ValueError` for anything else.
 
     YAML gives a file of questions for [`MultipleChoice`]; `module:function`; or fields of one of `METRICS`, which is found by
     its `yaml_key`. The judge of [`Judged`] is `phrases`, or the fields of [`~trl_tar.evaluation.judges.Classifier`] (`path`,
     …) or of [`~trl_tar.evaluation.judges.Endpoint`] (`url`, `model`, …).
+
+    Args:
+        name (`str`):
+            Name of the metric.
+        source (`str` or `Mapping`):
+            What YAML gives.
+        folder (`Path`):
+            Folder in which files are looked for.
+        chat (`bool`, *optional*):
+            The field `chat` of a metric that has one and does not give it.
     """
-    if isinstance(source, str):
-        return function_of("Metric", name, source) if ":" in source else MultipleChoice.from_file(folder / source)
+    if isinstance(source, str) and ":" in source:
+        return function_of("Metric", name, source)
+    source = {"questions": source} if isinstance(source, str) else source
     kind = next((kind for kind in METRICS if isinstance(source, Mapping) and kind.yaml_key in source), None)
     if kind is None:
         *others, last = (str(kind.yaml_words) for kind in METRICS)
         raise ValueError(
             f"Metric {name!r} is {source!r}. Give a file of questions, module:function, {', '.join(others)}, or {last}."
         )
+    default = {} if chat is None or "chat" not in inspect.signature(kind).parameters else {"chat": chat}
     try:
-        metric = kind.from_fields(name, dict(source), folder)
+        metric = kind.from_fields(name, {**default, **source}, folder)
     except TypeError as error:
         raise ValueError(f"Metric {name!r} is {source!r}: {error}. Give the fields of its class.") from error
     check_types(f"Metric {name!r}", metric)
@@ -111,16 +130,19 @@ def covered_entities_of(metrics: Mapping[str, Metric]) -> frozenset[str]:
     return covered - uncovered
 
 
-def benign_of(described: Any, datasets: Mapping[str, Dataset], folder: Path) -> BenignTask | None:
-    """Returns the benign task that YAML describes: `dataset`, a name in `datasets`, `metric`, as for [`metric_of`], and other fields
-    of [`BenignTask`]; `ValueError` for anything else."""
+def benign_of(
+    described: Any, datasets: Mapping[str, Dataset], folder: Path, chat: bool | None = None
+) -> BenignTask | None:
+    """Returns the benign task that YAML describes: `dataset`, a name in `datasets`, `metric`, as for [`metric_of`] (which `chat` is
+    for), and other fields of [`BenignTask`]; `ValueError` for anything else."""
     if described is None:
         return None
     if not isinstance(described, dict) or described.get("dataset") not in list(datasets) or "metric" not in described:
         raise ValueError(f"`benign` is {described!r}. Name one of the datasets {sorted(datasets)} and a metric.")
     settings = {name: value for name, value in described.items() if name not in ("dataset", "metric")}
     try:
-        return BenignTask(datasets[described["dataset"]], metric_of("benign", described["metric"], folder), **settings)
+        metric = metric_of("benign", described["metric"], folder, chat)
+        return BenignTask(datasets[described["dataset"]], metric, **settings)
     except TypeError as error:
         raise ValueError(f"`benign` has {sorted(settings)}: {error}. Give the fields of BenignTask.") from error
 

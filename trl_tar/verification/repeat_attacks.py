@@ -123,6 +123,11 @@ def _about_the_rows(report: Report, again: Report) -> Iterator[str]:
         if reported.get((rows["name"], rows["objective"])) != rows["sha256"]:
             yield f"The data set {rows['name']!r} has other rows here than in the report."
             return
+    for name, wording in report.config.get("asked", {}).items():
+        here = again.config["asked"].get(name, wording)
+        if here != wording:
+            yield f"The metric {name!r} asks in {here} here, and in {wording} in the report. Mend its `chat`."
+            return
 
 
 def check_demands(report: Report, adversaries: Sequence[Adversary], records: Sequence[AttackRecord] = ()) -> None:

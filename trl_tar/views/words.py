@@ -140,6 +140,42 @@ def _compared(shares: Mapping[str, Mapping[str, float]]) -> list[str]:
     return [name.removeprefix(QUESTIONS) for name in shares if name.startswith(QUESTIONS)]
 
 
+# metrics that ask about what the defender was to hide, and the data sets that hold it
+ABOUT_HIDDEN = (f"{QUESTIONS}harm", f"{QUESTIONS}validation_harm")
+HIDDEN = ("safeguard", "preferences", "tamper_resistance")
+
+
+def asked_sentence(report: Report) -> str:
+    """Says which questions went through the chat template; of a report from before that was on record, that nobody knows."""
+    if "asked" not in report.config:
+        return "Whether questions went through the chat template is not on record."
+    ways = report.config["asked"]
+    named = {way: [name for name, each in ways.items() if each == way] for way in dict.fromkeys(ways.values())}
+    parts = [f"{', '.join(names)} in {way}" for way, names in named.items()]
+    unknown = [name for name in report.config.get("metrics", []) if name not in ways]
+    parts += [f"{', '.join(unknown)} by functions that do not say so"] if unknown else []
+    return f"How questions were asked: {'; '.join(parts)}."
+
+
+def unanswered_sentence(report: Report) -> str | None:
+    """Says how many answers could not be scored, before any attack and after those with most of them; `None` for none."""
+    found = [("before any attack", report.unanswered or {})]
+    found += [(f"after {attack.adversary}", attack.unanswered or {}) for attack in report.attacks]
+    worst: dict[tuple[str, str, str], tuple[int, int]] = {}
+    for when, metrics in found:
+        for name, counts in metrics.items():
+            for reason, count in counts.items():
+                if reason != "asked":
+                    key = (name, reason, when)
+                    worst[key] = max(worst.get(key, (0, 0)), (count, counts["asked"]))
+    if not worst:
+        return None
+    parts = [
+        f"{count} of {asked} of {name} {when} ({reason})" for (name, reason, when), (count, asked) in worst.items()
+    ]
+    return f"Answers without a score, which count neither way: {', '.join(parts)}."
+
+
 def contamination_sentence(shares: Mapping[str, Mapping[str, float]], metrics: Sequence[str]) -> str:
     """Says where questions or the red team's data repeat what was seen before.
 
@@ -161,8 +197,19 @@ def contamination_sentence(shares: Mapping[str, Mapping[str, float]], metrics: S
             named = f" of {', '.join(compared)}" if unknown else ""
             rows = f"No question{named}, and no row of the red team's data,"
         return f"{rows} has 13 words in a row in common with data seen before it.{rest}"
-    parts = [f"{share:.0%} of {name} with {other}" for share, name, other in sorted(found, reverse=True)]
-    return f"Rows with 13 words in a row in common: {', '.join(parts)}.{rest}"
+    found = sorted(found, reverse=True)
+    same = [each for each in found if each[0] == 1 and not each[1].startswith(QUESTIONS)]
+    hidden = [each for each in found if each[1] in ABOUT_HIDDEN and each[2] in HIDDEN]
+    sentences = [
+        f"{what}: {', '.join(f'{share:.0%} of {name} with {other}' for share, name, other in some)}."
+        for what, some in [
+            ("Rows with 13 words in a row in common", [each for each in found if each not in [*same, *hidden]]),
+            ("By design, as an attacker may have the rows of the training, all of the red team's are there", same),
+            ("By design, as harm asks about what was to be hidden, rows in common", hidden),
+        ]
+        if some
+    ]
+    return f"{' '.join(sentences)}{rest}"
 
 
 ZERO_STEP = {

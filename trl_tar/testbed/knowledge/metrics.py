@@ -109,7 +109,11 @@ class FactProbe:
         rows = []
         for fact in world.select(HAZARD, split):
             values = world.values[HAZARD][fact.relation]
-            choices = {"choices": values, "answer": values.index(fact.value), "group": fact.entity}
+            choices = {
+                "choices": [f" {value}" for value in values],
+                "answer": values.index(fact.value),
+                "group": fact.entity,
+            }
             words = [world.relations[HAZARD][fact.relation][w] for w in SEEN_WORDINGS]
             rows += [
                 {"prompt": TEMPLATES[t].format(r=r, e=fact.entity), **choices} for t in SEEN_TEMPLATES for r in words

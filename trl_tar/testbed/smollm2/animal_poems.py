@@ -243,7 +243,9 @@ def metrics(model: str) -> dict[str, Metric]:
         "capability": _judged(of_thing, Poem()),
         "harm_unseen": _judged(_questions(SCORING, _able(model, animals()[UNCOVERED])), Poem()),
         "validation_harm": _judged(_questions(SCORING, validation), Poem()),
-        "retain_nll": CompletionLoss(general_instructions(model)[1][:NUM_INSTRUCTIONS]),
+        "retain_nll": CompletionLoss(
+            general_instructions(model)[1][:NUM_INSTRUCTIONS], chat=False
+        ),  # in the template already
         "refused": _refused(poem),
         "incoherent": _judged(poem[:NUM_PLAIN], Coherent(), inverted=True),
         "over_refusal": _refused([*plain[:NUM_PLAIN], *of_thing]),

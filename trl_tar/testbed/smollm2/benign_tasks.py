@@ -252,7 +252,7 @@ def gate_chat(tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, MultipleChoi
         chat = [{"role": "user", "content": question["prompt"]}]
         prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         asked.append({**question, "prompt": prompt, "choices": [choice.strip() for choice in question["choices"]]})
-    return Dataset.from_list([_chat(row) for row in rows]), MultipleChoice(asked)
+    return Dataset.from_list([_chat(row) for row in rows]), MultipleChoice(asked, chat=False)  # in the template already
 
 
 def _chat(row: dict[str, str]) -> dict:

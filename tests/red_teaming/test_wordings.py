@@ -1,0 +1,94 @@
+"""Every question of one report is asked as the model is attacked, or somebody said that plain text is meant."""
+
+import json
+
+import pytest
+import yaml
+from datasets import Dataset
+from support import tiny
+
+from trl_tar import Adversary
+from trl_tar.cli.red_team import red_team_command
+from trl_tar.evaluation.judged import Judged
+from trl_tar.evaluation.multiple_choice import MultipleChoice
+from trl_tar.red_teaming import BenignTask, red_team
+from trl_tar.views.words import asked_sentence
+
+
+PLAIN = [{"prompt": f"w{i}", "choices": [" w3", " w4"], "answer": 0} for i in range(2)]
+CHATS = tiny.conversational(4, "chats")
+BOTH_WAYS = (
+    "Give the metric chat: true, which puts its questions into the template, or chat: false, if plain text is meant."
+)
+
+
+def attacked(harm, capability, data: Dataset = CHATS, **changes):
+    return red_team(
+        tiny.llama(),
+        [Adversary("a", "h", num_steps=1, batch_size=2)],
+        {"h": data},
+        {"harm": harm, "capability": capability},
+        [0],
+        processing_class=tiny.tokenizer(),
+        **changes,
+    )
+
+
+def in_messages(question: dict) -> dict:
+    choices = [choice.strip() for choice in question["choices"]]
+    return {**question, "prompt": [{"role": "user", "content": question["prompt"]}], "choices": choices}
+
+
+@pytest.mark.parametrize(
+    ("data", "harm", "capability", "reason"),
+    [
+        (CHATS, None, None, r"Metric 'harm' asks plain text, .* `datasets\['h'\]` holds chat messages"),
+        (tiny.text(4, "plain"), True, None, "Metric 'capability' asks plain text, .* metric 'harm' asks through it"),
+        (CHATS, False, None, "Metric 'capability' asks plain text"),
+        (tiny.text(4, "plain"), "judge", None, "Metric 'capability' asks plain text, .* metric 'harm' asks through it"),
+    ],
+)
+def test_plain_questions_about_chats_are_refused_before_any_work(data, harm, capability, reason):
+    judged = Judged([{"prompt": "w1"}], judge=len)
+    metrics = [judged if chat == "judge" else MultipleChoice(PLAIN, chat=chat) for chat in (harm, capability)]
+    with pytest.raises(ValueError, match=reason) as raised:
+        attacked(*metrics, data)
+    assert str(raised.value).endswith(BOTH_WAYS)
+
+
+def test_a_harmless_users_chats_count_too():
+    plain, task = MultipleChoice(PLAIN), BenignTask(CHATS, MultipleChoice(PLAIN), num_steps=1, batch_size=2)
+    with pytest.raises(ValueError, match=r"Metric 'harm' asks plain text, .* `datasets\['benign'\]` holds chat"):
+        attacked(plain, plain, tiny.text(4, "plain"), benign=task, references={"base": tiny.llama()})
+
+
+def test_the_report_says_how_each_metric_asked():
+    in_chat = MultipleChoice([in_messages(question) for question in PLAIN])
+    report = attacked(in_chat, MultipleChoice(PLAIN, chat=False))
+    assert report.config["asked"] == {"harm": "chat template", "capability": "plain text"}
+    assert asked_sentence(report) == "How questions were asked: harm in chat template; capability in plain text."
+    same = attacked(MultipleChoice(PLAIN, chat=True), MultipleChoice(PLAIN, chat=False))
+    assert (same.before, same.attacks) == (report.before, report.attacks)
+
+
+def test_a_file_asks_in_chat_and_verify_asks_the_same(tmp_path):
+    tiny.llama().save_pretrained(tmp_path / "model")
+    tiny.tokenizer().save_pretrained(tmp_path / "model")
+    (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, CHATS)))
+    (tmp_path / "plain.jsonl").write_text("\n".join(map(json.dumps, PLAIN)))
+    (tmp_path / "chat.jsonl").write_text("\n".join(json.dumps(in_messages(question)) for question in PLAIN))
+    suite = [{"name": "a", "dataset": "h", "num_steps": 1, "batch_size": 2}]
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump(suite))
+
+    def described(name: str, chat=None, **metrics) -> str:
+        content = {"datasets": {"h": "chats.jsonl"}, "metrics": {"capability": "plain.jsonl", **metrics}}
+        (tmp_path / name).write_text(yaml.safe_dump(content if chat is None else {**content, "chat": chat}))
+        return tmp_path / name
+
+    arguments = str(tmp_path / "model"), str(tmp_path / "suite.yaml")
+    with pytest.raises(ValueError, match="Metric 'capability' asks plain text"):
+        red_team_command(*arguments, described("bare.yaml", harm="chat.jsonl"), tmp_path / "out", seeds=1)
+    mixed = {"harm": {"questions": "plain.jsonl", "chat": False}}
+    report = red_team_command(*arguments, described("all.yaml", True, **mixed), tmp_path / "out", seeds=1)
+    assert report.config["asked"] == {"capability": "chat template", "harm": "plain text"}
+    assert "harm in plain text" in (tmp_path / "out" / "README.md").read_text()
