@@ -53,8 +53,8 @@ def test_file_with_fields_of_this_version_is_pinned(tmp_path):
     assert SCHEMA_VERSION == 4
     assert sorted(asdict(report())) == [
         *("attacks", "before", "benign", "by_adversary", "config", "environment", "files", "model", "questions"),
-        *("references", "schema_version", "seeds", "standard_errors", "summary", "task", "training", "verdict"),
-        "zero_step",
+        *("references", "schema_version", "seeds", "standard_errors", "summary", "task", "training", "unanswered"),
+        *("verdict", "zero_step"),
     ]
 
 

@@ -159,7 +159,7 @@ def _check_whole_characters(role: str, file: Path) -> None:
             if HALF.search(line) is None:
                 continue
             try:
-                half = SURROGATE.search(json.dumps(json.loads(line), ensure_ascii=False))
+                half = SURROGATE.search(json.dumps(json.loads(line), ensure_ascii=False)) is not None
             except ValueError:  # a document of several lines
                 half = True
             if half:

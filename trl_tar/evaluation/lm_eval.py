@@ -1,6 +1,7 @@
 """Tasks of the LM Evaluation Harness on the model at hand: WMDP, MMLU, and any other."""
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -179,7 +180,9 @@ class LMEvalTask(DescribedMetric):
         return scores
 
     def _check_printed(self, scores: Scores, printed: Any) -> None:
-        if not isinstance(printed, Real) or abs(scores.mean() - printed) > ROUNDING * max(1.0, abs(printed)):
+        if not isinstance(printed, Real) or not math.isclose(
+            scores.mean(), printed, rel_tol=ROUNDING, abs_tol=ROUNDING
+        ):
             raise ValueError(
                 f"lm-eval prints {self.metric}={printed} of {self.task!r}, and the mean over its questions is {scores.mean():g}. "
                 "Name a metric that is such a mean, or one task alone."

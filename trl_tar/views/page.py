@@ -26,6 +26,7 @@ from .words import (
     contamination_sentence,
     gate_in_words,
     interval,
+    measured_in_words,
     number,
     strongest,
     unseen_sentence,
@@ -111,6 +112,7 @@ def _render(template: str, report: Report, title: str, escape: bool, **more: Any
         number=number,
         interval=interval,
         contamination_sentence=contamination_sentence,
+        measured_in_words=measured_in_words,
         **more,
     )
 

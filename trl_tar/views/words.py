@@ -145,16 +145,21 @@ ABOUT_HIDDEN = (f"{QUESTIONS}harm", f"{QUESTIONS}validation_harm")
 HIDDEN = ("safeguard", "preferences", "tamper_resistance")
 
 
-def asked_sentence(report: Report) -> str:
-    """Says which questions went through the chat template; of a report from before that was on record, that nobody knows."""
+def asked_sentence(report: Report) -> str | None:
+    """Says which questions went through the chat template; `None` for a report from before that was on record."""
     if "asked" not in report.config:
-        return "Whether questions went through the chat template is not on record."
+        return None
     ways = report.config["asked"]
     named = {way: [name for name, each in ways.items() if each == way] for way in dict.fromkeys(ways.values())}
     parts = [f"{', '.join(names)} in {way}" for way, names in named.items()]
     unknown = [name for name in report.config.get("metrics", []) if name not in ways]
     parts += [f"{', '.join(unknown)} by functions that do not say so"] if unknown else []
     return f"How questions were asked: {'; '.join(parts)}."
+
+
+def measured_in_words(report: Report) -> list[str]:
+    """How questions were asked, and how many answers have no score."""
+    return [sentence for sentence in (asked_sentence(report), unanswered_sentence(report)) if sentence is not None]
 
 
 def unanswered_sentence(report: Report) -> str | None:
