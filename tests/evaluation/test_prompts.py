@@ -186,7 +186,7 @@ def test_an_attackers_words_stand_in_the_users_turn():
         (lambda: MultipleChoice(questions(space=" ")), "has the choice ' a tower', which begins with white space"),
         (
             lambda: MultipleChoice([{**questions()[0], "prompt": [{"role": "user"}]}]),
-            r"Question 0 has prompt=\[{'role': 'user'}\] .*a prompt may also be messages",
+            r"Question 0 has prompt=\[{'role': 'user'}\] .*Give messages, each with role and text",
         ),
         (lambda: CompletionLoss([{"prompt": "a", "completion": assistant("b")}]), "a plain prompt and messages after"),
         (lambda: CompletionLoss([{"prompt": "a", "completion": " "}], chat=True), "a completion that is not empty"),

@@ -43,10 +43,12 @@ def check_texts(owner: str, prompts: Sequence[Any], others: Sequence[Sequence[An
     for i, prompt in enumerate(prompts):
         also = others[i] if others else ()
         if not is_prompt(prompt) or not all(isinstance(text, str) for text in also):
-            raise ValueError(
-                f"{owner} {i} has prompt={shortened(prompt)}{f' and {shortened(list(also))}' if also else ''}. Give text, "
-                "numbers in quotes; a prompt may also be messages, each with role and content."
+            chat = isinstance(prompt, list) and not is_prompt(prompt)
+            wanted = "messages, each with role and text as content" if chat else "text, numbers in quotes"
+            shown = (
+                f"prompt={shortened(prompt)}" if not also else f"prompt={shortened(prompt)} and {shortened(list(also))}"
             )
+            raise ValueError(f"{owner} {i} has {shown}. Give {wanted}.")
         cut = next((text for text in (text_of(prompt), *also) if SURROGATE.search(text)), None)
         if cut is not None:
             raise ValueError(
