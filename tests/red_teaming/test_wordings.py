@@ -12,6 +12,7 @@ from trl_tar.cli.red_team import red_team_command
 from trl_tar.evaluation.judged import Judged
 from trl_tar.evaluation.multiple_choice import MultipleChoice
 from trl_tar.red_teaming import BenignTask, red_team
+from trl_tar.verification.repeat_attacks import about_the_rows
 from trl_tar.views.words import asked_sentence
 
 
@@ -58,7 +59,7 @@ def test_plain_questions_about_chats_are_refused_before_any_work(data, harm, cap
 
 def test_a_harmless_users_chats_count_too():
     plain, task = MultipleChoice(PLAIN), BenignTask(CHATS, MultipleChoice(PLAIN), num_steps=1, batch_size=2)
-    with pytest.raises(ValueError, match=r"Metric 'harm' asks plain text, .* `datasets\['benign'\]` holds chat"):
+    with pytest.raises(ValueError, match=r"Metric 'benign' asks plain text, .* `datasets\['benign'\]` holds chat"):
         attacked(plain, plain, tiny.text(4, "plain"), benign=task, references={"base": tiny.llama()})
 
 
@@ -69,9 +70,14 @@ def test_the_report_says_how_each_metric_asked():
     assert asked_sentence(report) == "How questions were asked: harm in chat template; capability in plain text."
     same = attacked(MultipleChoice(PLAIN, chat=True), MultipleChoice(PLAIN, chat=False))
     assert (same.before, same.attacks) == (report.before, report.attacks)
+    assert not list(about_the_rows(report, same))
+    other = attacked(MultipleChoice(PLAIN, chat=False), MultipleChoice(PLAIN, chat=False))
+    assert list(about_the_rows(report, other)) == [
+        "The metric 'harm' asks in plain text here, and in chat template in the report. Mend its `chat`."
+    ]
 
 
-def test_a_file_asks_in_chat_and_verify_asks_the_same(tmp_path):
+def test_a_file_says_how_its_questions_are_asked(tmp_path):
     tiny.llama().save_pretrained(tmp_path / "model")
     tiny.tokenizer().save_pretrained(tmp_path / "model")
     (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, CHATS)))

@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from ..validation import check_at_least, check_types
 from .scores import UNDECISIVE
-from .thoughts import scored_after_thoughts
+from .thoughts import after_thoughts, scored_after_thoughts
 
 
 Judge = Callable[[Sequence[str], Sequence[str]], list[float]]  # requests, answers → a score in [0, 1] each
@@ -254,7 +254,8 @@ class Endpoint:
             if attempt:
                 time.sleep(self.pause * 2 ** (attempt - 1))
             try:
-                said = _within(self.timeout, self._said, asked)
+                replied = _within(self.timeout, self._said, asked)
+                said = after_thoughts(replied) or replied  # the judge may think too
                 score = parsed_score(said, scale)
                 if score is not None:
                     return score

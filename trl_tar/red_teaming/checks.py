@@ -191,11 +191,10 @@ def check_wordings(settings: Settings, trained_on: Mapping[str, Dataset]) -> Non
         trained_on (`dict[str, Dataset]`):
             What attackers and harmless users train on.
     """
-    metrics = {**settings.metrics, **settings.zero_step_attacks, "benign": settings.benign_metric}
-    described = {name: metric for name, metric in metrics.items() if isinstance(metric, DescribedMetric)}
-    plain = [name for name, metric in described.items() if metric.wording() == IN_TEXT and metric.chat is None]
+    ways, described = settings.wordings(), settings.described()
+    plain = [name for name, way in ways.items() if way == IN_TEXT and described[name].chat is None]
     chats = [f"`datasets[{name!r}]` holds chat messages" for name, rows in trained_on.items() if is_chat(rows)]
-    chats += [f"metric {name!r} asks through it" for name, metric in described.items() if metric.wording() == IN_CHAT]
+    chats += [f"metric {name!r} asks through it" for name, way in ways.items() if way == IN_CHAT]
     if plain and chats:
         raise ValueError(
             f"Metric {plain[0]!r} asks plain text, without the chat template, and {chats[0]}. Give the metric chat: true, which "

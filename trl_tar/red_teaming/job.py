@@ -72,10 +72,14 @@ class Settings:
             (kind, name): identity(function) for kind, part in parts.items() for name, function in part.items()
         }
 
+    def described(self) -> dict[str, DescribedMetric]:
+        """Returns the metrics that say more than their scores, each under its name."""
+        every = {**self.zero_step_attacks, "benign": self.benign_metric, **self.metrics}
+        return {name: metric for name, metric in every.items() if isinstance(metric, DescribedMetric)}
+
     def wordings(self) -> dict[str, str]:
         """Returns metric → how it asks, of those that say so."""
-        described = {name: metric for name, metric in self.metrics.items() if isinstance(metric, DescribedMetric)}
-        return {name: wording for name, metric in described.items() if (wording := metric.wording()) is not None}
+        return {name: said for name, metric in self.described().items() if (said := metric.wording()) is not None}
 
     def key(self) -> dict[str, Any]:
         """Returns what every result depends on, as JSON."""

@@ -75,7 +75,7 @@ def repeat_attacks(
             chance=report.config["chance"],
             **settings,
         )
-        problems += _about_the_rows(report, again)
+        problems += about_the_rows(report, again)
         problems += _differences("Before any attack", report.before, again.before, task.metrics, untrained=True)
         repeated.append({"adversary": None, "seed": None, "reported": report.before, "found": again.before})
         for old, new in zip(records, again.attacks, strict=True):
@@ -117,7 +117,8 @@ def _loaded(folder: Path, report: Report) -> tuple[Path | PreTrainedModel, list[
     return loaded, list(_about_the_weights(report, weights_sha256(loaded), base))
 
 
-def _about_the_rows(report: Report, again: Report) -> Iterator[str]:
+def about_the_rows(report: Report, again: Report) -> Iterator[str]:
+    """Yields a sentence for the first data set with other rows than the report's, or metric that asks in another way."""
     reported = {(rows["name"], rows["objective"]): rows["sha256"] for rows in report.config["datasets"]}
     for rows in again.config["datasets"]:
         if reported.get((rows["name"], rows["objective"])) != rows["sha256"]:
