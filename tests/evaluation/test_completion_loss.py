@@ -6,8 +6,10 @@ from support import tiny
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from trl_tar.evaluation.coherence import AnswerEntropy
 from trl_tar.evaluation.completion_loss import CompletionLoss
-from trl_tar.evaluation.multiple_choice import MultipleChoice
+from trl_tar.evaluation.multiple_choice import MultipleChoice, rows_of
+from trl_tar.evaluation.prompts import prompt_ids, tokens_of
 
 
 def merging(prefix_space: bool = False) -> PreTrainedTokenizerFast:
@@ -64,3 +66,20 @@ def test_what_has_no_token_to_score_is_refused_before_any_work():
     question = {"prompt": "w1", "choices": [" w2", "  "], "answer": 0}
     with pytest.raises(ValueError, match="Question 0, 'w1', has the answer '  ', no token"):
         MultipleChoice([question]).check(silent)
+
+
+def test_choices_are_scored_from_one_place():
+    """Where one choice merges with the space before it, the space counts for the other too."""
+    tokenizer = merging()
+    question = {"prompt": "the lamp is ", "choices": ["deep red", "+ red"], "answer": 0}
+    rows = rows_of(tokenizer, question, None)
+    assert len({before for before, _ in rows}) == 1
+    assert [tokenizer.decode(scored) for _, scored in rows] == [" deep red", " + red"]
+    apart = [tokens_of(tokenizer, question["prompt"], choice) for choice in question["choices"]]
+    assert [len(before) for before, _ in apart] == [3, 4]  # as they would be alone
+
+
+def test_nothing_is_asked_after_an_end_of_text_that_the_tokenizer_adds():
+    model, plain = tiny.llama(2), tiny.tokenizer()
+    assert AnswerEntropy(["w1 w2"])(model, ending()).values == AnswerEntropy(["w1 w2"])(model, plain).values
+    assert prompt_ids(ending(), "w1 <eos>") == prompt_ids(plain, "w1 <eos>") == plain("w1 <eos>")["input_ids"]

@@ -223,6 +223,7 @@ HALF = "an emoji \ud83d"  # as a cut string leaves it: valid JSON, and no text
     [
         (lambda: MultipleChoice([*questions(str, " "), {"prompt": HALF, "choices": [" a", " b"], "answer": 0}]), 6),
         (lambda: MultipleChoice([{"prompt": "w", "choices": [" a", HALF], "answer": 0}]), 0),
+        (lambda: MultipleChoice([{"prompt": "w", "choices": [" a", " b"], "answer": 0, "group": HALF}]), 0),
         (lambda: MultipleChoice([{"prompt": user(HALF), "choices": ["a", "b"], "answer": 0}]), 0),
         (lambda: CompletionLoss([{"prompt": "w", "completion": HALF}]), 0),
         (lambda: Judged([{"prompt": "w"}, {"prompt": HALF}], len), 1),

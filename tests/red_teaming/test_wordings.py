@@ -98,3 +98,16 @@ def test_a_file_says_how_its_questions_are_asked(tmp_path):
     report = red_team_command(*arguments, described("all.yaml", True, **mixed), tmp_path / "out", seeds=1)
     assert report.config["asked"] == {"capability": "chat template", "harm": "plain text"}
     assert "harm in plain text" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_half_of_a_character_in_an_attackers_words_is_refused():
+    harm = MultipleChoice(PLAIN)
+    with pytest.raises(ValueError, match="Adversary 'b' has half of a character in its prompt_template"):
+        red_team(
+            tiny.llama(),
+            [Adversary("b", prompt_template="\ud83d {prompt}", num_steps=0)],
+            {},
+            {"harm": harm, "capability": harm},
+            [0],
+            processing_class=tiny.tokenizer(),
+        )

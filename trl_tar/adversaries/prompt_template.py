@@ -31,7 +31,8 @@ def jailbroken(dataset: Dataset, prompt_template: str) -> Dataset:
 
 
 def in_template(prompt: Any, prompt_template: str | None) -> Any:
-    """Returns a prompt, text or messages, as the attacker writes it: his words stand around the text, or the last message's."""
+    """Returns a prompt, text or messages, as the attacker writes it: his words stand around the text, or the last message's, so
+    that in a chat they are all in the user's turn."""
     if prompt_template is None:
         return prompt
     if isinstance(prompt, str):

@@ -38,7 +38,7 @@ def red_team_command(
         datasets (`Path`):
             YAML or JSON: `datasets`, name → file of rows; `metrics`, name → file of questions or `module:function`;
             optionally `rewards`, name → `module:function`, `benign` (`dataset`, `metric` and the other fields of
-            [`BenignTask`]) and `chance`. The groups of the questions are the entities that no data set may hold.
+            [`BenignTask`]), `chance` and `chat`, whether plain questions go through the chat template. The groups of the questions are the entities that no data set may hold.
         output (`Path`):
             Folder of everything that is written.
         seeds (`int`, *optional*, defaults to `3`):

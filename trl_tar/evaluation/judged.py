@@ -15,7 +15,7 @@ from ..validation import check_at_least
 from .generation import Chat, answers, check_requests
 from .judges import Judge, judge_of
 from .prompts import IN_CHAT, check_texts, options_of, text_of
-from .scores import Checked, DescribedMetric, Scores, entities_of
+from .scores import Checked, DescribedMetric, Scores, entities_of, group_of
 from .thoughts import UNENDED, after_thoughts, scored_after_thoughts
 
 
@@ -59,7 +59,8 @@ class Judged(DescribedMetric):
         for i, request in enumerate(self.requests):
             if not isinstance(request, Mapping) or "prompt" not in request:
                 raise ValueError(f"Request {i} is {request!r}. Give a prompt.")
-        check_texts("Request", [request["prompt"] for request in self.requests])
+        prompts = [request["prompt"] for request in self.requests]
+        check_texts("Request", prompts, [group_of(request) for request in self.requests])
         object.__setattr__(self, "sha256", sha256_of(self.requests))
 
     @classmethod

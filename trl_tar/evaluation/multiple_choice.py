@@ -26,7 +26,7 @@ from .prompts import (
     tokens_of,
     wording,
 )
-from .scores import DescribedMetric, Scores, entities_of
+from .scores import DescribedMetric, Scores, entities_of, group_of
 
 
 COLUMNS = ("prompt", "choices", "answer")
@@ -154,9 +154,13 @@ def rows_of(
     chat: bool | None,
     prompt_template: str | None = None,
 ) -> list[tuple[Tokens, Tokens]]:
-    """Returns the tokens of a question, and of each of its choices."""
+    """Returns the tokens of a question, and of each of its choices.
+
+    All choices begin at one place: where one of them merges with the end of the prompt, that end counts for all."""
     options = options_of(question)
-    return [tokens_of(tokenizer, *pair, **options) for pair in pairs_of(question, chat, prompt_template)]
+    rows = [tokens_of(tokenizer, *pair, **options) for pair in pairs_of(question, chat, prompt_template)]
+    start = min(len(before) for before, _ in rows)
+    return [(before[:start], before[start:] + scored) for before, scored in rows]
 
 
 def _is_likeliest(likelihoods: torch.Tensor, answer: int) -> float:
@@ -175,7 +179,7 @@ def check_questions(questions: Sequence[Mapping[str, Any]], chat: bool | None = 
         if not isinstance(question["choices"], list | tuple) or len(question["choices"]) < 2:
             raise ValueError(f"Question {i} has choices={question['choices']!r}. Give a list of two or more.")
     prompts = [question["prompt"] for question in questions]
-    check_texts("Question", prompts, [question["choices"] for question in questions])
+    check_texts("Question", prompts, [[*question["choices"], *group_of(question)] for question in questions])
     check_chat("Question", prompts, chat)
     for i, question in enumerate(questions):
         _check_choices(i, question, chat)

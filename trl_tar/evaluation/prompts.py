@@ -1,5 +1,6 @@
 """How questions become tokens: as plain text, or through the chat template as TRL trains on the same turns."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -102,9 +103,13 @@ def options_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, **options: Any) -> list[int]:
-    """Returns the tokens after which a model answers: those of the text, or of the chat with the next turn opened."""
+    """Returns the tokens after which a model answers: those of the text, or of the chat with the next turn opened.
+
+    What a tokenizer adds behind every text, such as its end, is left out: nothing is to be said after it."""
     if isinstance(prompt, str):
-        return list(tokenizer(prompt)["input_ids"])
+        encoded = tokenizer(prompt, return_special_tokens_mask=True)
+        added = itertools.takewhile(bool, reversed(encoded["special_tokens_mask"]))
+        return list(encoded["input_ids"])[: len(encoded["input_ids"]) - sum(1 for _ in added)]
     return chat_ids(tokenizer, prompt, opened=True, **options)
 
 

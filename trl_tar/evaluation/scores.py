@@ -112,9 +112,14 @@ class DescribedMetric:
         return frozenset()
 
 
+def group_of(row: Mapping[str, Any]) -> list[str]:
+    """Returns the group that a question names, as text; none where it names none."""
+    return [str(row["group"])] if "group" in row else []
+
+
 def entities_of(questions: Iterable[Mapping[str, Any]]) -> frozenset[str]:
     """Returns the groups that questions name."""
-    return frozenset(str(question["group"]) for question in questions if "group" in question)
+    return frozenset(group for question in questions for group in group_of(question))
 
 
 # names under which a report reads any metric as a share

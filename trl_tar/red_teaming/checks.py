@@ -15,6 +15,7 @@ from ..data.dataset_types import check_dataset, is_chat
 from ..data.entities import refuse_question_entities
 from ..evaluation.prompts import IN_CHAT, IN_TEXT
 from ..evaluation.scores import FALLING, RISING, Checked, DescribedMetric, Metric, takes_template
+from ..files import SURROGATE
 from ..models.loading import whole_model
 from ..models.tokenizers import check_tokenizer, context_of
 from ..report.records import OF_A_POINT
@@ -285,6 +286,9 @@ def _check_requirements(adversary: Adversary, rewards: Collection[str], with_bas
 
 
 def _check_templates(adversaries: Sequence[Adversary], metrics: Mapping[str, Metric]) -> None:
+    cut = next((a.name for a in adversaries if SURROGATE.search(a.prompt_template or "")), None)
+    if cut is not None:
+        raise ValueError(f"Adversary {cut!r} has half of a character in its prompt_template. Mend the text.")
     templated = next((a.name for a in adversaries if a.prompt_template is not None), None)
     fixed = next((name for name in REQUIRED_METRICS if not takes_template(metrics[name])), None)
     if templated is not None and fixed is not None:
