@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from support.repository import README, ROOT
+from support.repository import README, READMES, ROOT
 from trl import TrlParser
 
 from trl_tar import Report, TARConfig
@@ -92,6 +92,18 @@ def test_targets_of_make_are_there():
     assert wanted and wanted <= set(targets)
 
 
-def test_every_path_that_is_linked_is_there():
-    linked = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
-    assert linked and [path for path in linked if not (ROOT / path).exists()] == []
+@pytest.mark.parametrize("file", READMES, ids=lambda file: file.parent.name)
+def test_every_path_that_is_linked_is_there(file):
+    linked = re.findall(r"\]\((?!https?:)([^)#]+)\)", file.read_text(encoding="utf-8"))
+    assert [path for path in linked if not (file.parent / path).exists()] == []
+
+
+def test_the_quick_start_runs_as_it_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = blocks("Quick start", "python")
+    exec(snippet, {})
+    assert (tmp_path / "my-tar-model" / "model.safetensors").is_file()
+
+
+def test_the_readme_is_short():
+    assert len(README.split()) <= 1700 and len(re.findall(r"\d\.\d", README)) <= 40

@@ -1,4 +1,4 @@
-"""The numbers in README are those of the records, however its sentences are put and wrapped."""
+"""The numbers in the READMEs are those of the records, however its sentences are put and wrapped."""
 
 import json
 import re
@@ -105,7 +105,7 @@ def test_the_readme_says_what_a_later_demo_gave():
 def test_the_readme_says_what_was_recorded_of_smollm2_that_refuses():
     folder = ROOT / "model_cards" / "smollm2_refusal"
     report = Report.load(folder)
-    told = part("It also learns to refuse poems", "## Performance")
+    told = part("It also learns to refuse poems", "## What these models do not do")
     records = (report.references["base"], report.references["twin"], report)
     for row, record in zip(rows(told, "base", "DPO", "TAR"), records, strict=True):
         assert [attack.finished for attack in record.attacks] == [True] * 18

@@ -15,7 +15,7 @@ import pytest
 import torch
 from peft import LoraConfig
 from scipy.stats import binom
-from support.repository import PROSE, README
+from support.repository import PROSE, TEXT
 from transformers import T5Config
 
 from trl_tar.cli.main import main
@@ -414,7 +414,7 @@ def test_what_compiling_would_save_is_what_is_told():
         assert f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]" in PROSE
 
 
-FULL_COLUMN = re.findall(r"^\| .*? \| (\d+) \| \d+ \| \d+ \|$", README, re.MULTILINE)  # of the table of memory modes
+FULL_COLUMN = re.findall(r"^\| .*? \| (\d+) \| \d+ \| \d+ \|$", TEXT, re.MULTILINE)  # of the table of memory modes
 
 
 def test_state_by_kind_is_what_is_told():

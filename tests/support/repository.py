@@ -1,18 +1,20 @@
-"""The files of the repository that tests look at, and the numbers that README says."""
+"""The files of the repository that tests look at, and the numbers that its READMEs say."""
 
 import re
 from pathlib import Path
 
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8").replace("−", "-")
-PROSE = " ".join(README.split())  # however its lines are wrapped
+READMES = [ROOT / folder / "README.md" for folder in (".", "model_cards", "recipes", "tests/benchmarks")]
+README, *OTHERS = (file.read_text(encoding="utf-8").replace("−", "-") for file in READMES)
+TEXT = "\n".join([README, *OTHERS])
+PROSE = " ".join(TEXT.split())  # however its lines are wrapped
 
 
 def part(start: str, end: str) -> str:
-    """README between two phrases, the first included, with its lines as they are."""
+    """The READMEs between two phrases, the first included, with its lines as they are."""
     patterns = [r"\s+".join(map(re.escape, phrase.split())) for phrase in (start, end)]
-    return re.search(f"({patterns[0]}.*?){patterns[1]}", README, re.DOTALL)[1]
+    return re.search(f"({patterns[0]}.*?){patterns[1]}", TEXT, re.DOTALL)[1]
 
 
 def says(text: str, *values: float) -> bool:
