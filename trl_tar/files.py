@@ -18,20 +18,37 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON in one piece: a killed run, or a full disk, leaves the old file or the new one. Refuses NaN and infinity."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Gives an empty file to write to, which takes the place of `path` at the end of the block.
+
+    A killed run, or a full disk, leaves the old file or the new one. Where `path` is a link, the link is replaced, and what it
+    leads to stays as it is."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(text + "\n", encoding="utf-8")
+        unfinished.unlink(missing_ok=True)  # of a killed process, or a link that somebody put there
+        unfinished.touch(exist_ok=False)
+        yield unfinished
+        os.replace(unfinished, path)
     except OSError as error:
+        raise OSError(
+            f"{str(path)!r} cannot be written ({error.strerror or error}). Make room and start again: what is finished is kept."
+        ) from error
+    finally:
         with contextlib.suppress(OSError):  # where even this folder is out of reach
             unfinished.unlink(missing_ok=True)
-        raise OSError(
-            f"{str(path)!r} cannot be written ({error.strerror}). Make room and start again: what is finished is kept."
-        ) from error
-    os.replace(unfinished, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 in one piece, see [`new_file`]."""
+    with new_file(path) as file:
+        file.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON in one piece, see [`new_file`]. Refuses NaN and infinity."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_yaml(file: Path, kind: type, remedy: str) -> Any:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LoHaConfig, LoraConfig, get_peft_model
 from support import tiny
 from support.sentences import one_sentence
 
@@ -100,3 +100,47 @@ def test_the_pad_token_of_the_configuration_counts(tmp_path):
         adversary_datasets={"forget": sets["forget"]},
         processing_class=tokenizer,
     )
+
+
+LORA = Adversary("l", "forget", lora_r=2, lora_target_modules=("q_proj",), **tiny.ATTACK)
+OUTER = {"r": 2, "task_type": "CAUSAL_LM"}
+NOT_MERGED = {
+    "DoRA": (LoraConfig(target_modules=["q_proj"], use_dora=True, **OUTER), "DoRA scales rows"),
+    "IA3": (IA3Config(target_modules=["k_proj"], feedforward_modules=[], task_type="CAUSAL_LM"), "IA3 is not added"),
+    "tied embeddings": (LoraConfig(target_modules=["embed_tokens"], **OUTER), "share their weights with others"),
+    "tied embeddings, as a whole": (
+        LoraConfig(target_modules=["q_proj"], modules_to_save=["embed_tokens"], **OUTER),
+        "share their weights with others",
+    ),
+    "single tokens": (
+        LoraConfig(target_modules=["q_proj"], trainable_token_indices=[3], **OUTER),
+        "trainable_token_indices puts rows",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOT_MERGED)
+def test_a_full_attack_on_an_adapter_that_is_not_added_is_refused(make_trainer, case):
+    config, reason = NOT_MERGED[case]
+    model = tiny.llama(tie_word_embeddings=True)
+    with pytest.raises(ValueError, match=f"'forget' attacks all parameters.*{reason}") as error:
+        make_trainer(get_peft_model(model, config))
+    one_sentence(error)
+
+
+def test_pefts_own_reason_is_told(make_trainer):
+    outer = LoHaConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    model = get_peft_model(tiny.llama(), outer)
+    before = [name for name, _ in model.named_parameters()]
+    with pytest.raises(ValueError, match="Cannot combine adapters.*or attack all parameters") as error:
+        make_trainer(model, adversaries=[LORA])
+    one_sentence(error)
+    assert [name for name, _ in model.named_parameters()] == before
+
+
+def test_an_adapter_named_as_the_attackers_is_kept(make_trainer):
+    model = get_peft_model(tiny.llama(), LoraConfig(target_modules=["q_proj"], **OUTER), adapter_name="attack")
+    names = [name for name, _ in model.named_parameters()]
+    make_trainer(model, adversaries=[LORA], max_steps=1).train()
+    assert [name for name, _ in model.named_parameters()] == names
+    assert any(".attack." in name for name in names)

@@ -178,6 +178,18 @@ def test_names_are_shown_as_text_wherever_they_come_from():
     assert set(heads) == {6, 7, 9}  # one more than the columns of each of the three tables
 
 
+def test_names_are_no_links_pictures_or_hidden_characters(monkeypatch):
+    name = "![t](https://evil/p.png) [x](https://evil) `c` \u202ehidden\u200b"
+    monkeypatch.setitem(globals(), "EVIL", name)
+    made = hostile()
+    card = model_card(made, name, "A model.", repository="```\n<script>")
+    for text in (report_summary(made, name), card):
+        assert "](https" not in text and "`c`" not in text and "https://evil" not in text.split("---")[-1]
+        assert "<script>" not in text
+    for text in (report_summary(made, name), card.split("---")[-1], without_plotly(report_page(made, name))):
+        assert "\u202e" not in text and "\u200b" not in text
+
+
 def test_nothing_is_fetched():
     whole = report_page(report(), "a model")
     assert not re.search(r"(src|href)\s*=", without_plotly(whole))

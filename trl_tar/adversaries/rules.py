@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 
+LONGEST_PATTERN = 4096  # characters, a choice: each is matched against the name of every module
 Rule = Callable[[Any], str | None]  # value → remedy, `None` where the value is allowed
 
 
@@ -27,6 +28,8 @@ DIRECTIONS = rule(lambda value: value >= 1 and value.is_integer(), "Use a whole 
 
 def pattern(targets: str | tuple[str, ...]) -> str | None:
     """The rule of names of modules: text is a regular expression that compiles."""
+    if isinstance(targets, str) and len(targets) > LONGEST_PATTERN:
+        return f"Use at most {LONGEST_PATTERN} characters."
     try:
         re.compile(targets if isinstance(targets, str) else "")
     except re.error as error:

@@ -29,9 +29,11 @@ def compare_command(
     console = Console()
     console.print(comparison_table(found))
     for sentence in [found.order, *found.differences, *found.notes]:
-        console.print(escape(sentence), highlight=False, soft_wrap=True)
+        console.print(escape(plain(sentence)), highlight=False, soft_wrap=True)
     for source, reason in found.unreadable.items():
-        console.print(f"[yellow]left out[/] {escape(plain(source))}: {escape(reason)}", highlight=False, soft_wrap=True)
+        console.print(
+            f"[yellow]left out[/] {escape(plain(source))}: {escape(plain(reason))}", highlight=False, soft_wrap=True
+        )
     if output is not None:
         page = found.save(output) / "leaderboard.html"
         console.print(f"Written: {escape(str(page))}", highlight=False, soft_wrap=True)

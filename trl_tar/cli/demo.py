@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..files import write_json
+from ..files import write_json, write_text
 from ..pipeline.console import quiet, without_a_terminal
 from ..pipeline.knowledge_world import (
     control_without_adversary,
@@ -24,6 +24,7 @@ from ..pipeline.steps import attack, harden
 from ..report.report import Report
 from ..tasks.built_in import world_task
 from ..views.card import model_card
+from ..views.figure_style import save_figure
 from ..views.figures import plot_adversary_loss, plot_ages, plot_attacks, plot_tradeoff, plot_training
 from ..views.words import interval, number
 
@@ -171,13 +172,12 @@ def comparison_table(reports: dict[str, Report]) -> Table:
 def write_card(reports: dict[str, Report], output: Path, figures: list[dict[str, str]]) -> None:
     """Writes TAR's card, with the figures of all models, as the folder's own."""
     card = model_card(reports["tar"], title_of("tar"), DESCRIPTIONS["tar"], figures, repository="tar")
-    (output / "README.md").write_text(card, encoding="utf-8")
+    write_text(output / "README.md", card)
 
 
 def write_figures(reports: dict[str, Report], output: Path) -> list[dict[str, str]]:
     """Draws the figures of the card from the reports and TAR's training log; returns `path` and `alt` of each."""
     folder = output / "figures"
-    folder.mkdir(exist_ok=True)
     models = {label: reports[name] for name, label in LABELS.items()}
     figures = [
         ("attacks.png", plot_attacks(models), "Harm and held-out capability along the attack"),
@@ -189,5 +189,5 @@ def write_figures(reports: dict[str, Report], output: Path) -> list[dict[str, st
     if ages is not None:
         figures.append(("ages.png", ages, "Tamper-resistance loss by the age of the simulated attack"))
     for name, figure, _ in figures:
-        figure.savefig(folder / name, dpi=150)
+        save_figure(figure, folder / name)
     return [{"path": f"figures/{name}", "alt": alt} for name, _, alt in figures]

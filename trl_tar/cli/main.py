@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..version import __version__
+from ..views.templating import plain
 from .missing import check_folder_is_there, check_model_is_there, check_report_is_there
 from .options import (
     add_bench,
@@ -146,7 +147,7 @@ def start(program: str, description: str, commands: Mapping[str, Command], argum
     try:
         return commands[chosen].run(**options) or 0
     except (ValueError, OSError) as error:
-        print(f"{program} {chosen}: {error}", file=sys.stderr)
+        print(f"{program} {chosen}: {plain(error)}", file=sys.stderr)
         return 2
 
 

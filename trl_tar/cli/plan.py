@@ -16,7 +16,7 @@ from transformers import AutoConfig, PretrainedConfig
 from ..costs.cost import Cost
 from ..costs.mode import Mode
 from ..costs.plan import Plan, plan
-from ..models.untrusted_config import NONSENSE
+from ..models.errors import NONSENSE
 from ..pipeline.console import quiet
 
 

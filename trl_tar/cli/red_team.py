@@ -7,6 +7,7 @@ from rich.console import Console
 
 from ..adversaries.from_yaml import named_adversaries
 from ..distributed.processes import rank
+from ..files import write_text
 from ..red_teaming.checks import check_models
 from ..red_teaming.task_attack import red_team_task
 from ..report.report import Report
@@ -61,7 +62,7 @@ def red_team_command(
     output.mkdir(parents=True, exist_ok=True)
     report.save(output)
     name = Path(report.model["id"]).name
-    (output / "README.md").write_text(model_card(report, name, f"{name} under attack."), encoding="utf-8")
+    write_text(output / "README.md", model_card(report, name, f"{name} under attack."))
     write_pages(report, output, name)
     Console().print(f"{report.verdict.word}: {len(report.attacks)} attacks, report in [bold]{output}[/]")
     return report

@@ -85,7 +85,9 @@ def _tell(found: "Verification", model: str) -> None:
     if found.verified:
         looked_at = ", ".join(found.checked)
         console.print(
-            f"[green]verified[/] {escape(model)}: {looked_at}, within {TOLERANCE}.", highlight=False, soft_wrap=True
+            f"[green]verified[/] {escape(plain(model))}: {plain(looked_at)}, within {TOLERANCE}.",
+            highlight=False,
+            soft_wrap=True,
         )
     else:
-        console.print(f"[red]not verified[/] {escape(model)}", highlight=False, soft_wrap=True)
+        console.print(f"[red]not verified[/] {escape(plain(model))}", highlight=False, soft_wrap=True)

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from transformers import AutoModelForCausalLM
-
 from ..data.self_written import BEGINNINGS, self_written
+from ..models.loading import load
 from ..models.tokenizers import own_tokenizer
 
 
@@ -35,7 +34,7 @@ def write_text(
         `ValueError`: if a file cannot be read, or the filter lets too little through.
     """
     rows = self_written(
-        AutoModelForCausalLM.from_pretrained(model, trust_remote_code=False).eval(),
+        load(model),
         own_tokenizer(model),
         BEGINNINGS if beginnings is None else _lines(beginnings),
         num_rows,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch._subclasses.fake_tensor import UnsupportedFakeTensorException
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
 
-from ..models.untrusted_config import NONSENSE
+from ..models.errors import NONSENSE
 from ..validation import check_at_least, check_types
 from .bytes_and_flops import Counted, counted, dtype_of_passes
 from .cost import Cost

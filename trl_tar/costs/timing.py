@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from safetensors import SafetensorError
 from scipy.stats import quantile_test
 from transformers import (
     AutoConfig,
@@ -25,8 +24,9 @@ from transformers import (
 from transformers.utils import CONFIG_NAME
 
 from ..environment import environment
-from ..models.loading import whole_model
-from ..models.untrusted_config import NONSENSE
+from ..models.adapters import adapter_configuration
+from ..models.errors import NONSENSE, reason
+from ..models.loading import from_files
 from ..testbed.knowledge.models import knowledge_model_path
 from ..testbed.knowledge.world import KnowledgeWorld
 from ..testbed.smollm2.weights import smollm2_path
@@ -156,14 +156,13 @@ def load_model(model: str, dtype: str = "float32") -> tuple[PreTrainedModel, Pre
                 config = AutoConfig.from_pretrained(path, trust_remote_code=False)
                 random = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), trust_remote_code=False)
             return random, load_model("world")[1]
-        if whole_model(path) != path:
+        if adapter_configuration(path) is not None:
             raise ValueError("it is an adapter")
-        loaded = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False).to(device)
+        loaded = from_files(AutoModelForCausalLM, path, dtype=dtype, trust_remote_code=False).to(device)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (*NONSENSE, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except NONSENSE as error:
         raise ValueError(
-            f"{model!r} cannot be loaded ({reason.rstrip('.')}). Give a causal language model with its tokenizer, as a folder "
+            f"{model!r} cannot be loaded ({reason(error)}). Give a causal language model with its tokenizer, as a folder "
             "or a Hub id, or a config.json."
         ) from error
     if tokenizer.pad_token is None:  # the trainer asks for one; rows of one length are not padded

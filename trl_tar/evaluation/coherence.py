@@ -11,8 +11,9 @@ from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..models.loading import load
 from .generation import continued
 from .prompts import Prompt, asked, check_chat, check_prompts, check_texts, prompt_ids, wording
 from .scores import DescribedMetric, Scores
@@ -115,7 +116,7 @@ class AnswerNLL(_OfPrompts):
 
     @cached_property
     def _base(self) -> PreTrainedModel:
-        return AutoModelForCausalLM.from_pretrained(self.base, dtype=torch.float32).eval()
+        return load(self.base)
 
     def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Scores:
         base = self._base.to(model.device)

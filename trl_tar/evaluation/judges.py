@@ -22,6 +22,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from ..models.loading import from_files
 from ..validation import check_at_least, check_types
 from .scores import UNDECISIVE
 from .thoughts import after_thoughts, scored_after_thoughts
@@ -153,7 +154,10 @@ class Classifier:
     @cached_property
     def _parts(self):
         index = self._index()
-        model = self._loaded(AutoModelForSequenceClassification, dtype=torch.float32).eval()
+        try:
+            model = from_files(AutoModelForSequenceClassification, self.path, dtype=torch.float32)
+        except ValueError as error:
+            raise JudgeError(f"The judge {self.path!r} cannot be used. {error}") from error
         return model, self._loaded(AutoTokenizer), index
 
     def __call__(self, requests: Sequence[str], answers: Sequence[str]) -> list[float]:

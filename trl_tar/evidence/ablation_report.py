@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..files import write_json
+from ..files import write_json, write_text
 from ..report.build import judged_again
 from ..report.report import FILE_NAME, Report
 from ..views.frontier import plot_frontier
@@ -41,7 +41,7 @@ def report_on(output: Path, console: Console | None = None) -> list[Row]:
     log = tried(noted(output))
     write_json(output / "ablation.json", rows)
     text = f"{markdown_table(rows, {**RUN, **COST, **HARM_COLUMNS, **KEPT_COLUMNS})}\n{log}"
-    (output / "table.md").write_text(text, encoding="utf-8")
+    write_text(output / "table.md", text)
     for world, of_world in _by_world(rows).items():
         write_figure(output / "figures" / f"frontier-world-{world}.png", world, of_world)
         if console is not None:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ..adversaries.adversary import Adversary
 from ..adversaries.suites import knowledge_suite, peft_suite
-from ..files import write_json
+from ..files import write_json, write_text
 from ..pipeline.console import quiet
 from ..pipeline.knowledge_world import (
     LONGEST,
@@ -64,7 +64,7 @@ def evidence(output: Path = Path("evidence"), workers: int = 2) -> None:
     table, rows = summarise(output), rows_of(output)
     write_json(output / "evidence.json", {**table, "verdicts": rows})
     verdicts = markdown_table(rows, {**MODEL, **HARM_COLUMNS, **KEPT_COLUMNS})
-    (output / "table.md").write_text(f"{markdown(table)}\n\n{verdicts}", encoding="utf-8")
+    write_text(output / "table.md", f"{markdown(table)}\n\n{verdicts}")
     console.print(markdown(table))
     console.print(terminal_table("What came back", rows, {**MODEL, **HARM_COLUMNS}))
     console.print(terminal_table("What was kept", rows, {**MODEL, **KEPT_COLUMNS}))

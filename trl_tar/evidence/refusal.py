@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ..files import write_json
+from ..files import write_json, write_text
 from ..report.intervals import Estimate, t_interval
 from ..report.report import FILE_NAME, Report
 from ..report.summary import after_attack
@@ -50,7 +50,7 @@ def refusal_evidence(folder: Path) -> dict[str, Any]:
     table = {"runs": runs, "over_worlds": _over(worlds), "over_trainings": _over(trainings)}
     write_json(folder / "evidence.json", table)
     text = markdown(table)
-    (folder / "table.md").write_text(text, encoding="utf-8")
+    write_text(folder / "table.md", text)
     Console().print(text)
     return table
 

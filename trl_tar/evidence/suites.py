@@ -17,6 +17,7 @@ from ..adversaries.suites import (
     preference_suite,
     weight_edit_suite,
 )
+from ..files import write_text
 from ..pipeline.console import quiet
 from ..red_teaming.task_attack import red_team_task
 from ..report.intervals import mean, over_seeds, t_interval
@@ -74,7 +75,7 @@ def evidence_suites(demo: Path = Path("demo"), output: Path = Path("suites"), wo
         reports[name].save(output / name)
         write_pages(reports[name], output / name, f"{label} on the knowledge world")
     text = table(suites, reports["base"], reports["tar"])
-    (output / "table.md").write_text(text, encoding="utf-8")
+    write_text(output / "table.md", text)
     Console().print(text)
     return reports
 

@@ -4,13 +4,14 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from ..files import write_json
+from ..files import write_json, write_text
 from ..fingerprints import file_sha256, weights_sha256
 from ..models.loading import load
 from ..report.answers import QUESTIONS_FILE, Questions
 from ..report.provenance import Card, File
 from ..report.report import FILE_NAME, Report
 from ..views.card import evaluation_results, model_card
+from ..views.figure_style import save_figure
 from ..views.figures import plot_attacks, plot_tradeoff
 from ..views.model_rows import ROLES, records_by_role
 from ..views.page import write_pages
@@ -110,6 +111,10 @@ def write_evidence(
     license: str | None = None,
 ) -> Report:
     """Writes report, card, pages, figures and metrics into the folder of the weights; returns the report, bound to them."""
+    for file in EVIDENCE:
+        place = folder / Path(file).parent
+        if place != folder and place.is_symlink():
+            raise ValueError(f"{str(place)!r} is a link, and what it leads to would be written to. Remove it first.")
     card: Card = {"title": title, "description": description, "repository": repository, "license": license}
     report = bound(replace(report, config={**report.config, "card": card}), folder)
     if report.questions is None:
@@ -119,9 +124,8 @@ def write_evidence(
         write_json(folder / "training.json", report.training)
     write_pages(report, folder, title)
     _write_figures(report, folder)
-    (folder / ".eval_results").mkdir(exist_ok=True)
-    (folder / ".eval_results" / "trl-tar.yaml").write_text(evaluation_results(report), encoding="utf-8")
-    (folder / "README.md").write_text(card_of(report), encoding="utf-8")
+    write_text(folder / ".eval_results" / "trl-tar.yaml", evaluation_results(report))
+    write_text(folder / "README.md", card_of(report))
     return report
 
 
@@ -137,6 +141,5 @@ def _write_figures(report: Report, folder: Path) -> None:
         "attacks.png": plot_attacks(attacked, chance=chance),
         "tradeoff.png": plot_tradeoff(attacked, chance=chance),
     }
-    (folder / "figures").mkdir(exist_ok=True)
     for name, figure in figures.items():
-        figure.savefig(folder / "figures" / name, dpi=120)
+        save_figure(figure, folder / "figures" / name, dpi=120)

@@ -1,6 +1,5 @@
 """The files of a published model: which of them a library reads, and whether they are those that the report is about."""
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,8 +7,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..fingerprints import WEIGHTS, file_sha256
-from ..models.untrusted_config import json_fields, shards
-from ..report.report import FILE_NAME, Report
+from ..models.json_files import as_object, content_of, fields_of
+from ..models.untrusted_config import shards
+from ..report.report import FILE_NAME, MAX_BYTES, Report
 
 
 # what the libraries save next to weights; nothing else of a folder is sent
@@ -63,7 +63,7 @@ def check_model(folder: Path) -> None:
 def adapter_base(folder: Path) -> str | None:
     """Hub id or folder of the base of the adapter in a folder; `None` for a whole model."""
     file = folder / "adapter_config.json"
-    return json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path") if file.is_file() else None
+    return as_object(file).get("base_model_name_or_path") if file.is_file() else None
 
 
 # of the report, and of the training's own
@@ -125,6 +125,8 @@ def about_the_file_list(content: Mapping[str, Any]) -> Iterator[str]:
             or not SHA256.fullmatch(str(described.get("sha256")))
         ):
             yield f"The report lists {name!r} without size and SHA-256."
+        elif path.suffix != ".safetensors" and described["size"] > MAX_BYTES:
+            yield f"The report lists {name!r} with {described['size'] / 2**20:.0f} MiB, more than the {MAX_BYTES // 2**20} of any."
 
 
 def about_the_files(folder: Path, report: Report, there: Sequence[str]) -> Iterator[str]:
@@ -171,8 +173,12 @@ def others_beside(names: Iterable[str]) -> set[str]:
     return {
         name
         for name in set(names) - OUR_FILES
-        if (path := PurePosixPath(name)).parts[:-1] in ((), (TEMPLATES,))
-        and (path.suffix in BESIDE or name in {"vocab.txt", "merges.txt"})
+        if not _is_unread(path := PurePosixPath(name))
+        and (
+            path.suffix == ".py"  # a module of any folder can be imported
+            or path.parts[:-1] in ((), (TEMPLATES,))
+            and (path.suffix in BESIDE or name in {"vocab.txt", "merges.txt"})
+        )
     }
 
 
@@ -180,7 +186,7 @@ def needs_code(folder: Path, report: Report) -> str | None:
     """Returns the name of a file that makes a library run code of the repository; `None` if there is none."""
     for name in report.files:
         if name.endswith(".json"):
-            for field, value in json_fields(folder / name):
+            for field, value in fields_of(content_of(folder / name)):
                 if field == "auto_map" and type(value) is not int:  # a number is that of a token
                     return name
     return None

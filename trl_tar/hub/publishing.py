@@ -7,6 +7,7 @@ from typing import Literal
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
+from ..files import write_text
 from ..report.answers import QUESTIONS_FILE
 from ..report.report import FILE_NAME, Report
 from ..views.card import DIGEST, unattacked_card
@@ -80,7 +81,7 @@ def publish(
     if not report:
         report = None
         sentences = {"title": repository.split("/")[-1], "description": DESCRIPTION} | _non_empty(words)
-        (folder / "README.md").write_text(unattacked_card(**sentences, base=adapter_base(folder)), encoding="utf-8")
+        write_text(folder / "README.md", unattacked_card(**sentences, base=adapter_base(folder)))
     else:
         recorded = {name: report.config.get("card", {}).get(name) for name in words}
         sentences = (

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from ..files import write_json
+from ..files import write_json, write_text
 from ..hub.download import load_report
 from ..report.build import judged_again
 from ..report.report import FILE_NAME, Report
 from ..report.summary import harms, worst
 from ..report.unseen_harm import unseen_harm_after
 from ..report.wanted_attacks import coverage
+from ..views.figure_style import save_figure
 from ..views.templating import plain
 from .comparability import common_attacks, differences, finished_attacks, in_short
 from .figure import plot_leaderboard
@@ -82,9 +83,9 @@ class Comparison:
         """Writes `leaderboard.html`, `.md`, `.json` and `.png` into the folder; returns it."""
         folder = Path(folder)
         write_json(folder / "leaderboard.json", {"title": title, **asdict(self)})
-        (folder / "leaderboard.html").write_text(self.to_html(title), encoding="utf-8")
-        (folder / "leaderboard.md").write_text(self.to_markdown(title), encoding="utf-8")
-        self.figure().savefig(folder / "leaderboard.png", dpi=150)
+        write_text(folder / "leaderboard.html", self.to_html(title))
+        write_text(folder / "leaderboard.md", self.to_markdown(title))
+        save_figure(self.figure(), folder / "leaderboard.png")
         return folder
 
 

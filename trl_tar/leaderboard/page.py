@@ -40,7 +40,7 @@ def leaderboard_markdown(comparison: Ranking, title: str) -> str:
         comparison=comparison,
         rows=[(row, list(cells(comparison, row).values())) for row in comparison.rows],
         labels=labels(comparison),
-        words=_words,
+        words=cell,
     )
 
 
@@ -99,11 +99,6 @@ def _estimate(estimate: dict[str, Any]) -> Cell:
 def _worst(estimate: dict[str, Any]) -> Cell:
     """The estimate, with the name of the strongest adversary as a further line."""
     return replace(_estimate(estimate), detail=plain(estimate["adversary"] or ""))
-
-
-def _words(text: object) -> str:
-    """Makes text from a report safe in Markdown: it is neither a link nor a picture."""
-    return cell(text).replace("[", "&#91;").replace("`", "&#96;")
 
 
 def _drawing(comparison: Ranking, row: Row) -> dict[str, float | None]:

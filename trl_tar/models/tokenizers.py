@@ -4,8 +4,13 @@ import copy
 
 from peft import PeftModel
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import has_file
 
-from .loading import whole_model
+from .adapters import adapter_configuration, whole_model
+from .errors import NONSENSE, reason
+
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")  # one of which every tokenizer is saved with
 
 
 def tokenizer_of(
@@ -21,14 +26,36 @@ def tokenizer_of(
 
 
 def own_tokenizer(model: str | PreTrainedModel | PeftModel) -> PreTrainedTokenizerBase:
-    """Loads the tokenizer in the model's own folder or repository; `ValueError` for a model that was built in memory."""
+    """Loads the tokenizer in the model's own folder or repository, or for an adapter without one that of its base.
+
+    Raises `ValueError` for a model that was built in memory, and where there is no tokenizer that can be loaded."""
     name = model if isinstance(model, str) else model.config._name_or_path
     if not name:
         raise ValueError(
             "`processing_class` is missing, and the model was not loaded from a folder that could have a tokenizer. Give "
             "processing_class=tokenizer."
         )
-    return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    return _loaded(whole_model(name) if not _brings_a_tokenizer(name) else name)
+
+
+def _brings_a_tokenizer(model: str) -> bool:
+    """Tells whether the tokenizer is the model's own: of an adapter it may be the base's."""
+    return adapter_configuration(model) is None or any(has_file(model, name) for name in TOKENIZER_FILES)
+
+
+def _loaded(name: str) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except NONSENSE as error:
+        raise ValueError(
+            f"The tokenizer of {name!r} cannot be loaded ({reason(error)}). Save one there with tokenizer.save_pretrained, or "
+            "give processing_class=tokenizer."
+        ) from error
+
+
+def tokens_beyond(rows: int, adapter: str) -> int:
+    """How many tokens the tokenizer that an adapter brings has beyond so many rows of embeddings; 0 where it brings none."""
+    return max(len(_loaded(adapter)) - rows, 0) if _brings_a_tokenizer(adapter) else 0
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: str | PreTrainedModel | PeftModel) -> None:
@@ -41,12 +68,19 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: str | PreTrainedM
     if isinstance(model, str):
         configuration = AutoConfig.from_pretrained(whole_model(model), trust_remote_code=False)
         rows = configuration.get_text_config().vocab_size
+        if adapter_configuration(model) is not None:  # which is loaded with embeddings for its own tokens
+            rows += tokens_beyond(rows, model)
     else:
-        rows = model.get_input_embeddings().num_embeddings
+        rows = len(model.get_input_embeddings().weight)  # an adapter around them has no num_embeddings
     if len(tokenizer) > rows:
         raise ValueError(
             f"`processing_class` has {len(tokenizer)} tokens and the model embeds {rows}. Give the model's own tokenizer, "
             "or call model.resize_token_embeddings."
+        )
+    token, largest = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1], default=("", -1))
+    if largest >= rows:
+        raise ValueError(
+            f"`processing_class` has {token!r} with the id {largest}, and the model embeds {rows}. Give the model's own tokenizer."
         )
 
 

@@ -1,63 +1,71 @@
 """Checks of a configuration that somebody else wrote: no code, no weights but safetensors, and a model of bearable size."""
 
-import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from peft import PeftConfig
 from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, cached_file, has_file
 
+from ..validation import shortened
+from .adapters import adapter_configuration
+from .errors import NONSENSE, reason
+from .json_files import as_object, content_of, fields_of
 
+
+MOST_LABELS = 10**5  # a choice, above any published classifier: transformers writes a dictionary of them at once
+MOST_RANK = 2**14  # a choice: the rank of an adapter is at most the width of its model
 MOST_LAYERS = 4096  # a choice far above any published model; a configuration with more is refused before it is built
 MOST_MODULES = 2**17  # the largest published mixtures of experts have about 10^5 modules
+NAME = re.compile(r"[\w.-]+")  # of a module: as a pattern it matches in one pass
 SMALL = 2**28  # numbers of a model that any machine can build, so that its size is not compared: 1 GiB in float32
-# errors that transformers raises for a configuration with nonsense in it
-NONSENSE = (
-    ArithmeticError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    StrictDataclassError,
-    TypeError,
-    ValueError,
-)
-
-
-def json_fields(file: Path) -> Iterator[tuple[str, Any]]:
-    """Yields every name in a JSON file with its value, at any depth; `ValueError` where it is not JSON."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file.name!r} is not JSON ({error}). Save the model again with save_pretrained.") from error
-    left = [content]
-    while left:
-        value = left.pop()
-        if isinstance(value, dict):
-            yield from value.items()
-        left += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def base_of(adapter: str) -> tuple[str, str | None]:
-    """Folder or Hub id of an adapter's base, and its revision; `ValueError` where the adapter's configuration names none."""
+    """Checks the configuration of an adapter.
+
+    Args:
+        adapter (`str`):
+            Folder or Hub id.
+
+    Returns:
+        `tuple`: folder or Hub id of its base, and the revision.
+
+    Raises:
+        `ValueError`: for what no adapter is loaded with, and for patterns in the place of names of modules, which may take
+            for ever to match.
+    """
     try:
-        config = PeftConfig.from_pretrained(adapter)
+        fields = adapter_configuration(adapter)
     except NONSENSE as error:
-        raise ValueError(f"{adapter!r} is no adapter that can be loaded ({_reason(error)}). Use attacks=0.") from error
-    if not isinstance(config.base_model_name_or_path, str):
-        raise ValueError(f"The adapter {adapter!r} names no base. Use attacks=0.")
-    return config.base_model_name_or_path, config.revision
+        raise ValueError(f"{reason(error)}. Use attacks=0.") from error
+    if fields is None:
+        raise ValueError(f"{adapter!r} is no adapter that can be loaded: it has no adapter_config.json. Use attacks=0.")
+    fault = next(_unbearable(fields), None)
+    if fault is not None:
+        raise ValueError(f"The adapter {adapter!r} has {fault}. Use attacks=0.")
+    return fields["base_model_name_or_path"], fields.get("revision")
 
 
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _unbearable(fields: dict[str, Any]) -> Iterator[str]:
+    """Yields each field of an adapter's configuration with a pattern, which PEFT would match, or a rank without bound."""
+    for name in ("target_modules", "exclude_modules", "layers_pattern"):
+        value = fields.get(name)
+        if isinstance(value, str) and value != "all-linear":
+            yield f"the pattern {shortened(value)} as {name}, and only names of modules are read"
+    ranks = [fields.get("r")]
+    for name in ("layers_pattern", "rank_pattern", "alpha_pattern"):
+        value = fields.get(name) or ()
+        unnamed = [each for each in value if not NAME.fullmatch(str(each))]
+        if unnamed:
+            yield f"the pattern {shortened(unnamed[0])} in {name}, and only names of modules are read"
+        ranks += value.values() if name == "rank_pattern" and isinstance(value, dict) else ()
+    largest = max((rank for rank in ranks if type(rank) is int), default=0)
+    if largest > MOST_RANK:
+        yield f"the rank {largest}, above {MOST_RANK}"
 
 
 def check_configuration(model: str, revision: str | None = None, size: int | None = None) -> None:
@@ -75,14 +83,21 @@ def check_configuration(model: str, revision: str | None = None, size: int | Non
         `ValueError`: for a model that would run code or read a pickle, and for one that cannot be built, or would take all
         memory or time.
     """
-    file = cached_file(model, CONFIG_NAME, revision=revision)
-    for name, value in json_fields(Path(file)):
+    try:
+        file = cached_file(model, CONFIG_NAME, revision=revision)
+    except OSError as error:
+        raise ValueError(f"The configuration of {model!r} cannot be read ({reason(error)}). Use attacks=0.") from error
+    if file is None:
+        raise ValueError(f"{model!r} is no model: it has no {CONFIG_NAME}. Use attacks=0.")
+    for name, value in fields_of(as_object(Path(file))):
         if name.endswith("_implementation") and "/" in str(value):
             raise ValueError(f"The configuration of {model!r} asks for the code of {value!r} ({name}). Use attacks=0.")
         if name == "transformers_weights" and not str(value).endswith(".safetensors"):
             raise ValueError(f"The configuration of {model!r} reads weights from {value!r}. Use attacks=0.")
         if "layer" in name and type(value) is int and value > MOST_LAYERS:
             raise ValueError(f"The configuration of {model!r} has {name} {value}, above {MOST_LAYERS}. Use attacks=0.")
+        if "label" in name and type(value) is int and value > MOST_LABELS:
+            raise ValueError(f"The configuration of {model!r} has {name} {value}, above {MOST_LABELS}. Use attacks=0.")
     if has_file(model, SAFE_WEIGHTS_INDEX_NAME, revision=revision):
         index = Path(cached_file(model, SAFE_WEIGHTS_INDEX_NAME, revision=revision))
         other = sorted(file_name for file_name in shards(index) if not file_name.endswith(".safetensors"))
@@ -98,7 +113,7 @@ def check_configuration(model: str, revision: str | None = None, size: int | Non
 
 def shards(index: Path) -> set[str]:
     """The names of the files from which an index has the weights read."""
-    maps = [value for name, value in json_fields(index) if name == "weight_map"]
+    maps = [value for name, value in fields_of(content_of(index)) if name == "weight_map"]
     return {str(file) for files in maps for file in (files.values() if isinstance(files, dict) else [files])}
 
 
@@ -119,7 +134,7 @@ def _count_numbers(model: str, revision: str | None) -> int:
             empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except NONSENSE as error:
         raise ValueError(
-            f"The configuration of {model!r} gives no model that can be loaded ({_reason(error)}). Use attacks=0."
+            f"The configuration of {model!r} gives no model that can be loaded ({reason(error)}). Use attacks=0."
         ) from error
     finally:
         counting.remove()

@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from transformers import AutoTokenizer
-
 from ..adversaries.adversary import Adversary
 from ..adversaries.from_yaml import adversaries_of
 from ..data.sources import load_datasets
 from ..files import check_names, read_yaml
+from ..models.tokenizers import own_tokenizer
 from ..red_teaming.checks import check_models
 from ..report.recovery import CHANCE
 from ..tasks.from_yaml import benign_of, covered_entities_of, metric_of, question_entities_of
@@ -198,7 +197,7 @@ def described_task(args: RecipeArguments, pad_token: str | None = None) -> Task:
         raise ValueError(f"`data` has {sorted(args.data)}, without {missing[0]!r}. Add the data set under that name.")
     check_models({"model": args.model_name_or_path})
     metrics = {name: metric_of(name, source, Path(), args.chat) for name, source in (args.metrics or {}).items()}
-    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
+    tokenizer = own_tokenizer(args.model_name_or_path)
     if pad_token is not None:
         if pad_token not in tokenizer.get_vocab():
             raise ValueError(

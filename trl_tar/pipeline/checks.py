@@ -11,7 +11,7 @@ from ..adversaries.data_order import check_adversary_batches
 from ..data.dataset_types import check_dataset, check_prompts
 from ..data.entities import check_disjoint, refuse_question_entities
 from ..distributed.processes import rank
-from ..models.loading import whole_model
+from ..models.adapters import whole_model
 from ..models.lora import check_lora_targets, module_names
 from ..models.tokenizers import check_tokenizer
 from ..red_teaming.checks import (

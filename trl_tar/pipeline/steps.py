@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from trl import TrlParser
 
 from ..adversaries.adversary import Adversary
@@ -19,6 +19,7 @@ from ..distributed.processes import rank
 from ..fingerprints import origin, rows_sha256, vocabulary_sha256
 from ..hub.evidence_folder import write_evidence
 from ..hub.publishing import publish
+from ..models.loading import load
 from ..red_teaming.task_attack import red_team_task
 from ..report.report import Report
 from ..tasks.task import Task, d_retain, kept
@@ -64,7 +65,7 @@ def in_folder(config: TrainingArguments, folder: Path) -> Any:
 
 def loaded(model: str | Path) -> PreTrainedModel:
     """Loads a model in float32, as every phase trains it."""
-    return AutoModelForCausalLM.from_pretrained(model, dtype="float32")
+    return load(str(model))
 
 
 def phase(

@@ -16,7 +16,7 @@ from ..data.entities import refuse_question_entities
 from ..evaluation.prompts import IN_CHAT, IN_TEXT
 from ..evaluation.scores import FALLING, RISING, Checked, DescribedMetric, Metric, takes_template
 from ..files import SURROGATE
-from ..models.loading import whole_model
+from ..models.adapters import adapter_configuration, whole_model
 from ..models.tokenizers import check_tokenizer, context_of
 from ..report.records import OF_A_POINT
 from ..validation import coerced
@@ -212,7 +212,7 @@ def _check_what_metrics_need(settings: Settings, models: Mapping[str, Any]) -> N
 
 def _check_quantization(adversaries: Sequence[Adversary], models: Mapping[str, Any]) -> None:
     quantised = next((a.name for a in adversaries if any(part.quantization for part in a.sequence)), None)
-    adapters = [str(m) for m in models.values() if not isinstance(m, PreTrainedModel) and whole_model(str(m)) != str(m)]
+    adapters = [str(m) for m in models.values() if not isinstance(m, PreTrainedModel) and adapter_configuration(str(m))]
     if quantised is not None and adapters:
         raise ValueError(
             f"Adversary {quantised!r} quantises whole weights, and {adapters[0]!r} is an adapter. Merge it first: "

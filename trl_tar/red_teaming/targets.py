@@ -13,6 +13,7 @@ from ..adversaries.data_order import check_adversary_batches
 from ..fingerprints import config_sha256, rows_sha256, weights_sha256
 from ..models.loading import base_weights, load, shown_name
 from ..models.lora import check_lora_targets, module_names
+from ..models.sharing import check_sharing
 from .attack_rows import tokenised_datasets
 from .job import Job, Settings
 
@@ -44,6 +45,7 @@ class Target:
     def of(cls, model: Model, folder: Path) -> "Target":
         """Loads and hashes a model; one in memory is saved to `folder` first."""
         if isinstance(model, PreTrainedModel):
+            check_sharing(model)
             model.save_pretrained(folder)
             path, name = str(folder), model.config._name_or_path
         else:

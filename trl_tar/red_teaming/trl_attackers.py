@@ -21,6 +21,7 @@ from ..adversaries.diverged import AttackDiverged
 from ..data.tokenisation import drop_fused_head
 from ..evaluation.scores import Evaluate, Reward
 from ..losses import kl_divergence_loss
+from ..models.adapters import merged
 from ..models.forward_passes import in_eval_mode, next_token_logits
 from ..models.lora import lora_config
 from ..optim.attack_optimizers import optimizer_class_and_arguments, scheduler_arguments
@@ -227,7 +228,7 @@ def train(attacked: AttackedModel, adversary: Adversary, rows: Dataset, progress
         finally:
             drop_fused_head(trainer.model)
             if adversary.lora_r is not None and adversary.quantization is None:
-                trainer.model.merge_and_unload()
+                merged(trainer.model)
 
 
 def _trainer(attacked: AttackedModel, adversary: Adversary, rows: Dataset, folder: str) -> _Attack:

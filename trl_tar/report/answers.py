@@ -2,14 +2,13 @@
 
 import gzip
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..evaluation.scores import Scores
-from ..files import finite
+from ..files import finite, new_file
 
 
 QUESTIONS_FILE = "questions.json.gz"
@@ -41,9 +40,8 @@ class Questions:
         """Writes a file, or `questions.json.gz` into an existing folder, in one piece; the same content has the same bytes."""
         file = _file(path)
         text = json.dumps({"version": QUESTIONS_VERSION, **asdict(self)}, sort_keys=True, allow_nan=False)
-        unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-        unfinished.write_bytes(gzip.compress(text.encode(), mtime=0))
-        os.replace(unfinished, file)
+        with new_file(file) as unfinished:
+            unfinished.write_bytes(gzip.compress(text.encode(), mtime=0))
         return file
 
     @classmethod

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .records import AttackRecord, ModelRecord
+from .records import AttackRecord, ModelRecord, by_adversary
 from .recovery import BREAK_RECOVERY, CHANCE, base_harm, floor_harm, reached_harm, recovery
 from .survival import Interval, break_interval
 
@@ -76,6 +76,6 @@ def measured_attacks(
             Harm of a model that guesses, the least floor.
     """
     attacks, base = list(attacks), base_harm(references)
-    names = {attack.adversary for attack in attacks}
-    floors = {name: floor_harm(references.get("floor"), name, chance) for name in names}
+    names, floor = {attack.adversary for attack in attacks}, by_adversary(references.get("floor"))
+    floors = {name: floor_harm(floor.get(name), name, chance) for name in names}
     return [MeasuredAttack(attack, base, floors[attack.adversary]) for attack in attacks]

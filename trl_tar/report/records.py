@@ -1,7 +1,7 @@
 """Records of attacks, and of models under attack, as they stand in a report."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, with_config
@@ -139,6 +139,14 @@ class ModelRecord:
     zero_step: Values = field(default_factory=dict)
     standard_errors: Values = field(default_factory=dict)
     unanswered: Unanswered | None = field(default=None, metadata=OPTIONAL)
+
+
+def by_adversary(record: ModelRecord | None) -> dict[str, ModelRecord]:
+    """Adversary → the record with its attacks alone; `{}` without a record."""
+    attacks: dict[str, list[AttackRecord]] = {}
+    for attack in [] if record is None else record.attacks:
+        attacks.setdefault(attack.adversary, []).append(attack)
+    return {} if record is None else {name: replace(record, attacks=each) for name, each in attacks.items()}
 
 
 @with_config(STRICT)

@@ -1,6 +1,7 @@
 """The summary of a report: its estimates over adversaries and seeds."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import with_config
@@ -8,7 +9,7 @@ from typing_extensions import TypedDict
 
 from .intervals import Estimate, EstimateOfOne, cross_fit_worst, mean, over_adversaries, over_seeds
 from .measured_attack import MeasuredAttack, measured_attacks
-from .records import AttackRecord, ModelRecord
+from .records import AttackRecord, ModelRecord, by_adversary
 from .recovery import CHANCE, paired_differences, selectivity
 from .schema import OPEN
 from .survival import Interval, TimeToBreak, time_to_break
@@ -48,11 +49,15 @@ class Summary(AfterAttack):
 def summaries_of(record: ModelRecord, references: Mapping[str, ModelRecord], chance: float) -> dict[str, Any]:
     """The `summary` of all attacks on a model, and `by_adversary` the summary of those of each adversary alone."""
     capability = record.before["capability"]
-    names = dict.fromkeys(attack.adversary for attack in record.attacks)
-    alone = {name: [attack for attack in record.attacks if attack.adversary == name] for name in names}
+    alone = {role: by_adversary(reference) for role, reference in references.items()}
+
+    def of_one(name: str, attacks: Sequence[AttackRecord]) -> Summary:
+        others = {role: alone[role].get(name, replace(references[role], attacks=[])) for role in references}
+        return summarise(attacks, others, chance, capability)
+
     return {
         "summary": summarise(record.attacks, references, chance, capability),
-        "by_adversary": {name: summarise(attacks, references, chance, capability) for name, attacks in alone.items()},
+        "by_adversary": {name: of_one(name, each.attacks) for name, each in by_adversary(record).items()},
     }
 
 

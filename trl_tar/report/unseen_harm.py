@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from .intervals import Estimate, over_adversaries
-from .records import AttackRecord, ModelRecord
+from .records import AttackRecord, ModelRecord, by_adversary
 from .recovery import CHANCE, base_harm, floor_harm, recovery
 
 
@@ -19,12 +19,14 @@ def unseen_recovery(
     attacks: Iterable[AttackRecord], references: Mapping[str, ModelRecord], chance: float = CHANCE
 ) -> Estimate:
     """The same mean of R of the metric, between its values on the floor after the same attack and on the base before any."""
-    base, floor = base_harm(references, UNSEEN), references.get("floor")
+    base, floor = base_harm(references, UNSEEN), by_adversary(references.get("floor"))
     return over_adversaries(
         (
             a.adversary,
             a.seed,
-            recovery((a.outcome or {}).get(UNSEEN), base, floor_harm(floor, a.adversary, chance, UNSEEN)),
+            recovery(
+                (a.outcome or {}).get(UNSEEN), base, floor_harm(floor.get(a.adversary), a.adversary, chance, UNSEEN)
+            ),
         )
         for a in attacks
     )

@@ -19,7 +19,7 @@ from ..models.lora import lora_config
 from ..optim.offload import host_like, park
 
 
-ATTACK_ADAPTER = "attack"  # name that keeps it apart from an adapter that is being trained
+ATTACK_ADAPTER = "attack"  # with underscores behind it where the model has an adapter of that name
 
 
 class Evaluation(NamedTuple):
@@ -138,22 +138,24 @@ def _opened(model: nn.Module, adversary: Adversary, snapshot: list, seed: int) -
 
     config = lora_config(adversary, model)
     if isinstance(model, PeftModel):
-        active = model.active_adapters
+        active, name = model.active_adapters, ATTACK_ADAPTER
+        while name in model.peft_config:
+            name += "_"
         wrappers = {id(module) for module in model.modules() if isinstance(module, BaseTunerLayer)}
         try:
-            model.add_adapter(ATTACK_ADAPTER, config)
-            model.base_model.set_adapter([*active, ATTACK_ADAPTER])
-            marker = f".{ATTACK_ADAPTER}."
-            parameters = [p for name, p in model.named_parameters() if marker in name]
+            model.add_adapter(name, config)
+            model.base_model.set_adapter([*active, name])
+            parameters = [p for path, p in model.named_parameters() if f".{name}." in path]
             for p in (*outer, *parameters):
                 p.requires_grad_(True)
             yield Attacked(model, parameters, snapshot, seed)
         finally:
-            model.base_model.set_adapter(active)
-            model.delete_adapter(ATTACK_ADAPTER)
-            for name, module in list(model.named_modules()):  # PEFT leaves its wrappers, and their names in checkpoints
+            if name in model.peft_config:  # PEFT refuses an adapter that does not go with those of the model
+                model.base_model.set_adapter(active)
+                model.delete_adapter(name)
+            for path, module in list(model.named_modules()):  # PEFT leaves its wrappers, and their names in checkpoints
                 if isinstance(module, BaseTunerLayer) and id(module) not in wrappers:
-                    parent, _, child = name.rpartition(".")
+                    parent, _, child = path.rpartition(".")
                     setattr(model.get_submodule(parent), child, module.get_base_layer())
         return
 

@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ..evaluation.completion_loss import CompletionLoss
 from ..files import write_json
 from ..fingerprints import json_sha256, origin
+from ..models.loading import load
 from ..testbed.knowledge.attack_data import answer_reward, attack_datasets
 from ..testbed.knowledge.benign_tasks import benign_tasks as world_benign_tasks
 from ..testbed.knowledge.general_text import general_text
@@ -87,7 +88,7 @@ def refusal_world_task(seed: int) -> Task:
     world = RefusalWorld(seed)
     path = refusal_model_path(world)
     data = world.datasets()
-    chat = general_chat(world, AutoModelForCausalLM.from_pretrained(path, dtype="float32").eval())
+    chat = general_chat(world, load(str(path)))
     return Task(
         path,
         world.tokenizer(),
@@ -142,7 +143,7 @@ def world_task(seed: int) -> Task:
 
 
 def _general_text(world: KnowledgeWorld, model: str | Path) -> Dataset:
-    return general_text(world, AutoModelForCausalLM.from_pretrained(model, dtype="float32").eval())
+    return general_text(world, load(str(model)))
 
 
 def animal_poems_task() -> Task:
@@ -223,7 +224,7 @@ def _known_facts(
     asked = json_sha256({name: [(i.relation, i.entity) for i in facts] for name, facts in wanted.items()})
     file = cache_folder() / f"known-{origin(path)[:16]}-{asked[:8]}.json"
     if not file.is_file():
-        model = AutoModelForCausalLM.from_pretrained(path, dtype="float32").eval()
+        model = load(str(path))
         found = {name: [(i.relation, i.entity) for i in known(model, tokenizer, each)] for name, each in wanted.items()}
         write_json(file, found)
     kept = {name: set(map(tuple, each)) for name, each in json.loads(file.read_text(encoding="utf-8")).items()}

@@ -7,7 +7,10 @@ from peft import PeftModel
 from transformers import PreTrainedModel, Trainer
 
 from ..adversaries.adversary import Adversary
+from ..models.adapters import not_added_to_the_weights
+from ..models.errors import reason
 from ..models.lora import check_lora_targets, module_names
+from ..models.sharing import check_sharing
 from ..simulation.restored import restored
 from .tar_config import TARConfig
 
@@ -34,6 +37,8 @@ def check_weights(model: PreTrainedModel | PeftModel, bfloat16: bool = False) ->
             f"Parameter {missing!r} has no content on this process: it is on the meta device. Load the model on every process, "
             "with fsdp_cpu_ram_efficient_loading: false."
         )
+    if not isinstance(model, PeftModel):  # whose file holds the adapter alone
+        check_sharing(model)
     allowed = [torch.float32, torch.float64] + [torch.bfloat16] * bfloat16
     low = next((name for name, p in model.named_parameters() if p.dtype not in allowed), None)
     if low is not None:
@@ -135,6 +140,13 @@ def check_adapters(model: PreTrainedModel | PeftModel, adversaries: Iterable[Adv
             "they are. Use LoRA, or train all parameters."
         )
     adversaries = list(adversaries)
+    full = next((adversary for adversary in adversaries if adversary.lora_r is None), None)
+    why = not_added_to_the_weights(model) if isinstance(model, PeftModel) and full is not None else None
+    if full is not None and why is not None:
+        raise ValueError(
+            f"Adversary {full.name!r} attacks all parameters, and its steps would not be those of the merged model: of "
+            f"`peft_config`, {why}. Attack through LoRA alone, or train LoRA on layers of their own."
+        )
     check_lora_targets(module_names(model), adversaries)
     seen = set()
     for adversary in adversaries:
@@ -146,7 +158,10 @@ def check_adapters(model: PreTrainedModel | PeftModel, adversaries: Iterable[Adv
             with restored(model, adversary, 0):
                 pass
         except (ValueError, TypeError) as error:
+            remedy = "Name linear layers, or use 'all-linear'"
+            if isinstance(model, PeftModel):
+                remedy += ", or attack all parameters: not every adapter of `peft_config` takes a second one beside it"
             raise ValueError(
                 f"Adversary {adversary.name!r} has lora_target_modules={targets!r}, which PEFT cannot adapt here "
-                f"({str(error).splitlines()[0]}). Name linear layers, or use 'all-linear'."
+                f"({reason(error)}). {remedy}."
             ) from error

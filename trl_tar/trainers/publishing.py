@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..adversaries.adversary import Adversary
+from ..files import write_text
 from .recorded_settings import decisive
 
 
@@ -35,7 +36,7 @@ class EvidenceCardMixin:
         from ..views.card import unattacked_card
 
         card = unattacked_card(title, self._description(), base=adapter_base(folder))
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        write_text(folder / "README.md", card)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the model. A card in the folder that is about other weights is replaced by one that says "not attacked"."""

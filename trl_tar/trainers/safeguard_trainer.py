@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTTrainer
 
 from ..data.tokenisation import drop_fused_head
+from ..models.loading import load
 from ..models.tokenizers import check_tokenizer, tokenizer_of
 from ..optim.schedule_free import AveragedWeightsMixin
 from .data_checks import check_retain_rows, check_train_and_eval_datasets
@@ -64,14 +65,19 @@ class SafeguardTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
         check_refused_arguments(type(self).__name__, kwargs)
         if isinstance(model, str):
             assert not isinstance(args.model_init_kwargs, str)  # parsed by transformers
-            args.model_init_kwargs = {**MODEL_INIT_KWARGS, **(args.model_init_kwargs or {})}
+            settings = {
+                "trust_remote_code": args.trust_remote_code,
+                **MODEL_INIT_KWARGS,
+                **(args.model_init_kwargs or {}),
+            }
         processing_class = tokenizer_of(model, processing_class, args.pad_token)
         formatted = kwargs.get("formatting_func") is not None
         check_train_and_eval_datasets(train_dataset, eval_dataset, args.dataset_text_field, formatted)
         self.check_data(args, train_dataset)
         check_tokenizer(processing_class, model)
-        if not isinstance(model, str):
-            check_weights(model, self.takes_bfloat16)
+        if isinstance(model, str):  # not by TRL, which would train what a file lacks as it was drawn at random
+            model, args.model_init_kwargs = load(model, **settings), None
+        check_weights(model, self.takes_bfloat16)
         super().__init__(
             model,
             args,

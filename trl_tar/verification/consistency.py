@@ -8,7 +8,7 @@ from ..hub.evidence_folder import card_of
 from ..report.build import judged_again
 from ..report.records import AttackRecord, attack_record
 from ..report.recovery import CHANCE
-from ..report.report import Report
+from ..report.report import MAX_BYTES, Report
 from ..views.card import DIGEST
 
 
@@ -57,6 +57,8 @@ def differences_of_card(file: Path, report: Report, sound: bool) -> tuple[list[s
     `sound` says that the report's own numbers are in order, so that a card can be made of them and compared."""
     if not file.is_file():
         return [], ["There is no card (README.md)."]
+    if (size := file.stat().st_size) > MAX_BYTES:
+        return [f"The card (README.md) has {size / 2**20:.0f} MiB, more than the {MAX_BYTES // 2**20} of any."], []
     text = file.read_text(encoding="utf-8", errors="replace")
     named = DIGEST.search(text)
     if named is not None and named[1] != report.digest:

@@ -17,6 +17,7 @@ from ..hub.model_files import needs_code
 from ..models.loading import base_weights, load
 from ..models.tokenizers import own_tokenizer
 from ..models.untrusted_config import base_of, check_configuration
+from ..models.untrusted_tokenizer import check_tokenizer_files
 from ..red_teaming.task_attack import red_team_task
 from ..report.records import OF_A_POINT, AttackRecord
 from ..report.report import Report
@@ -31,6 +32,8 @@ TOLERANCE = 0.05  # for shares such as harm, a choice: attacks amplify rounding,
 NLL_TOLERANCE = 0.05
 # a report may ask for an attack that never ends or takes all memory
 MOST = {name: option.most for name, option in options_of(Adversary).items() if option.most is not None}
+MOST_TOKENS = 10**9  # of all steps together, a choice: 1000 steps of 64 rows of 2048 tokens are 1.3 × 10^8
+MOST_CHARACTERS = 2**14  # of a prompt template, a choice: it is read with each question, and attention takes its square
 MOST_EVALUATIONS = 1000  # for one attack, a choice: the recorded reports have at most 18
 
 
@@ -99,6 +102,7 @@ def _task(
             )
         built_in = built_in_task(**report.task)
         datasets, metrics, rewards = built_in.datasets, built_in.metrics, rewards or built_in.rewards
+    check_tokenizer_files(folder)
     return Task(folder, own_tokenizer(str(folder)), datasets, metrics, rewards=rewards or {})
 
 
@@ -133,12 +137,23 @@ def about_the_rows(report: Report, again: Report) -> Iterator[str]:
 
 def check_demands(report: Report, adversaries: Sequence[Adversary], records: Sequence[AttackRecord] = ()) -> None:
     """Raises `ValueError` for attacks that no honest report asks for, and that would never end or take all memory."""
-    demands = [("max_length", report.config["max_length"], 2**20)]
+    longest = report.config["max_length"]
+    demands = [("max_length", longest, 2**20)]
     demands += [("evaluations", len(record.trajectory), MOST_EVALUATIONS) for record in records]
     for adversary in adversaries:
         demands += [
             (name, getattr(part, name) or 0, most) for part in adversary.sequence for name, most in MOST.items()
         ]
+        rows = ((part, part.num_steps * part.batch_size) for part in adversary.sequence)
+        tokens = sum(count * (longest + part.max_completion_length) for part, count in rows)
+        demands.append(("num_steps × batch_size × longest row", tokens, MOST_TOKENS))
+        demands.append(("characters of prompt_template", len(adversary.prompt_template or ""), MOST_CHARACTERS))
+        targets = [part.lora_target_modules for part in adversary.sequence]
+        if any(isinstance(each, str) and each != "all-linear" for each in targets):
+            raise ValueError(
+                f"The report's attack {adversary.name!r} has a pattern as lora_target_modules, which may take for ever to match. "
+                "Use attacks=0."
+            )
     for name, value, most in demands:
         if value > most:
             raise ValueError(

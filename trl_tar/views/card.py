@@ -12,6 +12,7 @@ from ..adversaries.adversary import Adversary
 from ..adversaries.in_words import in_words
 from ..papers import TAR_PAPER
 from ..report.intervals import over_adversaries
+from ..report.records import by_adversary
 from ..report.report import Report
 from ..report.summary import harms
 from ..report.wanted_attacks import described_adversaries
@@ -36,6 +37,7 @@ from .words import (
 
 
 TAGS = ["trl", "trl-tar", "tamper-resistance"]
+TYPED = re.compile(r"[\w./~-]+")  # an id or path that a reader can paste into a shell
 OWNED_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")  # a model's id, which names an owner; ids of data sets may lack one
 BENCHMARK = "trl-tar/red-team"  # stands where the Hub asks for the data set of a metric
 DIGEST = re.compile(r"Digest of the report: `([0-9a-f]{64})`")
@@ -97,7 +99,7 @@ def model_card(
         strongest=strongest(report.summary["worst_harm"]),
         base_model=base_model_id(report),
         figures=list(figures),
-        repository=repository,
+        repository=repository if TYPED.fullmatch(repository or "") else None,
         citation=TAR_PAPER["citation"],
         license=license,
         interval=interval,
@@ -210,9 +212,9 @@ def _attacks(report: Report) -> Iterator[dict[str, str]]:
     """Yields each attack in words, whether training had simulated its kind, and harm after it on the model and on the twin."""
     trained_on = training_adversaries(report)
     kinds = None if trained_on is None else [_kind(Adversary(**fields)) for fields in trained_on]
-    twin = report.references["twin"].attacks if "twin" in report.references else []
+    twin = by_adversary(report.references.get("twin"))
     for name, adversary in described_adversaries(report.config).items():
-        on_twin = over_adversaries(value for value in harms(twin) if value[0] == name)
+        on_twin = over_adversaries(harms(twin[name].attacks if name in twin else []))
         yield {
             "name": name,
             **asdict(in_words(adversary)),

@@ -1,10 +1,13 @@
 """Colours, lines and markers of all figures."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from ..files import new_file
 
 
 # colour-blind safe (https://jfly.uni-koeln.de/color); line style and marker tell the lines apart without colour
@@ -21,6 +24,12 @@ def style(i: int) -> dict[str, Any]:
         "linestyle": LINES[i % len(LINES)],
         "marker": MARKERS[i % len(MARKERS)],
     }
+
+
+def save_figure(figure: Figure, file: Path, dpi: int = 150) -> None:
+    """Writes a figure as PNG, in one piece."""
+    with new_file(file) as place:
+        figure.savefig(place, format="png", dpi=dpi)
 
 
 def square_root_scale(x: np.ndarray) -> np.ndarray:

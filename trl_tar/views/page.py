@@ -1,7 +1,7 @@
 """The pages of a report: a summary in Markdown, and a page of HTML that opens from disk and asks no network for anything."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from plotly.offline import get_plotlyjs
 
 from ..adversaries.in_words import NONE, AttackInWords, in_words
+from ..files import write_text
 from ..report.intervals import mean
 from ..report.measured_attack import measured_attacks
-from ..report.records import ModelRecord
+from ..report.records import ModelRecord, by_adversary
 from ..report.recovery import base_harm
 from ..report.report import Report
 from ..report.summary import harms
@@ -20,7 +21,7 @@ from ..report.wanted_attacks import described_adversaries
 from .curves import curve
 from .figure_style import COLOURS
 from .model_rows import ROLES, model_rows, records_by_role
-from .templating import render
+from .templating import plain, render
 from .words import (
     attack_sentence,
     contamination_sentence,
@@ -86,8 +87,8 @@ def report_page(report: Report, title: str) -> str:
 
 def write_pages(report: Report, folder: Path, title: str) -> None:
     """Writes `SUMMARY.md` and `report.html` into the folder."""
-    (folder / "SUMMARY.md").write_text(report_summary(report, title), encoding="utf-8")
-    (folder / "report.html").write_text(report_page(report, title), encoding="utf-8")
+    write_text(folder / "SUMMARY.md", report_summary(report, title))
+    write_text(folder / "report.html", report_page(report, title))
 
 
 def _render(template: str, report: Report, title: str, escape: bool, **more: Any) -> str:
@@ -173,6 +174,7 @@ def curves(report: Report) -> dict[str, Any]:
     """
     names = [None, *dict.fromkeys(attack.adversary for attack in report.attacks)]
     records = records_by_role(report)
+    alone = {role: by_adversary(record) for role, record in records.items()}
     measured = measured_attacks(report.attacks, report.references, report.config["chance"])
     half = {attack.record.adversary: attack.breaking_harm for attack in measured}
     trained = [attack for attack in report.attacks if len(attack.trajectory) > 1]  # others have no curve
@@ -184,10 +186,10 @@ def curves(report: Report) -> dict[str, Any]:
         "shown": names.index(strongest_adversary(harms(trained))),
         "attacks": [
             {
-                "label": "mean over all attacks" if name is None else name,
+                "label": "mean over all attacks" if name is None else plain(name),
                 "half": _mean_of_known(half.values()) if name is None else half[name],
                 "curves": {
-                    role: {metric: _points(record, name, metric) for metric in PANELS}
+                    role: {metric: _points(record, alone[role], name, metric) for metric in PANELS}
                     for role, record in records.items()
                 },
             }
@@ -201,9 +203,11 @@ def _mean_of_known(values: Iterable[float | None]) -> float | None:
     return mean(known) if known else None
 
 
-def _points(record: Report | ModelRecord, adversary: str | None, metric: str) -> list[list[float | None]]:
+def _points(
+    record: Report | ModelRecord, alone: Mapping[str, ModelRecord], adversary: str | None, metric: str
+) -> list[list[float | None]]:
     """The curve of a metric under one adversary, or `None` for all: step, mean, low and high of each point, rounded."""
-    chosen = [attack for attack in record.attacks if adversary in (None, attack.adversary)]
+    chosen = record.attacks if adversary is None else alone[adversary].attacks if adversary in alone else []
     return [
         [step, *(_rounded(estimate[name]) for name in ("mean", "low", "high"))]
         for step, estimate in curve(record, chosen, metric).items()
