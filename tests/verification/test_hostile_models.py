@@ -169,7 +169,9 @@ def whole(name: str, text: str):
 
 def other_id(folder: Path) -> None:
     content = json.loads((folder / "tokenizer.json").read_text())
-    content["model"]["vocab"]["zzz"] = 10**6
+    vocabulary = content["model"]["vocab"]
+    vocabulary.pop(max(vocabulary, key=vocabulary.get))
+    vocabulary["zzz"] = 10**6  # as many tokens as before
     (folder / "tokenizer.json").write_text(json.dumps(content))
 
 

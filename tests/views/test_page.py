@@ -184,7 +184,12 @@ def test_names_are_no_links_pictures_or_hidden_characters(monkeypatch):
     made = hostile()
     card = model_card(made, name, "A model.", repository="```\n<script>")
     for text in (report_summary(made, name), card):
-        assert "](https" not in text and "`c`" not in text and "https://evil" not in text.split("---")[-1]
+        assert (
+            "[t]" not in text
+            and "[x]" not in text
+            and "`c`" not in text
+            and "https://evil" not in text.split("---")[-1]
+        )
         assert "<script>" not in text
     for text in (report_summary(made, name), card.split("---")[-1], without_plotly(report_page(made, name))):
         assert "\u202e" not in text and "\u200b" not in text

@@ -77,14 +77,15 @@ def _faults(fields: dict[str, Any]) -> Iterator[str]:
 
 def _merges(kind: str) -> bool:
     """Tells whether PEFT has layers of this kind that merge into weights: soft prompts have none, and mixtures no merge."""
-    layer = getattr(PEFT_TYPE_TO_TUNER_MAPPING.get(kind), "tuner_layer_cls", None)
+    tuner = next((tuner for each, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items() if each == kind), None)
+    layer = getattr(tuner, "tuner_layer_cls", None)
     return layer is not None and any(each.merge is not BaseTunerLayer.merge for each in _with_subclasses(layer))
 
 
 def _with_subclasses(kind: type) -> Iterator[Any]:
     yield kind
-    for each in kind.__subclasses__():
-        yield from _with_subclasses(each)
+    for derived in kind.__subclasses__():
+        yield from _with_subclasses(derived)
 
 
 def merged(model: PeftModel) -> PreTrainedModel:
@@ -111,7 +112,8 @@ def merged(model: PeftModel) -> PreTrainedModel:
 
 def _shared_under_adapters(model: PeftModel) -> list[list[tuple[nn.Module, str]]]:
     """Each weight that several layers have, an adapted one among them: the layers, with the weight's name there."""
-    adapted, holders = set(), {}
+    adapted: set[nn.Module] = set()
+    holders: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
     for module in model.get_base_model().modules():
         if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
             adapted.add(_own_layer(module))

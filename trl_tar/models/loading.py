@@ -189,16 +189,16 @@ def _merged_adapter(model: str, adapter: Mapping[str, Any], arguments: Mapping[s
 
 def _add_rows(base: PreTrainedModel, adapter: str) -> int:
     """Adds rows of NaN, which the adapter has to replace, to embeddings and head; returns how many."""
-    rows = base.get_input_embeddings().num_embeddings
+    rows = len(base.get_input_embeddings().weight)
     place = next(name for name, module in base.named_modules() if module is base.get_input_embeddings())
     saved = load_peft_weights(adapter, device="cpu").get(f"base_model.model.{place}.weight")
-    added = max(tokens_beyond(rows, adapter), 0 if saved is None else len(saved) - rows)
-    if added > 0:
+    added: int = max(tokens_beyond(rows, adapter), 0 if saved is None else len(saved) - rows, 0)
+    if added:
         base.resize_token_embeddings(rows + added, mean_resizing=False)
         with torch.no_grad():
             for weight in _embeddings(base):
                 weight[rows:] = torch.nan
-    return max(added, 0)
+    return added
 
 
 def _embeddings(model: PreTrainedModel) -> list[nn.Parameter]:

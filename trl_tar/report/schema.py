@@ -21,8 +21,12 @@ STRICT = ConfigDict(strict=True, extra="forbid")
 OPEN = ConfigDict(strict=True, extra="allow")  # what recipes and later versions add to is read, and not looked at
 
 
+LARGEST = 1e100  # a choice: no loss, share or count comes near, and sums of squares of numbers below are finite
+
+
 def _as_it_was(value: Any, check: Callable[[Any], float]) -> Any:
-    check(value)
+    if abs(check(value)) > LARGEST:
+        raise ValueError(f"{value:g} is beyond the {LARGEST:g} of any number here")
     return value
 
 
@@ -33,9 +37,8 @@ def _one_by_one(content: Any, check: Callable[[Any], Any]) -> Any:
     return {name: checked for entry in content.items() for name, checked in check(dict([entry])).items()}
 
 
-LARGEST = 1e100  # a choice: no loss, share or count comes near, and sums of squares of numbers below are finite
 # checked as a float, which refuses NaN, infinity, truth values and whole numbers beyond every float
-Number = Annotated[float, Field(allow_inf_nan=False, ge=-LARGEST, le=LARGEST), WrapValidator(_as_it_was)]
+Number = Annotated[float, Field(allow_inf_nan=False), WrapValidator(_as_it_was)]
 Values = dict[str, Number | None]  # metric → value; None where it is not a finite number
 Count = Annotated[int, Field(ge=0, le=2**53)]  # up to 2^53 every whole number is exact in other readers of JSON too
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy takes as a seed

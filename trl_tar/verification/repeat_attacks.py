@@ -54,6 +54,7 @@ def repeat_attacks(
     chosen = drawn(report, attacks)
     described = described_adversaries(report.config)
     check_demands(report, [described[record.adversary] for record in chosen], chosen)
+    check_tokenizer_files(folder)
     model, problems = _loaded(folder, report)
     if problems:
         return problems, []
@@ -102,7 +103,6 @@ def _task(
             )
         built_in = built_in_task(**report.task)
         datasets, metrics, rewards = built_in.datasets, built_in.metrics, rewards or built_in.rewards
-    check_tokenizer_files(folder)
     return Task(folder, own_tokenizer(str(folder)), datasets, metrics, rewards=rewards or {})
 
 
