@@ -73,7 +73,11 @@ def test_what_a_class_declares_may_be_missing(tmp_path):
     tied = tiny.llama(tie_word_embeddings=True)
     folder = saved(tied, tmp_path / "model")
     assert "lm_head.weight" not in load_file(f"{folder}/model.safetensors")
-    old = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(2)}  # a buffer of earlier versions
+    # buffers of earlier versions
+    old = {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(2),
+        "h.0.attn.attention.masked_bias": torch.ones(2),
+    }
     change_weights(folder, lambda held: held | old)
     assert torch.equal(load(folder)(IDS).logits, tied(IDS).logits)
 

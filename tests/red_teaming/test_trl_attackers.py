@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from support.attacks import raw_data, tiny_model
 
 from trl_tar import Adversary
 from trl_tar.red_teaming import run_attack
@@ -53,6 +54,23 @@ def test_dora_is_merged_into_the_weights(floor, data):
     assert set(copied(floor)) == set(before)
     assert not torch.equal(floor.model.layers[0].mlp.up_proj.weight, before["model.layers.0.mlp.up_proj.weight"])
     assert HARM(floor, TOKENIZER).mean() == pytest.approx(record.after["harm"], abs=1e-6)
+
+
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
+def test_lora_on_tied_embeddings_is_gone_on_from_as_it_was_evaluated(target):
+    ids = torch.tensor([[5, 6, 7, 8]])
+    first = Adversary("first", "forget", lora_r=4, lora_target_modules=(target,), **{**FAST, "learning_rate": 0.1})
+
+    def at_the_end(adversary) -> float:
+        def squares(model):
+            return {"harm": model(input_ids=ids).logits.double().square().mean().item()}
+
+        steps = [adversary.num_steps]
+        record = run_attack(tiny_model(), TOKENIZER, adversary, raw_data(), 0, squares, evaluation_steps=steps)
+        return record.after["harm"]
+
+    trained = at_the_end(first)
+    assert at_the_end(Adversary("second", "forget", num_steps=0, after=first)) == pytest.approx(trained, rel=1e-5)
 
 
 def test_a_soft_prompt_learns_and_leaves_the_weights_alone(floor, data):

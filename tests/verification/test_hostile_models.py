@@ -188,6 +188,10 @@ FILES = {
     ),
     "tokens around": (change_json("tokenizer.json", post_processor=AROUND), "puts 2000 tokens around each text"),
     "no tokenizer": (whole("tokenizer.json", "{}"), "The tokenizer of .* cannot be loaded"),
+    "a rule of no kind": (
+        change_json("tokenizer.json", normalizer={"type": "No"}),
+        "The tokenizer of .* cannot be loaded",
+    ),
     "an id beyond the model": (other_id, "'zzz' with the id 1000000, and the model embeds"),
     "settings in a list": (whole("tokenizer_config.json", "[1]"), "'tokenizer_config.json' holds 'list'"),
     "generation in a list": (whole("generation_config.json", "[1]"), "cannot be loaded|holds 'list'"),

@@ -82,7 +82,7 @@ def _merges(kind: str) -> bool:
     return layer is not None and any(each.merge is not BaseTunerLayer.merge for each in _with_subclasses(layer))
 
 
-def _with_subclasses(kind: type) -> Iterator[Any]:
+def _with_subclasses(kind: Any) -> Iterator[Any]:
     yield kind
     for derived in kind.__subclasses__():
         yield from _with_subclasses(derived)

@@ -1,5 +1,7 @@
 """What the libraries raise for the files of a model, and how it is told."""
 
+from pickle import UnpicklingError
+
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
@@ -7,7 +9,9 @@ from safetensors import SafetensorError
 # errors that the libraries raise for files with nonsense in them, and where there is no memory
 NONSENSE = (
     ArithmeticError,
+    AssertionError,
     AttributeError,
+    EOFError,
     ImportError,
     LookupError,
     MemoryError,
@@ -16,6 +20,7 @@ NONSENSE = (
     SafetensorError,
     StrictDataclassError,
     TypeError,
+    UnpicklingError,
     ValueError,
 )
 

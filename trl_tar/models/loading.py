@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ from .tokenizers import tokens_beyond
 ADAPTER = "default"  # PEFT's name of the adapter that it loads
 # not in an adapter's file by design: PEFT draws or shares them, as its own warning of missing weights knows
 NOT_SAVED = "vblora_vector_bank"
+# masks and positions, no weights, which older versions wrote into files; classes declare most of them, GPT-Neo's does not
+OLD_BUFFERS = re.compile(r"(attn|attention)\.(masked_)?bias$|(causal_mask|inv_freq|position_ids)$")
 # where tokens were added, PEFT saves embeddings that are trained as a whole under a second name
 SAVED_TWICE = (".modules_to_save.", f".modules_to_save.{ADAPTER}.")
 
@@ -47,7 +50,8 @@ def from_files(kind: Any, model: str, **arguments: Any) -> Any:
     with _silent(), _one_sentence(model):
         loaded, found = kind.from_pretrained(model, output_loading_info=True, ignore_mismatched_sizes=True, **arguments)
     shapes = {name: (tuple(held), tuple(wanted)) for name, held, wanted in found["mismatched_keys"]}
-    _check_whole(f"The model {model!r}", found["missing_keys"], found["unexpected_keys"], shapes)
+    unexpected = [name for name in found["unexpected_keys"] if not OLD_BUFFERS.search(name)]
+    _check_whole(f"The model {model!r}", found["missing_keys"], unexpected, shapes)
     return loaded.eval()
 
 

@@ -46,7 +46,10 @@ def _brings_a_tokenizer(model: str) -> bool:
 def _loaded(name: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except NONSENSE as error:
+    except Exception as error:
+        # of a file that it cannot read, the library of fast tokenizers says so by an `Exception` that is of no further class
+        if type(error) is not Exception and not isinstance(error, NONSENSE):
+            raise
         raise ValueError(
             f"The tokenizer of {name!r} cannot be loaded ({reason(error)}). Save one there with tokenizer.save_pretrained, or "
             "give processing_class=tokenizer."

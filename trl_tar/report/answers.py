@@ -13,6 +13,7 @@ from ..files import finite, new_file
 
 QUESTIONS_FILE = "questions.json.gz"
 QUESTIONS_VERSION = 1
+MOST_BYTES = 2**29  # unpacked, a choice: a file of a few MiB can hold thousands of times as much
 DIGITS = 4  # decimal places of a score, a choice: the side file holds every answer, and should stay small
 DEPTHS = {"groups": 1, "before": 2, "after": 3}  # field → levels of names above a list
 ByMetric = dict[str, list[float | None]]
@@ -52,7 +53,11 @@ class Questions:
         if not file.is_file():
             raise ValueError(f"{str(path)!r} holds no answers to questions. {remedy}")
         try:
-            content = json.loads(gzip.decompress(file.read_bytes()))
+            with gzip.open(file) as packed:
+                text = packed.read(MOST_BYTES + 1)
+            if len(text) > MOST_BYTES:
+                raise ValueError(f"more than {MOST_BYTES // 2**20} MiB")
+            content = json.loads(text)
             version = content.pop("version")
             questions = cls(**content)
         except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -21,8 +21,8 @@ SCHEMA_VERSION = 4
 # the fields that version 4 added, with the values that a report of version 3 gets
 ADDED: dict[str, Any] = {"training": None, "task": None, "files": {}}
 MAX_BYTES = 64 * 2**20  # a choice, about 30 times a report of 200 attacks, which has 2 MB
-# adversaries × seeds, which readers go through one by one, each in about a millisecond; a choice, fifty times a recorded suite
-MAX_ATTACKS = 10**4
+# adversaries × seeds, which readers go through one by one in milliseconds each; a choice, above any suite
+MAX_ATTACKS = 4000
 FILE_NAME = "report.json"
 
 
