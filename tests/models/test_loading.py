@@ -51,11 +51,11 @@ def without(name: str):
 BROKEN = {
     "a compiled model": (under("_orig_mod."), ["lacks 'lm_head.weight' and 20 more", "'_orig_mod.lm_head.weight'"]),
     "a model in DDP": (under("module."), ["lacks 'lm_head.weight'", "for nothing 'module.lm_head.weight'"]),
-    "one matrix less": (without("model.layers.1.mlp.up_proj.weight"), ["lacks 'model.layers.1.mlp.up_proj.weight'."]),
+    "one matrix less": (without("model.layers.1.mlp.up_proj.weight"), ["lacks 'model.layers.1.mlp.up_proj.weight')"]),
     "more layers": (lambda f: change_configuration(f, num_hidden_layers=3), ["lacks 'model.layers.2."]),
     "fewer layers": (lambda f: change_configuration(f, num_hidden_layers=1), ["for nothing 'model.layers.1."]),
     "another vocabulary": (lambda f: change_configuration(f, vocab_size=40), ["shape (29, 8) where (40, 8) is wanted"]),
-    "a head that is not tied": (without("lm_head.weight"), ["lacks 'lm_head.weight'."]),
+    "a head that is not tied": (without("lm_head.weight"), ["lacks 'lm_head.weight')"]),
 }
 
 

@@ -56,10 +56,11 @@ def test_dora_is_merged_into_the_weights(floor, data):
     assert HARM(floor, TOKENIZER).mean() == pytest.approx(record.after["harm"], abs=1e-6)
 
 
-@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
-def test_lora_on_tied_embeddings_is_gone_on_from_as_it_was_evaluated(target):
+def test_lora_on_tied_embeddings_is_gone_on_from_as_it_was_evaluated():
     ids = torch.tensor([[5, 6, 7, 8]])
-    first = Adversary("first", "forget", lora_r=4, lora_target_modules=(target,), **{**FAST, "learning_rate": 0.1})
+    first = Adversary(
+        "first", "forget", lora_r=4, lora_target_modules=("embed_tokens",), **{**FAST, "learning_rate": 0.1}
+    )
 
     def at_the_end(adversary) -> float:
         def squares(model):

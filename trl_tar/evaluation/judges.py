@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -125,11 +125,11 @@ class Classifier:
     def check(self) -> None:
         """Raises [`JudgeError`] for a classifier that is not there, or has no such class; its weights are not read."""
         self._index()
-        self._loaded(AutoTokenizer)
+        self._loaded(AutoTokenizer.from_pretrained)
 
-    def _loaded(self, kind: Any, **settings) -> Any:
+    def _loaded(self, read: Callable[..., Any], **settings: Any) -> Any:
         try:
-            return kind.from_pretrained(self.path, **settings)
+            return read(self.path, **settings)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise JudgeError(
                 f"The judge {self.path!r} cannot be loaded ({str(error).strip().splitlines()[0]}). Give the folder or Hub id "
@@ -137,7 +137,7 @@ class Classifier:
             ) from error
 
     def _index(self) -> int:
-        config = self._loaded(AutoConfig)
+        config = self._loaded(AutoConfig.from_pretrained)
         index = self.label if isinstance(self.label, int) else config.label2id.get(self.label, -1)
         if not 0 <= index < config.num_labels:
             known = list(config.label2id)
@@ -154,11 +154,8 @@ class Classifier:
     @cached_property
     def _parts(self):
         index = self._index()
-        try:
-            model = from_files(AutoModelForSequenceClassification, self.path, dtype=torch.float32)
-        except ValueError as error:
-            raise JudgeError(f"The judge {self.path!r} cannot be used. {error}") from error
-        return model, self._loaded(AutoTokenizer), index
+        model = self._loaded(partial(from_files, AutoModelForSequenceClassification), dtype=torch.float32)
+        return model, self._loaded(AutoTokenizer.from_pretrained), index
 
     def __call__(self, requests: Sequence[str], answers: Sequence[str]) -> list[float]:
         return scored_after_thoughts(self._scores, requests, answers)

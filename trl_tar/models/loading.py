@@ -72,8 +72,8 @@ def _check_whole(
         faults.append(f"holds {name!r} with the shape {held} where {wanted} is wanted")
     if faults:
         raise ValueError(
-            f"{owner} is not what its configuration says: it {', and it '.join(faults)}. Save it again with save_pretrained, "
-            "without a wrapper around the model, next to its own configuration."
+            f"{owner} cannot be loaded (it {', and it '.join(faults)}). Save it again with save_pretrained, without a wrapper "
+            "around it, next to its own configuration."
         )
 
 
