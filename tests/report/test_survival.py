@@ -129,3 +129,9 @@ def test_a_break_that_is_seen_once_at_the_end_is_not_unbroken_until_then():
     assert break_interval(points([0, 450, 500], [0.25, 0.3, 0.95]), 1.0, 0.25) == (450, INF)
     assert break_interval(points([500], [0.95]), 1.0, 0.25) == (0, 500)  # trained, and seen at its end alone
     assert break_interval(points([0], [0.95]), 1.0, 0.25) == (0, 0)  # an edit
+
+
+def test_flops_beyond_every_whole_number_of_numpy_have_a_median():
+    large = 10**20  # 70 billion parameters, some 10^8 tokens
+    found = time_to_break({"a": [(0, large), (0, large)], "b": [(0, large)]})
+    assert found["median"] == found["high"] == 1e20 and found["broken"] == 3

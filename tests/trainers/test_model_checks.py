@@ -144,3 +144,9 @@ def test_an_adapter_named_as_the_attackers_is_kept(make_trainer):
     make_trainer(model, adversaries=[LORA], max_steps=1).train()
     assert [name for name, _ in model.named_parameters()] == names
     assert any(".attack." in name for name in names)
+
+
+def test_an_adapter_that_nobody_could_load_is_refused_before_it_is_trained(make_trainer):
+    with pytest.raises(ValueError, match="task_type=None.*Give task_type='CAUSAL_LM'") as error:
+        make_trainer(tiny.llama(), peft_config=LoraConfig(target_modules=["q_proj"]), adversaries=[LORA])
+    one_sentence(error)

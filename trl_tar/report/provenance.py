@@ -30,7 +30,9 @@ def _each_name_once(adversaries: Sequence[Mapping[str, Any]]) -> Sequence[Mappin
     return adversaries
 
 
+MOST_ADVERSARIES = 4000  # as many attacks as a report may have, with one seed each
 AdversaryFields = Annotated[dict[str, Any], AfterValidator(_adversary)]
+Adversaries = Annotated[Several[AdversaryFields], Field(max_length=MOST_ADVERSARIES)]
 
 
 @with_config(STRICT)
@@ -80,7 +82,7 @@ class Config(TypedDict):
     [`~trl_tar.report.contamination.contamination`]."""
 
     chance: Annotated[Number, Field(ge=0, lt=1)]
-    adversaries: NotRequired[Annotated[Several[AdversaryFields], AfterValidator(_each_name_once)]]
+    adversaries: NotRequired[Annotated[Adversaries, AfterValidator(_each_name_once)]]
     datasets: NotRequired[Several[Rows]]
     metrics: NotRequired[Several[Text]]
     asked: NotRequired[dict[str, Text]]
@@ -98,7 +100,7 @@ class Phase(TypedDict):
 
     name: Text
     settings: dict[str, Any]
-    adversaries: Several[AdversaryFields]
+    adversaries: Adversaries
     data: NotRequired[dict[str, Text]]
 
 

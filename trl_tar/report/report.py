@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, with_c
 from ..files import read_strict_json, write_json
 from ..fingerprints import digest_of
 from .answers import QUESTIONS_FILE, Questions
-from .provenance import Config, File, Task, Training
+from .provenance import MOST_ADVERSARIES, Config, File, Task, Training
 from .records import Benign, ModelRecord
 from .schema import AS_RECORDED, OPTIONAL, STRICT, OneByOne, Seed, Several, Text, check_once, read, whole, written
 from .summary import Summary, summaries_of, summarise
@@ -22,7 +22,7 @@ SCHEMA_VERSION = 4
 ADDED: dict[str, Any] = {"training": None, "task": None, "files": {}}
 MAX_BYTES = 64 * 2**20  # a choice, about 30 times a report of 200 attacks, which has 2 MB
 # adversaries × seeds, which readers go through one by one in milliseconds each; a choice, above any suite
-MAX_ATTACKS = 4000
+MAX_ATTACKS = MOST_ADVERSARIES
 FILE_NAME = "report.json"
 
 

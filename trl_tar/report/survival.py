@@ -144,5 +144,8 @@ def _median(intervals: Sequence[Interval], latest: bool) -> float:
 
 def _censored(intervals: Sequence[Interval], latest: bool) -> stats.CensoredData:
     unbroken = [math.isinf(high) for _, high in intervals]
-    times = [low if missed or not latest else high for (low, high), missed in zip(intervals, unbroken, strict=True)]
+    # as floats: NumPy has no whole number for the FLOPs of an attack on a large model
+    times = [
+        float(low if missed or not latest else high) for (low, high), missed in zip(intervals, unbroken, strict=True)
+    ]
     return stats.CensoredData.right_censored(times, unbroken)

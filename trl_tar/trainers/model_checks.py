@@ -39,6 +39,11 @@ def check_weights(model: PreTrainedModel | PeftModel, bfloat16: bool = False) ->
         )
     if not isinstance(model, PeftModel):  # whose file holds the adapter alone
         check_sharing(model)
+    elif model.active_peft_config.task_type != "CAUSAL_LM":
+        raise ValueError(
+            f"`peft_config` has task_type={model.active_peft_config.task_type!r}, and PEFT would write a module to import into the "
+            "saved adapter, which no red team loads. Give task_type='CAUSAL_LM'."
+        )
     allowed = [torch.float32, torch.float64] + [torch.bfloat16] * bfloat16
     low = next((name for name, p in model.named_parameters() if p.dtype not in allowed), None)
     if low is not None:
