@@ -148,7 +148,7 @@ def test_file_that_cannot_be_read_is_one_sentence(tmp_path, content, message):
                 seeds=list(range(1000)),
                 config={"chance": 0.25, "adversaries": [{**NAMED, "name": f"{i}"} for i in range(100)]},
             ),
-            "102 adversaries with 1000 seeds each, more than 100000 attacks",
+            "102 adversaries with 1000 seeds each, more than 4000 attacks",
         ),
         (lambda content: content["config"].update(chance="a"), "is not whole .config.chance"),
         (lambda content: content["config"].update(adversaries=[{"name": "a", "colour": 1}]), "adversaries.0.*colour"),
