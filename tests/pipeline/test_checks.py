@@ -1,7 +1,7 @@
 """What a recipe on files of one's own refuses: one sentence, exit code 2, and nothing is trained."""
 
 import pytest
-from support.started import described, start, world_rows, write_rows
+from support.started import described, files_of_ones_own, start, world_rows, write_rows
 
 
 def refused(folder, monkeypatch, capsys, message, name="knowledge", **changes) -> str:
@@ -182,3 +182,11 @@ def test_a_question_about_an_entity_that_is_trained_on(tmp_path, monkeypatch, ca
     metrics = {name: write_rows(tmp_path / "questions.jsonl", [question]) for name in ("harm", "capability")}
     said = refused(tmp_path, monkeypatch, capsys, "`datasets['hazard']` and the questions share 1", metrics=metrics)
     assert hazard[0]["entity"] in said
+
+
+def test_plain_questions_beside_chats_are_refused(tmp_path, monkeypatch, capsys):
+    questions = write_rows(tmp_path / "plain.jsonl", [QUESTION])
+    (tmp_path / "own").mkdir()
+    changes = {**files_of_ones_own(tmp_path / "own"), "metrics": {"harm": questions, "capability": questions}}
+    message = "Metric 'capability' asks plain text, without the chat template, and `datasets['forget']` holds chat messages."
+    refused(tmp_path, monkeypatch, capsys, message, "refusal", **changes)

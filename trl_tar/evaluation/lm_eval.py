@@ -81,9 +81,9 @@ class LMEvalTask(DescribedMetric):
         self._check_group(loaded)
 
     def _loaded(self) -> Mapping[str, Any]:
-        manager = self._checked_manager()
+        self._checked_manager()
         with self._readable(RuntimeError, KeyError):  # for a data set that is a script, or has no such split
-            return manager.load([self.task])
+            return _tasks(self.include_path, self.task)
 
     def _check_task(self, name: str, task: Any) -> None:
         owner, aggregation = f"The task {name!r} of lm-eval", task.aggregation()
@@ -193,6 +193,12 @@ class LMEvalTask(DescribedMetric):
 def _manager(include_path: str | None) -> Any:
     """Returns the list of tasks, which is made once in a process, since that takes seconds."""
     return _library().tasks.TaskManager(include_path=include_path)
+
+
+@cache
+def _tasks(include_path: str | None, task: str) -> Mapping[str, Any]:
+    """Returns the task, or those of the group, with their data sets, which are read once in a process: MMLU has 57."""
+    return _manager(include_path).load([task])
 
 
 def _library() -> Any:
