@@ -188,5 +188,7 @@ def test_plain_questions_beside_chats_are_refused(tmp_path, monkeypatch, capsys)
     questions = write_rows(tmp_path / "plain.jsonl", [QUESTION])
     (tmp_path / "own").mkdir()
     changes = {**files_of_ones_own(tmp_path / "own"), "metrics": {"harm": questions, "capability": questions}}
-    message = "Metric 'capability' asks plain text, without the chat template, and `datasets['forget']` holds chat messages."
+    message = (
+        "Metric 'capability' asks plain text, without the chat template, and `datasets['forget']` holds chat messages."
+    )
     refused(tmp_path, monkeypatch, capsys, message, "refusal", **changes)

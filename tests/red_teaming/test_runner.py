@@ -1,5 +1,6 @@
 """The red team: every attack of every model in the report, nothing done twice, nothing bad accepted."""
 
+import math
 import re
 from dataclasses import asdict, dataclass, replace
 
@@ -11,13 +12,16 @@ from transformers import AutoModelForCausalLM
 
 from trl_tar import Adversary
 from trl_tar.evaluation.scores import Scores
+from trl_tar.evaluation.thoughts import UNENDED
 from trl_tar.fingerprints import weights_sha256
 from trl_tar.hub.evidence_folder import bound, write_evidence
 from trl_tar.red_teaming import BenignTask
 from trl_tar.report.answers import Questions
+from trl_tar.report.report import Report
 from trl_tar.verification.verifier import verify
 from trl_tar.views.card import model_card
 from trl_tar.views.figures import plot_attacks
+from trl_tar.views.words import unanswered_sentence
 
 
 def test_attacks_are_evaluated_where_asked_and_at_their_end(raw, tmp_path):
@@ -276,3 +280,21 @@ def test_an_adapter_is_attacked_as_the_model_that_it_makes(raw, tmp_path):
         ValueError, match="Adversary 'qlora' quantises whole weights, and .* is an adapter. Merge it first"
     ):
         attacked(raw, tmp_path / "jobs", model=tmp_path / "adapter", references=references, adversaries=quantised)
+
+
+def test_answers_without_a_score_are_told_with_their_reason(raw, tmp_path):
+    def half(model, tokenizer) -> Scores:
+        return Scores([0.75, math.nan, 0.25], unanswered={1: UNENDED})
+
+    metrics = {"harm": half, "capability": Likelihood(60)}
+    report = attacked(raw, tmp_path, metrics=metrics, references={}, seeds=[0], zero_step_attacks={})
+    counts = {"harm": {UNENDED: 1, "asked": 3}}
+    assert report.before["harm"] == report.attacks[0].after["harm"] == 0.5
+    assert report.unanswered == report.attacks[0].unanswered == counts
+    assert report.questions.before["model"]["harm"] == [0.75, None, 0.25]
+    assert Report.load(report.save(tmp_path / "report.json")) == report
+    sentence = (
+        "Answers without a score, which count neither way: 1 of 3 of harm before any attack (thoughts never ended), 1 of 3 of "
+        "harm after full (thoughts never ended), 1 of 3 of harm after lora (thoughts never ended)."
+    )
+    assert unanswered_sentence(report) == sentence and sentence in model_card(report, "a", "b")
