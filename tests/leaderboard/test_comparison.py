@@ -31,6 +31,7 @@ def report(
     rows: str = "00",
     task: dict[str, str] | None = TASK,
     chance: float = 0.25,
+    asked: dict[str, str] | None = None,
     **settings,
 ) -> Report:
     """Of the adversaries in `harms`, each with a harm for all seeds or one a seed."""
@@ -45,6 +46,7 @@ def report(
         "metrics": ["harm", "capability"],
         "max_length": 32,
         "bf16": False,
+        **({} if asked is None else {"asked": asked}),
     }
     made = build_report(record(values), references, seeds=seeds, benign=GOOD, config=config, chance=chance)
     return replace(made, task=task)
@@ -130,6 +132,10 @@ def test_an_attack_that_failed_on_one_model_counts_for_none(saved):
             "Tasks differ, .*: knowledge, world 7 .one.; knowledge, world 8",
         ),
         ({"chance": 0.5}, r"Harm by chance differs: 0.25 \(one\); 0.5 \(other\)."),
+        (
+            {"asked": {"harm": "chat template"}},
+            r"Questions are asked in different ways: not recorded \(one\); harm in chat template \(other\).",
+        ),
         ({"num_steps": 99}, r"Attacks differ: 1 of them \(one\); 1 of them \(other\)."),
         ({"rows": "ff"}, r"The data set 'hazard' has other rows: SHA-256 00 \(one\); SHA-256 ff \(other\)."),
     ],

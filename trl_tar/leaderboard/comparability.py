@@ -1,7 +1,7 @@
 """Finds the attacks that several reports share, and the differences that keep their numbers from being comparable."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ..adversaries.adversary import Adversary
@@ -13,6 +13,7 @@ from ..views.templating import plain
 
 
 Reports = Mapping[str, Report]  # name of the model → its report
+DECISIVE = ("harm", "capability")  # the metrics that rows of the leaderboard are made of
 NAMES_SHOWN = 3  # a choice: of many models a sentence counts the rest
 # fields of an adversary that name a data set; `mixture` and `after` name further ones
 DATA_FIELDS = tuple(name for name, option in options_of(Adversary).items() if option.concept is Concept.DATASET)
@@ -32,8 +33,9 @@ def attack_identities(report: Report) -> dict[str, str]:
     """Name of each adversary that the report describes → its identity, JSON that is the same for the same attack.
 
     Two attacks are the same if they have the same kind and number of steps, on the same rows (by hash, whatever the data
-    sets are called), of texts cut at the same length, judged by the same task against the same chance."""
+    sets are called), of texts cut at the same length, judged by the same task, asked in the same way, against the same chance."""
     measured = {name: report.config.get(name) for name in ("max_length", "bf16", "chance")} | {"task": report.task}
+    measured |= {"asked": _asked(report, DECISIVE)}
     return {name: json.dumps([settings, measured], sort_keys=True) for name, settings in _settings(report).items()}
 
 
@@ -81,6 +83,7 @@ def differences(reports: Reports) -> list[str]:
         ("Tasks differ, and with them the questions that harm and capability are shares of", _task, str),
         ("Harm by chance differs", lambda report: report.config["chance"], "{:g}".format),
         ("Metrics differ, beside those that all have", lambda report: _metrics(report) - everywhere, _listed),
+        ("Questions are asked in different ways", lambda report: _asked(report, everywhere), str),
         ("Attacks differ", _suite, lambda suite: f"{len(suite)} of them"),
         ("Seeds differ", lambda report: ", ".join(map(str, report.seeds)), str),
         ("Texts are cut at different lengths", lambda report: report.config.get("max_length"), "{} tokens".format),
@@ -120,6 +123,13 @@ def _task(report: Report) -> str:
 
 def _metrics(report: Report) -> frozenset[str]:
     return frozenset(report.config.get("metrics", []))
+
+
+def _asked(report: Report, names: Collection[str]) -> str:
+    """How the metrics of those names were asked; empty where none says so."""
+    return ", ".join(
+        f"{name} in {way}" for name, way in sorted(report.config.get("asked", {}).items()) if name in names
+    )
 
 
 def _listed(names: frozenset[str]) -> str:
