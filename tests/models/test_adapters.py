@@ -5,10 +5,11 @@ import json
 import pytest
 from support import tiny
 from support.sentences import one_sentence
+from transformers import AutoModelForSequenceClassification
 
 from trl_tar.hub.publishing import publish
 from trl_tar.models.adapters import adapter_configuration
-from trl_tar.models.loading import base_weights, load
+from trl_tar.models.loading import base_weights, from_files, load
 from trl_tar.models.tokenizers import own_tokenizer
 from trl_tar.models.untrusted_config import base_of
 from trl_tar.pipeline.steps import loaded
@@ -30,6 +31,7 @@ READERS = (
     base_of,
     loaded,
     lambda folder: check_models({"model": folder}),
+    lambda folder: from_files(AutoModelForSequenceClassification, folder),  # a judge
 )
 
 
@@ -69,6 +71,12 @@ def test_what_peft_writes_by_itself_is_read(tmp_path):
 def test_an_adapter_that_merges_into_no_weights_is_refused(tmp_path, kind):
     with pytest.raises(ValueError, match=f"peft_type={kind!r} merges into no weights") as error:
         load(str(write(tmp_path, peft_type=kind)))
+    one_sentence(error)
+
+
+def test_an_adapter_is_no_judge(tmp_path):
+    with pytest.raises(ValueError, match="is an adapter, where a whole model is read") as error:
+        from_files(AutoModelForSequenceClassification, str(write(tmp_path)))
     one_sentence(error)
 
 

@@ -44,9 +44,11 @@ def from_files(kind: Any, model: str, **arguments: Any) -> Any:
         [`~transformers.PreTrainedModel`]: in evaluation mode.
 
     Raises:
-        `ValueError`: for damaged files, and for weights that are missing, too many or of other shapes than the configuration
-            says; transformers would draw the missing ones at random.
+        `ValueError`: for an adapter, for damaged files, and for weights that are missing, too many or of other shapes than the
+            configuration says; transformers would draw the missing ones at random.
     """
+    if adapter_configuration(model) is not None:  # which transformers would hand to PEFT
+        raise ValueError(f"{model!r} is an adapter, where a whole model is read. Merge it into its base first.")
     with _silent(), _one_sentence(model):
         loaded, found = kind.from_pretrained(model, output_loading_info=True, ignore_mismatched_sizes=True, **arguments)
     shapes = {name: (tuple(held), tuple(wanted)) for name, held, wanted in found["mismatched_keys"]}
