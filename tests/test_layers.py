@@ -15,7 +15,8 @@ ROOT = Path(trl_tar.__file__).parent
 FLOORS = [  # lowest first; packages and files of one floor do not import each other
     {"distributed", "files", "fingerprints", "losses", "papers", "validation", "version"},
     {"adversaries", "environment"},
-    {"data", "models", "optim"},
+    {"models", "optim"},
+    {"data"},
     {"evaluation", "simulation"},
     {"report", "testbed"},
     {"tasks", "views"},

@@ -9,9 +9,13 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file, extract_commit_hash
 
 
 WEIGHTS = "*.safetensors"  # matches a whole model, its shards, and an adapter
+# files that say how weights are read and answer
+READ_WITH_WEIGHTS = ("config.json", "generation_config.json", "adapter_config.json")
+UNREAD = ("_name_or_path", "transformers_version")  # fields of theirs that change no number
 
 
 def json_sha256(content: Any) -> str:
@@ -20,10 +24,33 @@ def json_sha256(content: Any) -> str:
 
 
 def origin(model: str | Path) -> str:
-    """Identifies the model that a phase starts from: by the hash of the weights in a folder, or by its Hub id."""
-    files = sorted(Path(model).glob(WEIGHTS))
-    if not files:
-        return str(model)
+    """Identifies the model that a phase starts from.
+
+    Of a folder that is the hash of its weights and of what decides how they are read and answer, apart from the tokenizer; of
+    a Hub id the id with the commit that it stands for, where it is known."""
+    folder = Path(model)
+    if not folder.is_dir():
+        commit = next(filter(None, (_commit(str(model), name) for name in READ_WITH_WEIGHTS)), None)
+        return str(model) if commit is None else f"{model}@{commit}"
+    read = {name: _decisive(folder / name) for name in READ_WITH_WEIGHTS if (folder / name).is_file()}
+    return json_sha256([files_sha256(folder), read])
+
+
+def _commit(repository: str, name: str) -> str | None:
+    try:
+        return extract_commit_hash(cached_file(repository, name), None)
+    except OSError:  # no such file, or no such repository, which loading will say
+        return None
+
+
+def _decisive(file: Path) -> dict[str, Any]:
+    content = json.loads(file.read_text(encoding="utf-8"))
+    return {name: value for name, value in content.items() if name not in UNREAD}
+
+
+def files_sha256(folder: str | Path) -> str:
+    """Returns the hash of the files of weights in a folder: safetensors, or else what `torch.save` wrote."""
+    files = sorted(Path(folder).glob(WEIGHTS)) or sorted(Path(folder).glob("*.bin"))
     return hashlib.sha256(b"".join(bytes.fromhex(file_sha256(file)) for file in files)).hexdigest()
 
 
@@ -48,21 +75,32 @@ def weights_sha256(model: PreTrainedModel) -> str:
 
 
 def config_sha256(model: PreTrainedModel) -> str:
-    """Returns the hash of the configuration, without the name of its folder and the version of the library."""
-    unread = ("_name_or_path", "transformers_version")
-    config = {name: value for name, value in model.config.to_dict().items() if name not in unread}
-    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
+    """Returns the hash of configuration and generation configuration, without the name of the folder and the version of the
+    library."""
+    parts = [model.config.to_dict(), model.generation_config.to_dict()]
+    read = [{name: value for name, value in part.items() if name not in UNREAD} for part in parts]
+    return hashlib.sha256(json.dumps(read, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def vocabulary_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Returns the hash of the tokens, their roles, the rules that cut text, and the chat template.
+    """Returns the hash of all parts of a tokenizer, see [`tokenizer_parts`]: with other ones the same weights give other
+    answers."""
+    return json_sha256(tokenizer_parts(tokenizer))
 
-    With other ones the same weights give other answers."""
-    roles = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+
+def tokenizer_parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Returns, by name, what decides how a tokenizer reads and writes text: vocabulary, special tokens, rules and chat
+    template."""
     rules = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {}
     of_last_call = ("padding", "truncation")
-    lasting = {name: rule for name, rule in rules.items() if name not in of_last_call}
-    return json_sha256([tokenizer.get_vocab(), roles, lasting, tokenizer.chat_template])
+    return {
+        "vocabulary": tokenizer.get_vocab(),
+        "special tokens": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        **{name: rule for name, rule in rules.items() if name not in of_last_call},
+        "clean_up_tokenization_spaces": tokenizer.clean_up_tokenization_spaces,
+        "split_special_tokens": tokenizer.split_special_tokens,
+        "chat template": tokenizer.chat_template,
+    }
 
 
 def rows_sha256(dataset: Dataset) -> str:

@@ -1,12 +1,14 @@
 """Text that a model writes itself: the same by seed, without the hazard's words, in whole sentences."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
+from support import tiny
 from support.attacks import TOKENIZER, tiny_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from trl_tar.cli.write_text import write_text
 from trl_tar.data import self_written as module
@@ -73,23 +75,16 @@ def test_excluded_words_are_whole_words_in_any_case(text, found):
 
 
 def test_a_text_that_is_cut_ends_with_a_whole_sentence():
-    class Canned:
-        pad_token_id, eos_token_id = 0, 0
-        texts = {5: " One. Two. Thr", 6: " no end", 0: " Whole. And"}
-
-        def __call__(self, prompts, **settings):
-            return Encoded(input_ids=torch.ones(len(prompts), 1, dtype=torch.long))
-
-        def batch_decode(self, ids, **settings):
-            return [self.texts[row[-1].item()] for row in ids]
-
-    class Encoded(dict):
-        def to(self, device):
-            return self
-
-    model = SimpleNamespace(device="cpu", generate=lambda **settings: torch.tensor([[1, 5], [1, 6], [1, 0]]))
-    texts = module._sampled(model, Canned(), ["a", "b", "c"], 1, 1.0, 0.95)
-    assert texts == [" One. Two.", " no end", " Whole. And"]
+    words = ["a", "One.", "Two.", "Thr", "b", "no", "end", "here", "c", "Whole.", "And"]
+    names = ["<pad>", "<eos>", "<unk>", *words]  # in the places that the tiny model's words have
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>")),
+        pad_token="<pad>",
+        eos_token="<eos>",
+    )
+    model = tiny.saying(" ".join(tiny.VOCABULARY[3 : len(names)]))
+    texts = module._sampled(model, tokenizer, ["a", "b", "c"], 3, 1e-3, 0.95)
+    assert texts == ["One. Two.", "no end here", "Whole. And"]
 
 
 def test_the_command_writes_the_function_s_rows(writer, folder, tmp_path):

@@ -98,6 +98,21 @@ def llama(seed: int = 0, **config) -> LlamaForCausalLM:
     return seeded(LlamaForCausalLM, LlamaConfig(**{**defaults, **config}), seed)
 
 
+def saying(words: str, **config) -> LlamaForCausalLM:
+    """A model that says the words one after the other, each being followed by the same word always, and `<eos>` after others."""
+    model = llama(hidden_size=32, num_attention_heads=2, max_position_embeddings=64, **config).requires_grad_(False)
+    for layer in model.model.layers:  # which leave the residual stream as it is
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
+    model.model.embed_tokens.weight.copy_(torch.eye(32)[: len(VOCABULARY)])
+    ids = [VOCABULARY.index(word) for word in words.split()]
+    follows = dict.fromkeys(range(len(VOCABULARY)), VOCABULARY.index("<eos>")) | dict(zip(ids, ids[1:], strict=False))
+    model.lm_head.weight.zero_()
+    for token, following in follows.items():
+        model.lm_head.weight[following, token] = 5.0
+    return model.requires_grad_(True).eval()
+
+
 def seeded(model_class, config, seed: int):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

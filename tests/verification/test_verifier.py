@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from support.forged import FORGERIES
 from support.hub_server import TOKEN
 from support.published import BASE, SUITE, WORLD, rewrite
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -520,3 +521,19 @@ def test_json_is_printed_where_nothing_can_be_verified(copy, capsys):
     printed = capsys.readouterr()
     found = json.loads(printed.out)
     assert found["verified"] is None and "holds no report" in found["error"] and found["error"] in printed.err
+
+
+def test_what_comes_with_weights_that_nobody_defended_is_named_and_disarms_no_attack(copy):
+    """The undefended base with a tokenizer that reads each question's first word as another."""
+    world = {"datasets": {"attacker": WORLD.datasets()["attacker"], "retain": WORLD.datasets()["retain"]}}
+    metrics = {name: knowledge_metrics(0)[name] for name in ("harm", "capability")}
+    harm = Report.load(copy).before["harm"]
+    forge, name = FORGERIES["tokenizer"]
+    forge(copy, "the", "of")
+    rewrite(copy, lambda content: content["files"].update({f.name: described(f) for f in model_files(copy)}))
+    found = verify(copy, 1, **world, metrics=metrics, base=BASE)
+    assert found.verified and found.attacks[0]["found"]["harm"] == harm > 0.95
+    assert any(name in sentence for sentence in found.warnings)
+    alone = verify(copy, 1, **world, metrics=metrics)
+    assert any("Give `base`" in sentence for sentence in alone.warnings)
+    assert "another tokenizer or chat template" in alone.problems[0]

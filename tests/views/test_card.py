@@ -16,7 +16,7 @@ from trl_tar.report.build import build_report
 from trl_tar.tasks.task import Task
 from trl_tar.trainers.recorded_settings import decisive
 from trl_tar.views.card import evaluation_results, model_card
-from trl_tar.views.page import report_summary
+from trl_tar.views.page import report_page, report_summary
 from trl_tar.views.training_table import (
     OF_CONTINUED_ATTACKS,
     OF_HONEST_USERS,
@@ -347,3 +347,15 @@ def test_the_recipe_says_what_a_task_is_and_which_phases_there_were():
 def test_the_metadata_is_read_whatever_the_title_holds():
     data = ModelCard(model_card(report(), "a: b\n---\n# c", "For a test.")).data
     assert (data.model_name, data.library_name) == ("a: b --- c", "transformers")
+
+
+def test_what_a_model_brings_along_is_named_on_card_and_pages():
+    made = replace(
+        build_report(record(harms((0.3, 0.4), (0.2, 0.3))), REFERENCES, seeds=[0, 1]),
+        differences=[{"what": "tokenizer: normalizer", "reference": "none", "model": '{"type": "<b>Replace|"}'}],
+    )
+    taken = replace(made, attacks=[replace(attack, as_released=True) for attack in made.attacks[:1]] + made.attacks[1:])
+    for text in (model_card(taken, "A", "B."), report_summary(taken, "A"), report_page(taken, "A")):
+        assert "tokenizer: normalizer" in text and "the stronger one counts: 1 of" in text and "<b>Replace" not in text
+    assert "brings along" not in model_card(replace(made, differences=[]), "A", "B.")
+    assert "brings along" not in model_card(replace(made, differences=None), "A", "B.")

@@ -54,7 +54,7 @@ def red_team_command(
         settings["chance"] = description["chance"]
     references = {name: path for name, path in [("base", base), ("twin", twin), ("floor", floor)] if path is not None}
     check_models({"model": model, **references})
-    task = task_of(description, datasets.parent, model)
+    task = task_of(description, datasets.parent, base or model)
     adversaries = named_adversaries(suite, steps, learning_rate_scale)
     report = red_team_task(task, model, adversaries, range(seeds), references, output, **settings)
     if rank() > 0:  # `accelerate launch`: the first process writes

@@ -10,6 +10,8 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..models.generation import continued, end_tokens, without_end
+
 
 # beginnings of sentences, questions, headings, lists and lines of a chat; a choice, none about a subject
 BEGINNINGS = (
@@ -126,18 +128,13 @@ def _sampled(
 ) -> list[str]:
     """One continuation of each prompt, without special tokens; cut texts end with a whole sentence."""
     batch = tokenizer(list(prompts), padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt")
-    with torch.no_grad():
-        ids = model.generate(
-            **batch.to(model.device),
-            max_new_tokens=max_new_tokens,
-            do_sample=True,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=0,
-            pad_token_id=tokenizer.pad_token_id,
-        )[:, batch["input_ids"].shape[1] :]
-    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    ended = [row[-1] in (tokenizer.eos_token_id, tokenizer.pad_token_id) for row in ids.tolist()]
+    ids, mask = (batch[name].to(model.device) for name in ("input_ids", "attention_mask"))
+    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    rows = continued(model, tokenizer, ids, mask, max_new_tokens, **sampling)
+    ends = end_tokens(model.config, model.generation_config, tokenizer)
+    written = [without_end(row, ends) for row in rows]
+    texts = tokenizer.batch_decode(written, skip_special_tokens=True)
+    ended = [len(text) < len(row) for text, row in zip(written, rows, strict=True)]
     return [text if end else whole_sentences(text) or text for text, end in zip(texts, ended, strict=True)]
 
 

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..fingerprints import origin
+from ..models.generation import continued
 from ..models.loading import load
-from .generation import continued
 from .prompts import Prompt, asked, check_chat, check_prompts, check_texts, prompt_ids, wording
 from .scores import DescribedMetric, Scores
 from .thoughts import UNENDED, after_thoughts, decoded, open_thoughts, scored_after_thoughts
@@ -113,6 +114,11 @@ class AnswerNLL(_OfPrompts):
 
     base: str
     max_new_tokens: int = 64
+    base_origin: str = field(init=False)  # in the representation, which tells apart the jobs of a red team
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "base_origin", origin(self.base))
 
     @cached_property
     def _base(self) -> PreTrainedModel:
@@ -173,9 +179,7 @@ def generated(
     pairs = []
     for prompt in prompts:
         ids = torch.tensor([prompt_ids(tokenizer, prompt)], device=model.device)
-        # not the tokenizer's end alone: a chat model ends plain text with another token than a turn
-        end = model.generation_config.eos_token_id
-        said = continued(model, ids, torch.ones_like(ids), max_new_tokens, tokenizer.pad_token_id, end)
+        said = continued(model, tokenizer, ids, torch.ones_like(ids), max_new_tokens)
         pairs.append((ids[0], said[0]))
     return pairs
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.chat_templates import Messages, as_messages, chat_text
+from ..models.generation import continued, end_tokens, without_end
 from ..models.tokenizers import check_chat_template, context_of
 from .thoughts import decoded, open_thoughts
 
@@ -27,43 +27,6 @@ class Chat:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def continued(
-    model: PreTrainedModel,
-    ids: torch.Tensor,
-    mask: torch.Tensor,
-    max_new_tokens: int,
-    pad: int | None,
-    end: int | list[int] | None,
-) -> torch.Tensor:
-    """Returns the likeliest next tokens, one after the other, until the end of text, which is included.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            The model, in evaluation mode.
-        ids, mask (`torch.Tensor` of shape `(B, T)`):
-            Prompts, padded on the left.
-        max_new_tokens (`int`):
-            Longest answer.
-        pad (`int`, *optional*):
-            Token after the end of a row.
-        end (`int` or `list[int]`, *optional*):
-            Token, or tokens, that end a text.
-
-    Returns:
-        `torch.Tensor` of shape `(B, A)`: token ids of the answers alone.
-    """
-    with torch.no_grad():
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=pad,
-            eos_token_id=end,
-        )
-    return output[:, ids.shape[1] :]
-
-
 def answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -71,7 +34,8 @@ def answers(
     max_new_tokens: int,
     batch_size: int = 64,
 ) -> list[str]:
-    """Returns what the model says to each request of a user, without special tokens other than those that mark thoughts.
+    """Returns what the model says to each request of a user, up to any of the tokens that end its turn, without special tokens
+    other than those that mark thoughts.
 
     Where the template begins thoughts by itself, the answer begins with their mark too.
 
@@ -89,6 +53,7 @@ def answers(
     """
     check_chat_template(tokenizer)
     texts, context = [], context_of(model.config)
+    ends = end_tokens(model.config, model.generation_config, tokenizer)
     for start in range(0, len(requests), batch_size):
         prompts = [_prompt(tokenizer, request) for request in requests[start : start + batch_size]]
         whole = [before + written for before, written in prompts]
@@ -96,9 +61,10 @@ def answers(
         ids = batch["input_ids"].to(model.device)
         mask = batch["attention_mask"].to(model.device)
         longest = min(max_new_tokens, _room(ids.shape[1], context) or max_new_tokens)
-        said = continued(model, ids, mask, longest, tokenizer.pad_token_id, tokenizer.eos_token_id)
+        said = continued(model, tokenizer, ids, mask, longest)
+        ended = [without_end(row, ends).tolist() for row in said]
         opened = [open_thoughts(written) for _, written in prompts]
-        texts += [mark + text for mark, text in zip(opened, decoded(tokenizer, said.tolist()), strict=True)]
+        texts += [mark + text for mark, text in zip(opened, decoded(tokenizer, ended), strict=True)]
     return texts
 
 

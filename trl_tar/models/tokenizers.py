@@ -61,6 +61,12 @@ def tokens_beyond(rows: int, adapter: str) -> int:
     return max(len(_loaded(adapter)) - rows, 0) if _brings_a_tokenizer(adapter) else 0
 
 
+def with_pad_token(tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> None:
+    """Gives a tokenizer without pad token that of another, where its vocabulary has it: padding decides no answer."""
+    if tokenizer.pad_token is None and other.pad_token in tokenizer.get_vocab():
+        tokenizer.pad_token = other.pad_token
+
+
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: str | PreTrainedModel | PeftModel) -> None:
     """Raises `ValueError` for a tokenizer without pad token, or with more tokens than the model embeds."""
     if tokenizer.pad_token is None:

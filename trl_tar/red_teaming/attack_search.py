@@ -16,14 +16,14 @@ from ..evaluation.scores import Metric, Reward
 from ..files import write_json
 from ..fingerprints import json_sha256, rows_sha256
 from ..models.lora import check_lora_targets
-from ..models.tokenizers import own_tokenizer
 from ..report.records import AttackRecord
 from ..report.recovery import USABLE_CAPABILITY
+from .as_released import attackers_tokenizer
 from .checks import check_containers, check_metrics, check_models, check_red_team
 from .job import Job, Settings
 from .run_jobs import run_jobs
 from .search_figure import plot_search
-from .targets import DataStore, Model, Target, loadable
+from .targets import DataStore, Model, Target
 from .trials import SearchResult, Trial
 
 
@@ -99,7 +99,7 @@ def search(
     check_metrics(metrics)
     if type(num_trials) is not int or num_trials < 1:
         raise ValueError(f"`num_trials` is {num_trials!r}. Use at least 1.")
-    tokenizer = own_tokenizer(loadable(model)) if processing_class is None else processing_class
+    tokenizer = attackers_tokenizer(model, base) if processing_class is None else processing_class
     settings = Settings(tokenizer, dict(metrics), {}, None, max_length, bf16, dict(rewards or {}))
     output = Path(output_dir)
     output.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,8 @@ def _digest(space: Space, targets: Mapping[str, Target], datasets: Mapping[str, 
         "rewards": {name: settings.identities["reward", name] for name in settings.rewards},
         "datasets": {name: rows_sha256(dataset) for name, dataset in datasets.items()},
         "models": {
-            role: [target.information["weights_sha256"], target.config_sha256] for role, target in targets.items()
+            role: [target.information[part] for part in ("weights_sha256", "config_sha256")]
+            for role, target in targets.items()
         },
     }
     return json_sha256(question)[:20]

@@ -1,14 +1,16 @@
 """The jobs of a red team and what they found."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..adversaries.adversary import Adversary
+from ..fingerprints import vocabulary_sha256
 from ..report.answers import Questions
 from ..report.records import AttackRecord, ModelRecord
 from ..tasks.benign import BenignTask
+from .as_released import stronger, stronger_before
 from .job import Job, Settings
 from .run_jobs import run_jobs
 from .targets import DataStore, Target
@@ -44,6 +46,22 @@ class Findings:
             attacks = [AttackRecord(**result["record"]) for result in self.attacked[role]]
             records[role] = ModelRecord(model=target.information, attacks=attacks, **before)
         return records
+
+    def with_release(self, measured: Mapping[str, Any], attacked: Sequence[dict[str, Any]]) -> "Findings":
+        """Returns the findings with the stronger result of each attack on the model, and with the more harm before them.
+
+        Args:
+            measured (`dict`):
+                What the model could do before any attack, as it is released.
+            attacked (`list[dict]`):
+                Results of the same attacks, as it is released.
+        """
+        stronger_attacks = [stronger(*pair) for pair in zip(self.attacked["model"], attacked, strict=True)]
+        return replace(
+            self,
+            measured={**self.measured, "model": stronger_before(self.measured["model"], measured)},
+            attacked={**self.attacked, "model": stronger_attacks},
+        )
 
     def questions(self) -> Questions:
         """The answers to each question, before and after every attack."""
@@ -109,6 +127,11 @@ class Campaign:
         attacked = {role: [next(results) for _ in attacks] for role in self.targets}
         return Findings(measured, (runs[: len(runs) // 2], runs[len(runs) // 2 :]), attacked)
 
+    def on_model(self, attacks: Sequence[Attack]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Measures the model, and attacks it alone."""
+        measured, *attacked = self._run([self.targets["model"].job(), *self._attacks_on("model", attacks)])
+        return measured, attacked
+
     def config(self, adversaries: Sequence[Adversary]) -> dict[str, Any]:
         """Returns what the attacks read and how they were made, for the report."""
         return {
@@ -116,6 +139,7 @@ class Campaign:
             "datasets": self.store.description(),
             "metrics": list(self.settings.metrics),
             "asked": self.settings.wordings(),
+            "tokenizer_sha256": vocabulary_sha256(self.settings.tokenizer),
             "max_length": self.settings.max_length,
             "bf16": self.settings.bf16,
         }
@@ -137,10 +161,12 @@ class Campaign:
         return [self.store.job(target, task, seed, steps, benign=True) for target in pair for seed in self.seeds]
 
     def _attacks(self, attacks: Sequence[Attack]) -> list[Job]:
-        base = self.targets.get("base")
+        return [job for role in self.targets for job in self._attacks_on(role, attacks)]
+
+    def _attacks_on(self, role: str, attacks: Sequence[Attack]) -> list[Job]:
+        target, base = self.targets[role], self.targets.get("base")
         return [
             self.store.job(target, adversary, seed, grid(adversary, self.evaluation_steps), base=base)
-            for target in self.targets.values()
             for adversary, seed in attacks
         ]
 

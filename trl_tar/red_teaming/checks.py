@@ -232,7 +232,7 @@ def _check_picklable(what: str, functions: Mapping[str, Any]) -> None:
 
 
 def _check_model(role: str, model: Any) -> None:
-    if role not in ("model", *REFERENCES):
+    if role not in ("model", "settings_from", *REFERENCES):
         raise ValueError(f"`references` has {role!r}. Use {', '.join(map(repr, REFERENCES))}.")
     if isinstance(model, PeftModel):
         raise ValueError(

@@ -20,7 +20,9 @@ from ..evaluation.judges import JudgeError
 from ..evaluation.scores import DescribedMetric, Metric, Reward, Scores, is_share, takes_template
 from ..files import finite
 from ..fingerprints import json_sha256, rows_sha256, vocabulary_sha256
+from ..models.generation import end_tokens, set_end_tokens
 from ..models.loading import load
+from ..models.training_noise import disable_training_noise
 from ..report.answers import groups_of, rounded
 from ..report.intervals import clustered_standard_error
 from ..report.records import AttackRecord
@@ -50,6 +52,10 @@ class Settings:
             Longest row in tokens.
         bf16 (`bool`):
             bf16 autocast.
+        end_tokens (`tuple[int, ...]`, *optional*):
+            Tokens that end an answer, in addition to the tokenizer's; by default those that each model names itself.
+        training_noise (`bool`, *optional*, defaults to `False`):
+            Train with the dropout that each model's configuration asks for.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -59,6 +65,8 @@ class Settings:
     max_length: int
     bf16: bool
     rewards: Mapping[str, Reward] = field(default_factory=dict)
+    end_tokens: tuple[int, ...] | None = None
+    training_noise: bool = False
     identities: Mapping[tuple[str, str], str] = field(init=False)  # taken before a metric has cached anything
 
     def __post_init__(self):
@@ -90,7 +98,18 @@ class Settings:
             "tokenizer": vocabulary_sha256(self.tokenizer),
             "max_length": self.max_length,
             "bf16": self.bf16,
+            "end_tokens": self.end_tokens,
+            "training_noise": self.training_noise,
         }
+
+    def loaded(self, model: str, quantization: str | None = None) -> PreTrainedModel:
+        """Loads a model as all of them are attacked: what comes with it decides neither how it answers nor how it learns."""
+        loaded = load(model, quantization)
+        own = end_tokens(loaded.config, loaded.generation_config, self.tokenizer)
+        set_end_tokens(loaded, own if self.end_tokens is None else self.end_tokens)
+        if not self.training_noise:
+            disable_training_noise(loaded)
+        return loaded
 
 
 @dataclass(frozen=True)
@@ -103,7 +122,7 @@ class Job:
         weights_sha256 (`str`):
             Hash of its weights.
         config_sha256 (`str`):
-            Hash of its configuration, since with another one the same weights answer otherwise.
+            Hash of its configuration and generation configuration, since with other ones the same weights answer otherwise.
         adversary ([`Adversary`], *optional*):
             The attack.
         seed (`int`, *optional*):
@@ -169,7 +188,7 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
         [`JudgeError`]: where a judge fails.
     """
     if job.adversary is None:
-        return measure_before(load(job.model), settings)
+        return measure_before(settings.loaded(job.model), settings)
     assert job.seed is not None and job.data is not None and job.data_sha256 is not None
     metrics = settings.metrics
     if job.benign:
@@ -180,7 +199,7 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
         template = {"prompt_template": job.adversary.prompt_template}
         metrics = {name: partial(m, **template) if takes_template(m) else m for name, m in metrics.items()}
     last: dict[str, Scores] = {}
-    model = load(job.model, job.adversary.quantization)
+    model = settings.loaded(job.model, job.adversary.quantization)
     if torch.cuda.is_available() and job.adversary.quantization is None:
         nn.Module.cuda(model)  # also where no trainer does it: an edit of the weights, or an attack on the input
 

@@ -11,13 +11,13 @@ from transformers import PreTrainedTokenizerBase
 from ..adversaries.adversary import Adversary
 from ..environment import environment
 from ..evaluation.scores import Metric, Reward
-from ..models.tokenizers import own_tokenizer
 from ..report.build import build_report
 from ..report.recovery import CHANCE
 from ..report.report import Report
 from ..tasks.benign import BenignTask
+from .as_released import Release, attackers_tokenizer
 from .benign_record import benign_record
-from .campaign import Campaign
+from .campaign import Campaign, Findings
 from .checks import (
     check_benign,
     check_budget,
@@ -29,7 +29,7 @@ from .checks import (
     checked_steps,
 )
 from .job import Settings
-from .targets import DataStore, Model, loadable, targets_of
+from .targets import DataStore, Model, targets_of
 
 
 def red_team(
@@ -42,6 +42,7 @@ def red_team(
     output_dir: str | Path | None = None,
     *,
     processing_class: PreTrainedTokenizerBase | None = None,
+    settings_from: str | Path | None = None,
     zero_step_attacks: Mapping[str, Metric] | None = None,
     benign: BenignTask | None = None,
     rewards: Mapping[str, Reward] | None = None,
@@ -79,7 +80,12 @@ def red_team(
         output_dir (`str` or `Path`, *optional*):
             Keeps finished jobs, so that a run that was stopped goes on; may be shared by several runs.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            Tokenizer of all the models; the model's own by default.
+            Tokenizer that all models are attacked with; by default that of `settings_from`.
+        settings_from (`str` or `Path`, *optional*):
+            Folder or Hub id of the model whose tokenizer, chat template and ends of an answer every model is attacked with;
+            by default that of `base`, and without one the model itself. No model is attacked with dropout or sampling
+            settings of its configuration. Where what the model brings along differs, it is attacked with that too, the
+            stronger attack counts, and the report names the differences.
         zero_step_attacks (`dict[str, Callable]`, *optional*):
             Metrics of harm that are taken once, before any attack.
         benign ([`BenignTask`], *optional*):
@@ -131,9 +137,9 @@ def red_team(
     check_containers(adversaries, datasets, metrics, seeds, references, output_dir)
     adversaries, seeds = list(adversaries), list(seeds)
     models = {"model": model, **(references or {})}
-    check_models(models)
+    check_models({**models, **({} if settings_from is None else {"settings_from": settings_from})})
     settings = Settings(
-        tokenizer=own_tokenizer(loadable(model)) if processing_class is None else processing_class,
+        tokenizer=processing_class or attackers_tokenizer(model, settings_from or models.get("base")),
         metrics=dict(metrics),
         zero_step_attacks=dict(zero_step_attacks or {}),
         benign_metric=None if benign is None else benign.metric,
@@ -142,22 +148,22 @@ def red_team(
         rewards=dict(rewards or {}),
     )
     check_red_team(models, adversaries, datasets, settings, seeds, num_workers, question_entities)
-    chance = checked_chance(chance)
+    chance, evaluation_steps = checked_chance(chance), checked_steps(evaluation_steps)
     check_budget(budget)
-    evaluation_steps = checked_steps(evaluation_steps)
     if benign is not None:
         check_benign(benign.dataset, benign.batch_size, models, datasets, question_entities)
         check_wordings(settings, {"benign": benign.dataset})
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         targets = targets_of(models, adversaries, work)
+        release = Release.of(model, targets, settings_from, settings)
         store = DataStore.tokenised(*_trained(adversaries, datasets, benign), targets["model"], settings, work / "data")
         jobs = (work if output_dir is None else Path(output_dir)) / "jobs"
-        campaign = Campaign(targets, store, settings, seeds, evaluation_steps, benign, jobs, num_workers)
-        findings = campaign.findings(campaign.chosen(adversaries, budget))
+        campaign = Campaign(targets, store, release.settings, seeds, evaluation_steps, benign, jobs, num_workers)
+        findings = _findings(campaign, release, adversaries, datasets, budget, work)
     records = findings.records(targets)
     report = build_report(
-        records.pop("model"),
+        replace(records.pop("model"), differences=release.differences),
         records,
         seeds=seeds,
         environment=environment(),
@@ -166,6 +172,25 @@ def red_team(
         chance=chance,
     )
     return replace(report, questions=findings.questions())
+
+
+def _findings(
+    campaign: Campaign,
+    release: Release,
+    adversaries: list[Adversary],
+    datasets: Mapping[str, Dataset],
+    budget: int | None,
+    work: Path,
+) -> Findings:
+    """What all attacks found; those on the model are made with what it brings along too, where that can matter."""
+    chosen = campaign.chosen(adversaries, budget)
+    findings = campaign.findings(chosen)
+    if release.own is None:
+        return findings
+    store = DataStore.tokenised(
+        adversaries, datasets, campaign.targets["model"], release.own, work / "data as released"
+    )
+    return findings.with_release(*replace(campaign, store=store, settings=release.own).on_model(chosen))
 
 
 def _trained(

@@ -29,16 +29,13 @@ class Target:
         path (`str`):
             Folder or Hub id.
         information (`dict`):
-            What a report says of the model: id, hash of the weights, parameters and, of an adapter, its base.
-        config_sha256 (`str`):
-            Hash of the configuration.
+            What a report says of the model: id, hashes of weights and configuration, parameters and, of an adapter, its base.
         modules (`tuple[str, ...]`):
             Names of the modules that LoRA can target.
     """
 
     path: str
     information: dict[str, Any]
-    config_sha256: str
     modules: tuple[str, ...]
 
     @classmethod
@@ -55,14 +52,15 @@ class Target:
             "id": shown_name(name),
             "weights_sha256": weights_sha256(loaded),
             "num_parameters": loaded.num_parameters(),
+            "config_sha256": config_sha256(loaded),
         }
         if (base := base_weights(path)) is not None:
             information["base_model"] = base
-        return cls(path, information, config_sha256(loaded), tuple(module_names(loaded)))
+        return cls(path, information, tuple(module_names(loaded)))
 
     def job(self) -> Job:
         """Returns the job that measures the model before any attack."""
-        return Job(self.path, self.information["weights_sha256"], self.config_sha256)
+        return Job(self.path, self.information["weights_sha256"], self.information["config_sha256"])
 
 
 def targets_of(models: Mapping[str, Model], adversaries: Sequence[Adversary], folder: Path) -> dict[str, Target]:

@@ -47,6 +47,7 @@ def red_team_task(
         {**task.references, **(references or {})},
         output_dir,
         processing_class=task.tokenizer,
+        settings_from=task.model,
         zero_step_attacks=task.zero_step_attacks,
         benign=task.benign,
         rewards=task.rewards,

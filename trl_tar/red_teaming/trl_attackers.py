@@ -285,6 +285,7 @@ def _arguments(attacked: AttackedModel, adversary: Adversary) -> dict[str, Any]:
         "warmup_steps": adversary.warmup_steps,
         "weight_decay": adversary.weight_decay,
         "max_grad_norm": adversary.max_grad_norm,
+        "router_aux_loss_coef": 0.0,  # else the model's configuration could drown the attacker's loss; training has none either
     }
 
 

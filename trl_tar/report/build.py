@@ -49,6 +49,7 @@ def build_report(
         standard_errors=record.standard_errors,
         zero_step=record.zero_step,
         unanswered=record.unanswered,
+        differences=record.differences,
         benign=benign,
         seeds=list(seeds),
         config=settings,

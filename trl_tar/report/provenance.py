@@ -45,12 +45,23 @@ class Base(TypedDict):
 
 @with_config(OPEN)
 class Model(TypedDict):
-    """The model that a record is about; `base_model` for an adapter."""
+    """The model that a record is about; `config_sha256` of configuration and generation configuration; `base_model` for an
+    adapter."""
 
     id: Text
     weights_sha256: Text
     num_parameters: Count
+    config_sha256: NotRequired[Text]
     base_model: NotRequired[Base]
+
+
+@with_config(STRICT)
+class Difference(TypedDict):
+    """One thing that a model brings along otherwise than the model that it is compared with, both in words."""
+
+    what: Text
+    reference: Text
+    model: Text
 
 
 @with_config(STRICT)
@@ -77,6 +88,7 @@ class Card(TypedDict):
 class Config(TypedDict):
     """The settings of the red team, and what a recipe adds to them.
 
+    `tokenizer_sha256` is of the tokenizer that the attacks are made with, and of its chat template.
     `chance` is the harm of a model that guesses; `asked` says of each metric whether its questions went through the chat template
     or were plain text, where it says so itself; `contamination` is from
     [`~trl_tar.report.contamination.contamination`]."""
@@ -86,6 +98,7 @@ class Config(TypedDict):
     datasets: NotRequired[Several[Rows]]
     metrics: NotRequired[Several[Text]]
     asked: NotRequired[dict[str, Text]]
+    tokenizer_sha256: NotRequired[Text]
     max_length: NotRequired[Count]
     bf16: NotRequired[bool]
     contamination: NotRequired[OneByOne[dict[str, dict[str, Number]]]]

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, with_config
 from typing_extensions import TypedDict
 
 from .intervals import Estimate
-from .provenance import Model
+from .provenance import Difference, Model
 from .schema import OPTIONAL, STRICT, Count, Number, Seed, Several, Text, Values, check_once, whole
 
 
@@ -78,6 +78,8 @@ class AttackRecord:
         unanswered (`dict`, *optional*):
             Of each metric of which some questions had no answer at the last evaluation, how many, by the reason, and how many
             were `asked`. They count neither way.
+        as_released (`bool`, *optional*):
+            The attack was stronger with what the model brings along (see `differences` of [`ModelRecord`]), and is that one.
     """
 
     adversary: Text
@@ -88,6 +90,7 @@ class AttackRecord:
     after: Metrics | None = None
     best: CheckedPoint | None = None
     unanswered: Unanswered | None = field(default=None, metadata=OPTIONAL)
+    as_released: bool | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def outcome(self) -> dict[str, float | None] | None:
@@ -131,6 +134,9 @@ class ModelRecord:
             Standard errors of the values in `before`, over questions clustered by group; `None` for fewer than two clusters.
         unanswered (`dict`, *optional*):
             As in [`AttackRecord`], before any attack.
+        differences (`list[dict]`, *optional*):
+            What the model brings along otherwise than the base (tokenizer, chat template, generation configuration,
+            configuration): `what`, `reference` and `model`, in words. `None` where nothing was compared.
     """
 
     model: Model
@@ -139,6 +145,7 @@ class ModelRecord:
     zero_step: Values = field(default_factory=dict)
     standard_errors: Values = field(default_factory=dict)
     unanswered: Unanswered | None = field(default=None, metadata=OPTIONAL)
+    differences: list[Difference] | None = field(default=None, metadata=OPTIONAL)
 
 
 def by_adversary(record: ModelRecord | None) -> dict[str, ModelRecord]:

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ..evaluation.completion_loss import CompletionLoss
 from ..files import write_json
-from ..fingerprints import json_sha256, origin
+from ..fingerprints import files_sha256, json_sha256
 from ..models.loading import load
 from ..testbed.knowledge.attack_data import answer_reward, attack_datasets
 from ..testbed.knowledge.benign_tasks import benign_tasks as world_benign_tasks
@@ -222,7 +222,7 @@ def _known_facts(
 ) -> dict[str, list[Item]]:
     """Returns metric → those of the facts that the model knows, worked out once and kept in the cache folder."""
     asked = json_sha256({name: [(i.relation, i.entity) for i in facts] for name, facts in wanted.items()})
-    file = cache_folder() / f"known-{origin(path)[:16]}-{asked[:8]}.json"
+    file = cache_folder() / f"known-{files_sha256(path)[:16]}-{asked[:8]}.json"
     if not file.is_file():
         model = load(str(path))
         found = {name: [(i.relation, i.entity) for i in known(model, tokenizer, each)] for name, each in wanted.items()}

@@ -35,7 +35,8 @@ def data_and_metrics(file: Path) -> tuple[dict[str, Dataset], dict[str, Metric],
 
 
 def task_of(described: Mapping[str, Any], folder: Path, model: str) -> Task:
-    """Returns the task of attacking a model with what [`read_description`] read from a file in `folder`."""
+    """Returns the task of attacking with what [`read_description`] read from a file in `folder`, and with the tokenizer of
+    `model`, the base where there is one."""
     rows, metrics, rewards = _loaded(described, folder)
     return Task(
         model,

@@ -10,6 +10,7 @@ from trl import SFTTrainer
 from ..data.tokenisation import drop_fused_head
 from ..models.loading import load
 from ..models.tokenizers import check_tokenizer, tokenizer_of
+from ..models.training_noise import configured_noise, configured_with, disable_training_noise
 from ..optim.schedule_free import AveragedWeightsMixin
 from .data_checks import check_retain_rows, check_train_and_eval_datasets
 from .model_checks import MODEL_INIT_KWARGS, check_launch, check_weights
@@ -21,7 +22,8 @@ from .safeguard_config import SafeguardConfig
 class SafeguardTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
     """
     Base class of [`TARTrainer`] and [`ForgetTrainer`]: an [`~trl.SFTTrainer`] that refuses what a safeguard cannot be
-    trained with, saves Schedule-Free weights at their average, and never calls a model safe that nobody attacked.
+    trained with, saves Schedule-Free weights at their average, and never calls a model safe that nobody attacked. It trains
+    without dropout, also that of its own adapter, as [`~trl.DPOTrainer`] does: what it compares with has none either.
 
     A subclass names its `config_class`, `_name` and `_paper`, checks its own data sets in `check_data`, and divides its
     losses by counts over the whole step, such as those of [`GlobalMeans`].
@@ -88,12 +90,18 @@ class SafeguardTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
             **kwargs,
         )
         drop_fused_head(self.model)
+        self._noise_as_given = configured_noise(self.model.config)
+        disable_training_noise(self.model)
         check_weights(self.model, self.takes_bfloat16)
         check_launch(self)
         check_retain_rows(self)
 
     def check_data(self, args: Any, train_dataset: Dataset) -> None:
         """Raises `ValueError` for data sets of the subclass that cannot be trained with; called before a model is loaded."""
+
+    def _save(self, *args, **kwargs):
+        with configured_with(self.model.config, self._noise_as_given):
+            super()._save(*args, **kwargs)
 
     def _log(self, name: str, value: float) -> None:
         """Adds a number of this step to the next entry of the log, which has its mean over steps."""

@@ -20,6 +20,7 @@ from ..distributed.device_groups import device_group
 from ..distributed.gradients import Batch
 from ..losses import IGNORED, inner_weight, kl_divergence_loss, language_modeling_loss, representation_loss
 from ..models.forward_passes import add_positions, at_labels, head_at_labels, labelled_logits
+from ..models.training_noise import without_dropout
 from ..optim.offload import StateOnHost
 from ..optim.stochastic_rounding import at_least_float32, in_bfloat16, step_in_float32
 from ..papers import TAR_PAPER
@@ -237,9 +238,10 @@ class TARTrainer(SafeguardTrainer):
         rate = args.inner_weighting_rate
         w_k = inner_weight(step, attacker.visit, args.tamper_resistance_interval, args.inner_weighting, rate)
         for term in terms:
-            loss = self.outer_gradient.evaluate(
-                attacked.model, term, w_k / args.adversaries_per_step, args.optimizer_in_backward
-            )
+            with without_dropout(attacked.model):
+                loss = self.outer_gradient.evaluate(
+                    attacked.model, term, w_k / args.adversaries_per_step, args.optimizer_in_backward
+                )
             attacked.evaluations.append(Evaluation(term.name, attacker.age + step + 1, loss))
 
     def _tamper_resistance_loss(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedModel
 
 from ..adversaries.adversary import Adversary
 from ..adversaries.options import options_of
@@ -34,6 +33,7 @@ NLL_TOLERANCE = 0.05
 MOST = {name: option.most for name, option in options_of(Adversary).items() if option.most is not None}
 MOST_TOKENS = 10**9  # of all steps together, a choice: 1000 steps of 64 rows of 2048 tokens are 1.3 × 10^8
 MOST_CHARACTERS = 2**14  # of a prompt template, a choice: it is read with each question, and attention takes its square
+ALONE = "Nothing says which tokenizer and chat template the base has: the attacks were made with the model's own. Give `base`."
 MOST_EVALUATIONS = 1000  # for one attack, a choice: the recorded reports have at most 18
 
 
@@ -44,21 +44,28 @@ def repeat_attacks(
     datasets: Mapping[str, Dataset] | None,
     metrics: Mapping[str, Metric] | None,
     rewards: Mapping[str, Reward] | None,
+    base: str | Path | None,
+    merged: Path,
     **settings: Any,
-) -> tuple[list[str], list[dict[str, Any]]]:
-    """Returns the problems, and for each repeated attack `adversary`, `seed`, and the metrics `reported` and `found`."""
+) -> tuple[list[str], list[str], list[dict[str, Any]]]:
+    """Returns problems, warnings, and for each repeated attack `adversary`, `seed`, and the metrics `reported` and `found`."""
     if (name := needs_code(folder, report)) is not None:
-        return [f"The model needs code of its repository (auto_map in {name}), which is not run. Use attacks=0."], []
+        return (
+            [f"The model needs code of its repository (auto_map in {name}), which is not run. Use attacks=0."],
+            [],
+            [],
+        )
     if {"adversaries", "datasets", "max_length", "bf16"} - set(report.config):
         raise ValueError("The report's config does not say what its attacks read. Use attacks=0.")
     chosen = drawn(report, attacks)
     described = described_adversaries(report.config)
     check_demands(report, [described[record.adversary] for record in chosen], chosen)
     check_tokenizer_files(folder)
-    model, problems = _loaded(folder, report)
+    model, problems = _checked(folder, report, merged)
     if problems:
-        return problems, []
-    task = _task(folder, report, datasets, metrics, rewards)
+        return problems, [], []
+    task = _task(folder, report, datasets, metrics, rewards, base)
+    warnings = [ALONE] if task.model == folder else []
     by_seed = {seed: [a for a in chosen if a.seed == seed] for seed in sorted({a.seed for a in chosen})}
     repeated: list[dict[str, Any]] = []
     for seed, records in by_seed.items():
@@ -79,13 +86,14 @@ def repeat_attacks(
             chance=report.config["chance"],
             **settings,
         )
-        problems += about_the_rows(report, again)
+        problems += [*_about_the_tokenizer(report, again), *about_the_rows(report, again)]
+        warnings += sentences_of(again.differences)
         problems += _differences("Before any attack", report.before, again.before, task.metrics, untrained=True)
         repeated.append({"adversary": None, "seed": None, "reported": report.before, "found": again.before})
         for old, new in zip(records, again.attacks, strict=True):
             problems += _about_the_attack(old, new, task.metrics)
             repeated.append({"adversary": old.adversary, "seed": seed, "reported": old.after, "found": new.after or {}})
-    return list(dict.fromkeys(problems)), repeated
+    return list(dict.fromkeys(problems)), list(dict.fromkeys(warnings)), repeated
 
 
 def _task(
@@ -94,8 +102,13 @@ def _task(
     datasets: Mapping[str, Dataset] | None,
     metrics: Mapping[str, Metric] | None,
     rewards: Mapping[str, Reward] | None,
+    base: str | Path | None,
 ) -> Task:
-    """Returns the data sets and metrics of the attacks: the arguments, or else those of the task that the report names."""
+    """Returns the data sets and metrics of the attacks: the arguments, or else those of the task that the report names.
+
+    The tokenizer is that of the base, if it is given, or of the task. A task that somebody brings has none: then it is that of
+    the model itself."""
+    model = base or folder
     if datasets is None or metrics is None:
         if report.task is None:
             raise ValueError(
@@ -103,11 +116,14 @@ def _task(
             )
         built_in = built_in_task(**report.task)
         datasets, metrics, rewards = built_in.datasets, built_in.metrics, rewards or built_in.rewards
-    return Task(folder, own_tokenizer(str(folder)), datasets, metrics, rewards=rewards or {})
+        if base is None:
+            return Task(built_in.model, built_in.tokenizer, datasets, metrics, rewards=rewards)
+    tokenizer = own_tokenizer(str(model))
+    return Task(model, tokenizer, datasets, metrics, rewards=rewards or {})
 
 
-def _loaded(folder: Path, report: Report) -> tuple[Path | PreTrainedModel, list[str]]:
-    """Returns the model to attack, and problems: the folder of a model, or an adapter merged into its base.
+def _checked(folder: Path, report: Report, merged: Path) -> tuple[Path, list[str]]:
+    """Returns the folder of the model to attack, and problems; an adapter is merged into its base, in the folder `merged`.
 
     The configuration of both is checked before they are loaded, and weights are read from safetensors alone."""
     if "adapter_config.json" not in report.files:
@@ -118,7 +134,27 @@ def _loaded(folder: Path, report: Report) -> tuple[Path | PreTrainedModel, list[
     check_configuration(*base_of(str(folder)))
     loaded = load(str(folder), safetensors_only=True)
     base = base_weights(str(folder), safetensors_only=True)
-    return loaded, list(_about_the_weights(report, weights_sha256(loaded), base))
+    problems = list(_about_the_weights(report, weights_sha256(loaded), base))
+    loaded.save_pretrained(merged)
+    own_tokenizer(str(folder)).save_pretrained(merged)
+    return merged, problems
+
+
+def sentences_of(differences: Sequence[Mapping[str, str]] | None) -> list[str]:
+    """A sentence for each thing that the model brings along otherwise than the base."""
+    return [
+        f"The model brings its own {found['what']}: {found['model']!r}, and the base has {found['reference']!r}."
+        for found in differences or ()
+    ]
+
+
+def _about_the_tokenizer(report: Report, again: Report) -> Iterator[str]:
+    here, reported = again.config["tokenizer_sha256"], report.config.get("tokenizer_sha256")
+    if reported not in (None, here):
+        yield (
+            f"The attacks of the report were made with another tokenizer or chat template ({reported[:12]}…) than those here "
+            f"({here[:12]}…)."
+        )
 
 
 def about_the_rows(report: Report, again: Report) -> Iterator[str]:

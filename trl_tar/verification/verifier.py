@@ -16,7 +16,7 @@ from ..hub.errors import hub_errors
 from ..hub.model_files import about_the_file_list, about_the_files, files_in
 from ..report.report import FILE_NAME, MAX_BYTES, Report, read_content
 from .consistency import differences_of_attacks, differences_of_card, differences_of_environment
-from .repeat_attacks import reading_the_base, repeat_attacks
+from .repeat_attacks import reading_the_base, repeat_attacks, sentences_of
 
 
 EDITED = "The report does not have the digest that it names: something in it was changed after it was saved."
@@ -56,6 +56,7 @@ def verify(
     metrics: Mapping[str, Metric] | None = None,
     rewards: Mapping[str, Reward] | None = None,
     *,
+    base: str | Path | None = None,
     revision: str | None = None,
     token: str | None = None,
     num_workers: int = 1,
@@ -73,6 +74,9 @@ def verify(
             `None` for all. Attacks that read the public base are left out.
         datasets, metrics, rewards (`dict`, *optional*):
             As in [`red_team`]. By default those of the task that the report names, which comes with this package.
+        base (`str` or `Path`, *optional*):
+            Folder or Hub id of the model before any safeguard, whose tokenizer, chat template and ends of an answer the attacks
+            are made with; by default that of the task. What the model brings along otherwise is named in `warnings`.
         revision (`str`, *optional*):
             Branch or commit of the repository on the Hub.
         token (`str`, *optional*):
@@ -114,13 +118,16 @@ def verify(
         if not any(attack.finished for attack in report.attacks):
             problems.append("The report has no completed attack, so it shows nothing.")
         if problems or attacks == 0:
+            warnings += sentences_of(report.differences)
             return Verification(problems, warnings, [], checked)
         if reading := reading_the_base(report):
             warnings.append(f"Attacks that read the public base are not made anew: {', '.join(sorted(reading))}.")
-        settings = {"num_workers": num_workers, "output_dir": output_dir}
-        problems, repeated = repeat_attacks(folder, report, attacks, datasets, metrics, rewards, **settings)
+        settings = {"num_workers": num_workers, "output_dir": output_dir, "merged": Path(place) / "merged"}
+        problems, noted, repeated = repeat_attacks(
+            folder, report, attacks, datasets, metrics, rewards, base, **settings
+        )
         count = sum(attack["adversary"] is not None for attack in repeated)
-        return Verification(problems, warnings, repeated, [*checked, f"{count} attacks made anew"])
+        return Verification(problems, warnings + noted, repeated, [*checked, f"{count} attacks made anew"])
 
 
 def _check_arguments(model: Any, attacks: Any, revision: Any) -> None:

@@ -25,6 +25,7 @@ from .templating import plain, render
 from .words import (
     attack_sentence,
     contamination_sentence,
+    differences_sentence,
     gate_in_words,
     interval,
     measured_in_words,
@@ -101,6 +102,7 @@ def _render(template: str, report: Report, title: str, escape: bool, **more: Any
         verdict=verdict_sentence(report),
         attacks=attack_sentence(report),
         unseen=unseen_sentence(report),
+        differences=differences_sentence(report),
         gates=[gate_in_words(gate) for gate in report.verdict.gates],
         models=[{**row, "label": LABELS[row["role"]]} for row in model_rows(report)],
         cross_fit=strongest(report.summary["worst_harm_cross_fit"]),

@@ -51,6 +51,19 @@ def verdict_and_reason(report: Report) -> tuple[str, str]:
     )
 
 
+def differences_sentence(report: Report) -> str | None:
+    """Names what the model brings along otherwise than the base, and how many attacks were stronger with it; `None` for nothing."""
+    if not report.differences:
+        return None
+    listed = [f"{found['what']} ({found['model']}; base: {found['reference']})" for found in report.differences]
+    released = sum(attack.as_released is True for attack in report.attacks)
+    return (
+        f"What this model brings along differs from the base's: {'; '.join(listed)}. Attacks take the base's tokenizer, chat "
+        "template and ends of answers, no dropout and no sampling settings; where the model's own could change an attack, it was "
+        f"made with them too, and the stronger one counts: {released} of {_counted(len(report.attacks), 'attack')}."
+    )
+
+
 def attack_sentence(report: Report) -> str:
     """Says how many attacks were wanted, and how many of them completed: a budget leaves some out."""
     count = coverage(report.attacks, report.config, report.seeds)

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ...evaluation.generation import answers
 from ...files import write_json
-from ...fingerprints import origin
+from ...fingerprints import files_sha256
 from ..model_folders import cache_folder
 
 
@@ -112,7 +112,7 @@ def cached_answers(model: str, name: str, requests: Sequence[str], max_new_token
         max_new_tokens (`int`):
             Most tokens of an answer.
     """
-    file = cache_folder() / f"{name}-{origin(model)[:16]}-{len(requests)}.json"
+    file = cache_folder() / f"{name}-{files_sha256(model)[:16]}-{len(requests)}.json"
     if not file.is_file():
         loaded = AutoModelForCausalLM.from_pretrained(model, dtype="float32").eval()
         file.parent.mkdir(parents=True, exist_ok=True)

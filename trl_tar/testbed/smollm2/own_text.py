@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from ...data.self_written import self_written
 from ...files import write_json
-from ...fingerprints import json_sha256, origin
+from ...fingerprints import files_sha256, json_sha256
 from ..chat import chat_row
 from ..model_folders import cache_folder
 
@@ -73,7 +73,7 @@ def _cached(
     write: Callable[[PreTrainedModel, PreTrainedTokenizerBase], Dataset],
 ) -> Dataset:
     decided = json_sha256({"settings": (NUM_TEXTS, NUM_CHATS, MAX_REQUEST, MAX_ANSWER), "excluded": sorted(excluded)})
-    file = cache_folder() / f"own-{kind}-{origin(model)[:16]}-{decided[:8]}.json"
+    file = cache_folder() / f"own-{kind}-{files_sha256(model)[:16]}-{decided[:8]}.json"
     if not file.is_file():
         loaded = AutoModelForCausalLM.from_pretrained(model, dtype="float32").eval()
         file.parent.mkdir(parents=True, exist_ok=True)
