@@ -1,5 +1,7 @@
 """A chat model is asked as it is attacked and used: through the template, token by token what TRL trains on."""
 
+import json
+
 import pytest
 import torch
 from datasets import Dataset
@@ -13,7 +15,7 @@ from trl_tar.evaluation.completion_loss import CompletionLoss
 from trl_tar.evaluation.judged import Judged
 from trl_tar.evaluation.linear_probe import LinearProbe
 from trl_tar.evaluation.multiple_choice import MultipleChoice, rows_of
-from trl_tar.evaluation.prompts import tokens_of
+from trl_tar.evaluation.prompts import options_of, tokens_of
 from trl_tar.red_teaming.attack_rows import tokenised_datasets
 
 
@@ -168,6 +170,8 @@ def test_columns_that_trl_hands_to_the_template_are_handed_on():
     (row,) = [{**questions()[0], "chat_template_kwargs": {"enable_thinking": False}}]
     before, after = rows_of(chat, row, None)[0]
     assert chat.decode(before).endswith("</think>\n\n") and chat.decode(after) == "a tower<|im_end|>\n"
+    tools = [{"name": "map"}]
+    assert options_of({"tools": json.dumps(tools)}) == options_of({"tools": tools}) == {"tools": tools}
 
 
 def test_an_attackers_words_stand_in_the_users_turn():

@@ -1,6 +1,7 @@
 """How questions become tokens: as plain text, or through the chat template as TRL trains on the same turns."""
 
 import itertools
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -98,8 +99,9 @@ def answer_in_turn(prompt: Prompt, answer: Any, chat: bool | None) -> Any:
 
 def options_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what TRL would hand to the chat template from the other columns of a row."""
-    tools = {} if row.get("tools") is None else {"tools": row["tools"]}
-    return {**tools, **(row.get("chat_template_kwargs") or {})}
+    tools = row.get("tools") or None
+    named = {} if tools is None else {"tools": json.loads(tools) if isinstance(tools, str) else tools}
+    return {**named, **(row.get("chat_template_kwargs") or {})}
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, **options: Any) -> list[int]:
