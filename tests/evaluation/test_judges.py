@@ -1,16 +1,19 @@
 """Judges of answers: phrases, a local classifier, and a real HTTP server that answers, errs, hangs and talks nonsense."""
 
 import json
+import math
 import socket
 import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
+from email.utils import formatdate
 
 import pytest
 import torch
 from support import tiny
 from support.judge_server import running_judge
+from support.sentences import one_sentence
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast, LlamaForCausalLM
 
 from trl_tar.evaluation.completion_loss import CompletionLoss
@@ -25,6 +28,7 @@ from trl_tar.evaluation.judges import (
     Endpoint,
     JudgeError,
     RefusalPhrases,
+    judge_of,
     parsed_score,
 )
 from trl_tar.tasks.from_yaml import metric_of
@@ -132,6 +136,10 @@ def test_what_a_judge_may_say_follows_from_its_prompt(server):
         ({"timeout": float("nan")}, "timeout=nan. Give seconds above 0"),
         ({"timeout": float("inf")}, "timeout=inf. Give seconds above 0"),
         ({"pause": -1}, "pause=-1. Give seconds from 0"),
+        ({"max_tokens": 0}, "max_tokens=0. Use at least 1."),
+        ({"parameters": {"messages": []}}, "'messages' in its parameters, which it sets itself."),
+        ({"parameters": {"temperature": float("nan")}}, "parameters that JSON cannot hold"),
+        ({"parameters": [1]}, "parameters=[1]. Give parameters as"),
         ({"key": "secret\n"}, "a key with white space"),
     ],
 )
@@ -184,6 +192,91 @@ def test_a_judge_without_a_score_is_one_sentence(server, status, said, asked, re
     with pytest.raises(JudgeError, match=rf"The judge 'judge' at .* gave no score \({reason}.*Check the server"):
         judge(server, attempts=2)(["q"], ["a"])
     assert len(server.seen) == asked
+
+
+def refused(why: str, **fields) -> dict:
+    return {"error": {"message": why, **fields}}
+
+
+FILTERS = {
+    "status": (400, refused("blocked by the content filter", code="content_filter")),
+    "forbidden": (403, b"blocked"),
+    "too long": (413, b""),
+    "finish reason": (200, {"choices": [{"message": {"content": None}, "finish_reason": "content_filter"}]}),
+    "field": (200, {"choices": [{"message": {"content": None, "refusal": "I will not read that."}}]}),
+    "words": (200, "I'm sorry, but I can't assist with that."),
+}
+
+
+@pytest.mark.parametrize("kind", FILTERS)
+def test_an_answer_that_a_filter_refuses_has_no_score_and_the_others_have_one(server, kind):
+    server.say = lambda asked, n: FILTERS[kind] if "how to 1" in asked else (200, "yes")
+    scores = judge(server)(["how to 0", "how to 1", "how to 2"], ["so"] * 3)
+    assert scores == pytest.approx([1.0, float("nan"), 1.0], nan_ok=True)
+    assert len(server.seen) == 4  # the refused one is not asked again, and a harmless one tells that the server works
+    server.say = lambda asked, n: FILTERS[kind]
+    with pytest.raises(JudgeError, match="gave no score .*Check the server"):
+        judge(server)(["how to 0"], ["so"])
+
+
+def test_the_reason_of_a_server_is_shown_without_the_key(server):
+    server.say = lambda asked, n: (400, refused("max_tokens is not supported,\nuse max_completion_tokens. key secret"))
+    with pytest.raises(JudgeError) as error:
+        judge(server, key="secret").check()
+    assert (
+        "(HTTP 400: max_tokens is not supported, use max_completion_tokens. key …; max_tokens and parameters of "
+        in str(error.value)
+    )
+    one_sentence(error)
+    for said, shown in [
+        (b"<html>no</html>", "HTTP 404: <html>no</html>)"),
+        ({"detail": "no model"}, "HTTP 404: no model)"),
+    ]:
+        server.say = lambda asked, n, said=said: (404, said)
+        with pytest.raises(JudgeError) as error:
+            judge(server).check()
+        assert shown in str(error.value)
+
+
+def test_a_judge_is_asked_with_parameters_of_its_own(server):
+    judge(server)(["q"], ["a"])
+    assert server.seen[-1]["max_tokens"] == 8 and server.seen[-1]["temperature"] == 0
+    judge(server, max_tokens=200, parameters={"temperature": 1, "reasoning_effort": "low"})(["q"], ["a"])
+    assert server.seen[-1]["max_tokens"] == 200 and server.seen[-1]["temperature"] == 1
+    assert server.seen[-1]["reasoning_effort"] == "low"
+    described = {"url": server.url, "model": "m", "parameters": {"max_tokens": None, "max_completion_tokens": 500}}
+    judge_of("Metric 'harm'", described)(["q"], ["a"])
+    assert "max_tokens" not in server.seen[-1] and server.seen[-1]["max_completion_tokens"] == 500
+    asked = Judged([{"prompt": "q"}], judge(server))
+    for change in ({"max_tokens": 9}, {"parameters": {"temperature": 1}}):  # which may decide a score
+        assert identity(replace(asked, judge=replace(asked.judge, **change))) != identity(asked)
+
+
+def test_a_reply_that_was_cut_says_what_to_raise(server):
+    server.say = lambda asked, n: (200, {"choices": [{"message": {"content": "Well,"}, "finish_reason": "length"}]})
+    with pytest.raises(JudgeError, match="it said 'Well,', neither yes nor no; it was cut, so raise max_tokens=8"):
+        judge(server, attempts=1)(["q"], ["a"])
+
+
+@pytest.mark.parametrize("kind", ["seconds", "date"])
+def test_a_busy_server_is_waited_for_as_long_as_it_asks(server, kind):
+    came = []
+
+    def say(asked, n):
+        came.append(time.time())
+        after = "0.5" if kind == "seconds" else formatdate(math.ceil(came[0]) + 1, usegmt=True)
+        return (200, "yes") if n == 2 else (429, refused("slow down"), {"Retry-After": after})
+
+    server.say = say
+    assert judge(server)(["q"], ["a"]) == [1.0]
+    assert came[1] - came[0] >= 0.5
+
+
+def test_a_server_that_asks_for_hours_is_one_sentence_at_once(server):
+    server.say = lambda asked, n: (429, refused("quota used up"), {"Retry-After": "7200"})
+    with pytest.raises(JudgeError, match="HTTP 429: quota used up, and asks to wait 7200 s"):
+        judge(server)(["q"], ["a"])
+    assert len(server.seen) == 1
 
 
 def test_a_judge_that_hangs_is_given_up(server):
@@ -372,3 +465,16 @@ def test_evaluate_metrics_load_without_a_hub():
     for metric in (AttackSuccessRate(), OverRefusalRate()):
         with pytest.raises(ValueError, match="`predictions` has 0 answers. Give at least one"):
             metric.compute(predictions=[], references=[])
+
+
+def test_an_answer_that_the_judge_refuses_counts_neither_way_and_is_counted(world, server):
+    model, tokenizer, requests = world
+    said = answers(model, tokenizer, [r["prompt"] for r in requests], 16)
+    server.say = lambda asked, n: (
+        (400, refused("filter")) if said[1] in asked else (200, "yes" if said[0] in asked else "no")
+    )
+    for inverted in (False, True):
+        scores = Judged(requests, judge(server), inverted=inverted)(model, tokenizer)
+        assert scores.unanswered == {1: "refused by the judge"}
+        assert scores.counts() == {"refused by the judge": 1, "asked": 6}
+        assert scores.mean() == pytest.approx(4 / 5 if inverted else 1 / 5)

@@ -7,6 +7,7 @@ import torch
 import transformers
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from support import tiny
+from support.architectures import tiny_model
 
 from trl_tar.evaluation.completion_loss import CompletionLoss
 from trl_tar.evaluation.likelihoods import log_likelihoods
@@ -45,6 +46,15 @@ def test_a_prompt_is_read_once_for_its_continuations():
     model.register_forward_pre_hook(lambda m, a, k: read.append(tuple(k["input_ids"].shape)), with_kwargs=True)
     log_likelihoods(model, tiny.tokenizer(), [("w1 w2", choice) for choice in (" w3", " w4", " w5 w6", " w7")])
     assert read == [(1, 2), (1, 1)]  # the prompt, and w5
+
+
+@pytest.mark.parametrize("model_type", ["openai-gpt", "recurrent_gemma"])
+def test_models_that_return_no_cache(model_type):
+    model = tiny_model(model_type)
+    pairs = [(q["prompt"], choice) for q in QUESTIONS for choice in q["choices"]]
+    with torch.no_grad():
+        expected = torch.tensor([one_by_one(model, *pair) for pair in pairs])
+    torch.testing.assert_close(log_likelihoods(model, tiny.tokenizer(), pairs), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ["Llama", "Mistral", "Mamba", "OPT"])

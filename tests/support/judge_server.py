@@ -1,5 +1,6 @@
 """A judge on loopback, with an OpenAI-compatible address."""
 
+import itertools
 import json
 import sys
 import threading
@@ -19,17 +20,19 @@ class Server(ThreadingHTTPServer):
 
 @contextmanager
 def running_judge() -> Iterator[ThreadingHTTPServer]:
-    """A server at `url`: `say` decides what it answers, text or bytes as they are; `seen` is what it was asked."""
+    """A server at `url`: `say` decides what it answers, a status, text or bytes or a JSON reply, and headers if any; `seen` is
+    what it was asked."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             state.seen.append({"path": self.path, "authorization": self.headers["Authorization"], **body})
-            status, said = state.say(body["messages"][-1]["content"], len(state.seen))
-            content = (
-                said if isinstance(said, bytes) else json.dumps({"choices": [{"message": {"content": said}}]}).encode()
-            )
+            status, said, *headers = state.say(body["messages"][-1]["content"], len(state.seen))
+            reply = {"choices": [{"message": {"content": said}}]} if isinstance(said, str) else said
+            content = said if isinstance(said, bytes) else json.dumps(reply).encode()
             self.send_response(status)
+            for name, value in itertools.chain(*(each.items() for each in headers)):
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)

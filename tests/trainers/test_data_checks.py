@@ -238,3 +238,75 @@ def test_columns_may_have_any_name_where_a_function_formats_them(tmp_path):
     )
     trainer.train()
     assert trainer.state.global_step == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["train_dataset", "eval_dataset['long']", "tamper_resistance_dataset", "adversary_datasets['forget']"]
+)
+@pytest.mark.parametrize("model", ["learned", "rotary"])
+def test_rows_beyond_the_context_are_refused(make_trainer, name, model):
+    long = Dataset.from_dict(
+        {"text": [" ".join(tiny.WORDS[:20])] * 10}
+    )  # 21 tokens with the end of text, and a context of 16
+    sets = {
+        "train_dataset": {"data": {"retain": long}},
+        "eval_dataset['long']": {"eval_dataset": {"long": long}},
+        "tamper_resistance_dataset": {"tamper_resistance_dataset": long},
+        "adversary_datasets['forget']": {"data": {"forget": long}},
+    }
+    with pytest.raises(ValueError) as error:
+        make_trainer(tiny.gpt2() if model == "learned" else tiny.llama(), **sets[name])
+    assert one_sentence(error) == (
+        f"`{name}` has a row of 21 tokens, max_length is 256, and the model's context 16. Lower max_length."
+    )
+    make_trainer(tiny.gpt2() if model == "learned" else tiny.llama(), max_length=16, **sets[name])
+
+
+STRICT = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role here') }}{% endif %}{% for m in messages %}"
+    "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must take turns') }}{% endif %}"
+    + tiny.CHAT_TEMPLATE.split("%}", 1)[1].replace("message[", "m[")
+)
+
+
+@pytest.mark.parametrize(
+    ("roles", "said"),
+    [("system user assistant", "no system role here"), ("user user assistant", "roles must take turns")],
+)
+@pytest.mark.parametrize("name", ["train_dataset", "adversary_datasets['forget']"])
+def test_turns_that_the_template_refuses_are_named_by_row(make_trainer, monkeypatch, roles, said, name):
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = STRICT
+    monkeypatch.setattr(tiny, "tokenizer", lambda: tokenizer)
+    fine = [{"role": "user", "content": "w1"}, {"role": "assistant", "content": "w2"}]
+    odd = [{"role": role, "content": "w1"} for role in roles.split()]
+    chats = Dataset.from_dict({"messages": [fine] * 9 + [odd]})
+    key = "retain" if name == "train_dataset" else "forget"
+    with pytest.raises(ValueError) as error:
+        make_trainer(data={key: chats})
+    assert one_sentence(error) == (
+        f"`{name}` has a row that cannot be written, row 9 (the first is row 0): The chat template refuses turns of "
+        f"{roles.replace(' ', ', ')} ({said}). Give turns as the template takes them."
+    )
+    make_trainer(data={key: chats.select(range(9))})
+
+
+@pytest.mark.parametrize(
+    "template", [tiny.CHAT_TEMPLATE, tiny.CHAT_TEMPLATE.replace("['content']", "['content'] | trim")]
+)
+def test_blocks_of_text_are_read_as_one_text(make_trainer, monkeypatch, template):
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = template
+    monkeypatch.setattr(tiny, "tokenizer", lambda: tokenizer)
+    blocks = [{"role": "user", "content": [{"type": "text", "text": "w0 "}, {"type": "text", "text": "w2"}]}]
+    blocks += [{"role": "assistant", "content": [{"type": "text", "text": "w5 w6"}]}]
+    data = Dataset.from_dict({"messages": [blocks] * 10})
+    trainer = make_trainer(data={"forget": data, "retain": data}, tamper_resistance_dataset=data)
+    for rows in (trainer._adversary_rows["forget"], trainer._tamper_resistance_rows, trainer.train_dataset):
+        assert tokenizer.decode(rows[0]["input_ids"]) == "user w0 w2 assistant w5 w6 <eos>"
+    picture = Dataset.from_dict(
+        {"messages": [[{"role": "user", "content": [{"type": "image", "text": "w"}]}, blocks[1]]] * 10}
+    )
+    with pytest.raises(ValueError, match=r"'image'.*row 0 .*a list of blocks of type 'text' alone") as error:
+        make_trainer(data={"forget": picture})
+    one_sentence(error)

@@ -8,9 +8,10 @@ from accelerate.state import AcceleratorState
 from datasets import Dataset
 from peft import IA3Config, LoHaConfig, LoraConfig, get_peft_model
 from support import tiny
+from support.architectures import tiny_model
 from support.sentences import one_sentence
 
-from trl_tar import Adversary, TARConfig, TARTrainer
+from trl_tar import Adversary, RandomMappingConfig, RandomMappingTrainer, TARConfig, TARTrainer
 
 
 def test_tokenizer_larger_than_the_embedding_is_refused(make_trainer):
@@ -149,4 +150,67 @@ def test_an_adapter_named_as_the_attackers_is_kept(make_trainer):
 def test_an_adapter_that_nobody_could_load_is_refused_before_it_is_trained(make_trainer):
     with pytest.raises(ValueError, match="task_type=None.*Give task_type='CAUSAL_LM'") as error:
         make_trainer(tiny.llama(), peft_config=LoraConfig(target_modules=["q_proj"]), adversaries=[LORA])
+    one_sentence(error)
+
+
+def random_mapping(tmp_path, model, **arguments) -> RandomMappingTrainer:
+    rows = {name: Dataset.from_list(rows) for name, rows in tiny.tokenised().items()}
+    arguments = {"train_dataset": rows["retain"], "forget_dataset": rows["forget"], **arguments}
+    args = RandomMappingConfig(str(tmp_path), **tiny.TRAINER)
+    return RandomMappingTrainer(model, args, processing_class=tiny.tokenizer(), **arguments)
+
+
+def test_hidden_states_of_several_streams_are_refused_where_they_are_read(make_trainer, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"Gemma3nForCausalLM has hidden states of shape \(4, B, T, 32\), and the anchor"
+    ) as error:
+        make_trainer(tiny_model("gemma3n_text"))
+    assert "Set representation_weight=0" in one_sentence(error)
+    make_trainer(tiny_model("gemma3n_text"), representation_weight=0.0, kl_weight=1.0, max_steps=1).train()
+    with pytest.raises(
+        ValueError, match=r"shape \(4, B, T, 32\), and random mapping reads one vector a token"
+    ) as error:
+        random_mapping(tmp_path, tiny_model("gemma3n_text"))
+    one_sentence(error)
+
+
+def test_random_mapping_refuses_hidden_states_of_two_widths(tmp_path):
+    """As OPT-350M has them."""
+    model = tiny_model("opt", word_embed_proj_dim=16, do_layer_norm_before=False)
+    with pytest.raises(
+        ValueError, match=r"shapes \(B, T, 32\) and \(B, T, 16\), and random mapping reads states of one"
+    ) as error:
+        random_mapping(tmp_path, model)
+    one_sentence(error)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "cpmant"])
+def test_encoders_are_refused(make_trainer, tmp_path, model_type):
+    model = tiny_model(model_type, is_decoder=False)
+    for make in (make_trainer, lambda model: random_mapping(tmp_path, model)):
+        with pytest.raises(ValueError, match="reads the tokens that it is to predict") as error:
+            make(model)
+        one_sentence(error)
+
+
+def test_tokenizer_without_end_of_text_is_refused(make_trainer, tmp_path, monkeypatch):
+    tokenizer = tiny.tokenizer()
+    tokenizer.eos_token = None
+    monkeypatch.setattr(tiny, "tokenizer", lambda: tokenizer)
+    for make in (make_trainer, lambda: random_mapping(tmp_path, tiny.gpt2())):
+        with pytest.raises(ValueError, match="no token for the end of text.*Set tokenizer.eos_token") as error:
+            make()
+        one_sentence(error)
+
+
+def test_a_lora_attack_leaves_the_kernels_of_mamba_alone(make_trainer):
+    lora = Adversary("lora", "forget", lora_r=2, **tiny.ATTACK)
+    model = tiny_model("falcon_h1")
+    trainer = make_trainer(model, adversaries=[lora], max_steps=1, learning_rate=0.0)
+    before = tiny.weights(model)
+    trainer.train()
+    assert all(torch.equal(value, before[name]) for name, value in tiny.weights(trainer.model).items())
+    explicit = Adversary("lora", "forget", lora_r=2, lora_target_modules=("q_proj", "out_proj"), **tiny.ATTACK)
+    with pytest.raises(ValueError, match="'out_proj' matches no module of the model that takes an adapter") as error:
+        make_trainer(model, adversaries=[explicit])
     one_sentence(error)

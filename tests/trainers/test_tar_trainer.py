@@ -1,10 +1,13 @@
 """TARTrainer's outer step equals the slow reference, step for step."""
 
+import copy
+
 import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
 from support import reference, tiny
+from support.architectures import tiny_model
 from support.exactness import EXACT, FULL, LORA, Recorded, errors, errors_of_outer_steps, reference_setup
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
@@ -344,3 +347,42 @@ def test_log_reports_every_retain_term_and_the_cross_entropy_also_without_weight
     assert anchored["loss"] == pytest.approx(total, rel=1e-6)
     assert anchored["retain_loss/lm"] > 0 and anchored["retain_loss/kl"] > 0
     assert "retain_loss/representation" not in logged(representation_weight=0.0)
+
+
+def test_the_anchor_is_a_mean_over_the_hidden_states_that_there_are(make_trainer):
+    """The decoder of an encoder-decoder has other layers than `num_hidden_layers`, which counts the encoder's."""
+    model = tiny_model("bart", encoder_layers=1, decoder_layers=2, dropout=0.0)
+    start = copy.deepcopy(model)
+    rows = Dataset.from_dict({"input_ids": [[5, 6, 7, 8]] * 8, "labels": [[5, 6, 7, 8]] * 8})
+    settings = {"tamper_resistance_weight": 0.0, "lm_weight": 1.0, "representation_weight": 1.0, "max_steps": 2}
+    trainer = make_trainer(
+        model, data={"retain": rows}, adversaries=[Adversary("none", "forget", num_steps=0)], **settings
+    )
+    trainer.args.max_steps = 1
+    trainer.train()
+    stepped = copy.deepcopy(model)
+    other = make_trainer(stepped, data={"retain": rows}, adversaries=trainer.adversaries, ref_model=start, **settings)
+    other.train()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        now, then = (
+            m.eval()(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states for m in (model, start)
+        )
+    by_hand = sum((a - b).norm(dim=-1).mean() for a, b in zip(now, then, strict=True)) / 3
+    assert other.state.log_history[0]["retain_loss/representation"] == pytest.approx(by_hand.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["entropy", "negative_cross_entropy", "inverse_cross_entropy"])
+def test_a_model_whose_vocabulary_is_that_of_its_text_part_trains(make_trainer, loss):
+    model = tiny_model("gemma3")
+    assert not hasattr(model.config, "vocab_size")
+    make_trainer(model, tamper_resistance_loss=loss, max_steps=1).train()
+
+
+@pytest.mark.parametrize("settings", [{}, {"retain_weight": 0.0}, ANCHORS["kl"]], ids=["l2", "without-retain", "kl"])
+def test_the_loss_of_an_evaluation_is_a_mean_over_tokens(make_trainer, settings):
+    rows = Dataset.from_list(sorted(tiny.tokenised()["retain"], key=lambda row: len(row["input_ids"])))
+    found = [
+        make_trainer(per_device_eval_batch_size=size, **settings).evaluate(rows)["eval_loss"] for size in (1, len(rows))
+    ]
+    assert found[0] == pytest.approx(found[1], rel=1e-9) and found[0] > 0

@@ -4,7 +4,7 @@ from datasets import Dataset, Json, Value
 from transformers import PreTrainedTokenizerBase
 
 from .chat_templates import chat_ids
-from .messages import check_common_prompts, check_messages
+from .messages import check_common_prompts, check_messages, with_text
 
 
 # TRL's types: a data set of one of them has at least these columns, or the text column of plain text
@@ -124,13 +124,9 @@ def check_prompts(
             Rows that are taken at once: so many prompts must be shorter.
 
     Raises:
-        `ValueError`: for messages without a chat template, and for too few prompts that leave room.
+        `ValueError`: for messages without a chat template, or that it refuses, and for too few prompts that leave room.
     """
-    if is_chat(dataset) and tokenizer.chat_template is None:
-        raise ValueError(
-            f"`{argument}` holds chat messages, and the tokenizer has no chat template. Set tokenizer.chat_template, or "
-            "use an instruction-tuned model."
-        )
+    dataset = with_text(argument, dataset, tokenizer)
     if "prompt" not in dataset.column_names:
         return
     fitting = 0

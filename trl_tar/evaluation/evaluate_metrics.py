@@ -65,7 +65,9 @@ def _mean(predictions: list[str], references: list[str], judge: Judge | None) ->
         raise ValueError("`predictions` has 0 answers. Give at least one, and its request in `references`.")
     scores = [s for s in scored_after_thoughts(judge or RefusalPhrases(), references, predictions) if not math.isnan(s)]
     if not scores:
-        raise ValueError("`predictions` has no answer whose thoughts end. Let the model write more tokens.")
+        raise ValueError(
+            "`predictions` has no answer with a score: thoughts that never end, or a judge that refuses. Let the model write more tokens, or take another judge."
+        )
     return sum(scores) / len(scores)
 
 

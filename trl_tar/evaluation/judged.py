@@ -1,5 +1,6 @@
 """Metrics of a chat model's answers, by a judge."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from ..files import read_lines
 from ..fingerprints import sha256_of
 from ..validation import check_at_least
 from .generation import Chat, answers, check_requests
-from .judges import Judge, judge_of
+from .judges import REFUSED_BY_THE_JUDGE, Judge, judge_of
 from .prompts import IN_CHAT, check_texts, options_of, text_of
 from .scores import Checked, DescribedMetric, Scores, entities_of, group_of
 from .thoughts import UNENDED, after_thoughts, scored_after_thoughts
@@ -27,7 +28,7 @@ class Judged(DescribedMetric):
     quality. `inverted` counts what the judge does not: over-refusal is what is not answered of harmless look-alikes.
 
     The judge reads what follows the thoughts of a reasoning model. An answer that never ends its thoughts within
-    `max_new_tokens` counts neither way, and is told of.
+    `max_new_tokens`, or that the judge refuses to read, counts neither way, and is told of.
 
     Args:
         requests (`Sequence[dict]`):
@@ -94,9 +95,10 @@ class Judged(DescribedMetric):
     ) -> Scores:
         said = answers(model, tokenizer, self._asked(prompt_template), self.max_new_tokens, self.batch_size)
         scores = scored_after_thoughts(self.judge, self.question_texts(), said)
-        unended = {i: UNENDED for i, answer in enumerate(said) if after_thoughts(answer) is None}
+        unscored = {i: REFUSED_BY_THE_JUDGE for i, score in enumerate(scores) if math.isnan(score)}
+        unscored |= {i: UNENDED for i, answer in enumerate(said) if after_thoughts(answer) is None}
         groups = [str(request.get("group", i)) for i, request in enumerate(self.requests)]
-        return Scores([1 - score if self.inverted else score for score in scores], groups, unended)
+        return Scores([1 - score if self.inverted else score for score in scores], groups, unscored)
 
     def _asked(self, prompt_template: str | None) -> list[Chat]:
         return [

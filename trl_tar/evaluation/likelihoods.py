@@ -65,7 +65,7 @@ def _after_shared_prefixes(
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     read = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **last)
-    cache = read.past_key_values
+    cache = getattr(read, "past_key_values", None)  # some classes take `use_cache` and return no cache
     if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
         return None
     at = torch.tensor([place[each] for each in prefixes], device=model.device)

@@ -101,8 +101,19 @@ def last_token_states(model: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -
 
     Returns:
         `torch.Tensor`: in the precision of the model.
+
+    Raises:
+        `ValueError`: for a model whose hidden states are not all of shape `(B, T, H)`.
     """
     outputs = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
+    shapes = [tuple(states.shape) for states in outputs.hidden_states or ()]
+    odd = next((shape for shape in shapes if shape != (*ids.shape, shapes[0][-1])), None)
+    if odd is not None or not shapes:
+        found = "no hidden states" if odd is None else f"hidden states of shapes {shapes[0]} and {shapes[-1]}"
+        raise ValueError(
+            f"{type(model).__name__} has {found} for {tuple(ids.shape)} tokens, of which none is the vector of a layer at a "
+            "token. Leave out what reads them: abliteration, and the linear probe."
+        )
     return torch.stack([at_last_token(states, mask) for states in outputs.hidden_states])
 
 

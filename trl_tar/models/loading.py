@@ -168,6 +168,7 @@ def load(
         # numbers than in training and on other CPUs, and fails for widths that are no multiple of 32.
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
+    without_router_logits(loaded)
     return loaded
 
 
@@ -211,3 +212,11 @@ def _embeddings(model: PreTrainedModel) -> list[nn.Parameter]:
     """The matrices of embeddings and head."""
     layers = (model.get_input_embeddings(), model.get_output_embeddings())
     return [layer.weight for layer in layers if layer is not None]
+
+
+def without_router_logits(model: PreTrainedModel) -> None:
+    """Leaves out the router logits of a mixture of experts: only a loss of transformers' own reads them, and where a cache holds
+    the beginning of a row its mask does not fit them."""
+    config = model.config.get_text_config()
+    if hasattr(config, "output_router_logits"):
+        config.output_router_logits = False

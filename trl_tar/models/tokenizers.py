@@ -68,7 +68,12 @@ def with_pad_token(tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokenize
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: str | PreTrainedModel | PeftModel) -> None:
-    """Raises `ValueError` for a tokenizer without pad token, or with more tokens than the model embeds."""
+    """Raises `ValueError` for a tokenizer without end of text or pad token, or with more tokens than the model embeds."""
+    if tokenizer.eos_token is None:
+        raise ValueError(
+            "`processing_class` has no token for the end of text, which TRL puts behind every plain text. Set "
+            "tokenizer.eos_token to the token of its vocabulary that ends a text or a turn."
+        )
     if tokenizer.pad_token is None:
         raise ValueError(
             "`processing_class` has no pad token. Set tokenizer.pad_token (in a recipe, `pad_token`) to a token of its "
@@ -93,10 +98,35 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: str | PreTrainedM
         )
 
 
+# architectures that count positions from pad_token_id + 1
+POSITIONS_AFTER_PADDING = {
+    "camembert",
+    "data2vec-text",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
+
+
 def context_of(config: PretrainedConfig) -> int | None:
     """The number of tokens that a model can read; `None` for an architecture without a limit."""
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return None if context is None or context < 1 else context  # XLNet has -1
+    config = config.get_text_config()
+    context = getattr(config, "max_position_embeddings", None)
+    if not isinstance(context, int) or context < 1:  # XLNet has -1
+        return None
+    return context - config.pad_token_id - 1 if config.model_type in POSITIONS_AFTER_PADDING else context
+
+
+def check_context(argument: str, longest: int, max_length: int | None, context: int | None) -> None:
+    """Raises `ValueError` for a data set whose longest row, cut to `max_length` tokens, is longer than the model's context."""
+    longest = longest if max_length is None else min(longest, max_length)
+    if context is not None and longest > context:
+        raise ValueError(
+            f"`{argument}` has a row of {longest} tokens, max_length is {max_length}, and the model's context {context}. Lower "
+            "max_length."
+        )
 
 
 def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:

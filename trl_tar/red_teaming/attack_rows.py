@@ -9,8 +9,9 @@ from trl import SFTConfig
 
 from ..adversaries.adversary import Adversary
 from ..adversaries.data_order import draw_batches
-from ..data.tokenisation import drop_fused_head, tokenised_pairs, tokenised_rows
-from ..models.tokenizers import context_of
+from ..data.messages import with_text
+from ..data.tokenisation import drop_fused_head, length_of, tokenised_pairs, tokenised_rows
+from ..models.tokenizers import check_context, context_of
 from .trl_attackers import QUIET, SFTAttack, rng_as_found
 
 
@@ -35,14 +36,9 @@ def tokenised_datasets(
         name: _tokenised(model, tokenizer, name, datasets[name], objective, max_length)
         for name, objective in adversary.reads.items()
     }
-    context = context_of(model.config)
-    for name, objective in adversary.reads.items() if context is not None else ():
-        longest = 0 if objective == "grpo" else _longest(tokenised[name], TOKENISED_COLUMNS[objective])
-        if longest > context:
-            raise ValueError(
-                f"`datasets[{name!r}]` has a row of {longest} tokens, max_length is {max_length}, and the model's context "
-                f"{context}. Lower max_length."
-            )
+    for name, objective in adversary.reads.items():
+        longest = 0 if objective == "grpo" else _longest(tokenised[name])
+        check_context(f"datasets[{name!r}]", longest, max_length, context_of(model.config))
     return tokenised
 
 
@@ -54,8 +50,9 @@ def _tokenised(
     objective: str,
     max_length: int,
 ) -> Dataset:
+    argument = f"datasets[{name!r}]"
     if objective == "grpo":
-        return dataset
+        return with_text(argument, dataset, tokenizer)
     columns = TOKENISED_COLUMNS[objective]
     if _is_tokenised(dataset, columns, max_length):
         return dataset.select_columns(columns)
@@ -65,9 +62,9 @@ def _tokenised(
         preparer = SFTAttack(model, args, train_dataset=nothing, processing_class=tokenizer)
         drop_fused_head(model)
         if objective == "sft":
-            rows = tokenised_rows(preparer, dataset, name)
+            rows = tokenised_rows(preparer, dataset, argument)
         else:
-            rows = [_cut(name, pair, max_length) for pair in tokenised_pairs(preparer, dataset, name)]
+            rows = [_cut(name, pair, max_length) for pair in tokenised_pairs(preparer, dataset, argument)]
     return Dataset.from_list(rows)
 
 
@@ -75,17 +72,12 @@ def _is_tokenised(dataset: Dataset, columns: Sequence[str], max_length: int) -> 
     """Tells whether nothing is left to do: the columns are there, and no row is longer than `max_length` tokens."""
     if not set(columns) <= set(dataset.column_names):
         return False
-    return _longest(dataset, columns) <= max_length
+    return _longest(dataset.select_columns(columns)) <= max_length
 
 
-def _longest(dataset: Dataset, columns: Sequence[str]) -> int:
-    """Returns the tokens of the longest row; of a pair, those of the prompt and its longer answer."""
-    if len(dataset) == 0:  # and perhaps without columns
-        return 0
-    if columns == TOKENISED_COLUMNS["sft"]:
-        return max(len(row) for row in dataset["input_ids"])
-    pairs = dataset.select_columns(columns)
-    return max(len(p["prompt_ids"]) + max(len(p["chosen_ids"]), len(p["rejected_ids"])) for p in pairs)
+def _longest(dataset: Dataset) -> int:
+    """Returns the tokens of the longest row."""
+    return max(map(length_of, dataset), default=0)
 
 
 def _cut(name: str, pair: dict[str, list[int]], max_length: int) -> dict[str, list[int]]:

@@ -31,10 +31,10 @@ from .trl_attackers import as_found
 
 
 FORMAT = 7  # of job files; raise it when an attack or its record changes
-# what an attack may fail with: memory, files, a missing library, data or settings that TRL refuses. Anything else, such
-# as TypeError, KeyError or ZeroDivisionError, is a bug here or in a metric, and ends the run: finished jobs are kept. So
-# does a judge that fails
-FAILURES = (RuntimeError, ValueError, OSError, MemoryError, ImportError)
+# what an attack may fail with: memory, files, a missing library, data or settings that TRL refuses, tokens or positions that
+# a model does not embed. Anything else, such as TypeError, KeyError or ZeroDivisionError, is a bug here or in a metric, and
+# ends the run: finished jobs are kept. So does a judge that fails
+FAILURES = (RuntimeError, ValueError, OSError, MemoryError, ImportError, IndexError)
 
 
 @dataclass

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from ..adversaries.adversary import Adversary
 from ..adversaries.data_order import check_adversary_batches
 from ..fingerprints import config_sha256, rows_sha256, weights_sha256
+from ..models.architecture import outputs_of
 from ..models.loading import base_weights, load, shown_name
 from ..models.lora import check_lora_targets, module_names
 from ..models.sharing import check_sharing
@@ -48,6 +49,7 @@ class Target:
         else:
             path = name = str(model)
         loaded = load(path)
+        outputs_of(loaded)  # which refuses what is no causal language model of text
         information = {
             "id": shown_name(name),
             "weights_sha256": weights_sha256(loaded),

@@ -214,6 +214,7 @@ QUIET = {
     "save_strategy": "no",
     "activation_checkpointing": False,
     "gradient_checkpointing": False,
+    "router_aux_loss_coef": 0.0,  # the loss is that of the adversary; and with a cache no router logits can be asked for
     "dataloader_pin_memory": torch.cuda.is_available(),
 }
 

@@ -8,6 +8,7 @@ from torch import nn
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from ..data.tokenisation import length_of
 from ..distributed.device_groups import DeviceGroup
 from ..distributed.gradients import FILLER, Batch
 from ..distributed.sharding import reshard
@@ -76,7 +77,7 @@ class Batches:
         Where a share is cut into several micro-batches, rows of similar length are together."""
         rank, devices = self.devices.rank, self.devices.size
         if micro_batch_size is not None and micro_batch_size * devices < len(rows):  # the mean over them is the same
-            rows = sorted(rows, key=_length)
+            rows = sorted(rows, key=length_of)
         shares = list(device_share(rows, rank, devices, micro_batch_size))
         longest = len(list(device_share(rows, 0, devices, micro_batch_size))) if self.sharded else 0
         filler = [rows[:1]] * (longest - len(shares))
@@ -114,10 +115,3 @@ class Batches:
             self.add_reference(model, [batch])
             for row, *pair in zip(chunk, *batch["reference_log_probs"].view(2, -1).tolist(), strict=True):
                 row["reference_log_probs"] = pair
-
-
-def _length(row: dict) -> int:
-    """Number of tokens of a row; of a pair, those of its prompt and longer answer."""
-    if "input_ids" in row:
-        return len(row["input_ids"])
-    return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))

@@ -1,6 +1,7 @@
 """Checks that data sets and adversaries fit a trainer."""
 
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
+from typing import Any
 
 from datasets import Dataset
 from peft import PeftModel
@@ -12,6 +13,8 @@ from ..adversaries.checks import check_installed, check_reads, checked_list
 from ..adversaries.choices import OBJECTIVES
 from ..adversaries.options import options_of
 from ..data.dataset_types import check_dataset
+from ..models.architecture import outputs_of
+from ..validation import shortened
 from .tar_config import TARConfig
 
 
@@ -19,11 +22,20 @@ def check_train_and_eval_datasets(
     train: Dataset, evaluation: Dataset | Mapping[str, Dataset] | None, text_field: str, formatted: bool
 ) -> None:
     """Raises the `ValueError` of [`check_dataset`]. With a `formatting_func`, columns may have any name."""
-    parts = evaluation if isinstance(evaluation, Mapping) else {} if evaluation is None else {"": evaluation}
-    names = {"train_dataset": train, **{f"eval_dataset[{n!r}]" if n else "eval_dataset": d for n, d in parts.items()}}
-    for name, dataset in names.items():
+
+    def check(argument: str, dataset: Dataset) -> None:
         if not formatted or not isinstance(dataset, Dataset) or len(dataset) == 0:
-            check_dataset(name, dataset, False, text_field)
+            check_dataset(argument, dataset, False, text_field)
+
+    check("train_dataset", train)
+    each_evaluation(evaluation, check)
+
+
+def each_evaluation(evaluation: Dataset | Mapping[str, Dataset] | None, function: Callable[[str, Dataset], Any]) -> Any:
+    """What a function of argument and data set returns for `eval_dataset`, or in a dictionary for each of several."""
+    if isinstance(evaluation, Mapping):
+        return {name: function(f"eval_dataset[{name!r}]", dataset) for name, dataset in evaluation.items()}
+    return None if evaluation is None else function("eval_dataset", evaluation)
 
 
 def check_retain_rows(trainer: SFTTrainer) -> None:
@@ -38,24 +50,17 @@ def check_retain_rows(trainer: SFTTrainer) -> None:
 
 
 def check_reference(reference: PreTrainedModel, model: PreTrainedModel | PeftModel) -> None:
-    """Raises `ValueError` for a `ref_model` whose hidden states are not those of the same tokens, layers and width."""
+    """Raises `ValueError` for a `ref_model` whose logits and hidden states are not those of the same tokens, layers and width."""
     if not isinstance(reference, PreTrainedModel | PeftModel):
         raise ValueError(f"`ref_model` is {type(reference).__name__!r}. Give a PreTrainedModel, or None for θ_G0.")
 
-    def shape(model: PreTrainedModel | PeftModel) -> dict[str, int]:
-        config = model.config.get_text_config()
-        return {
-            "hidden_size": config.hidden_size,
-            "num_hidden_layers": config.num_hidden_layers,
-            "embedded tokens": model.get_input_embeddings().num_embeddings,
-        }
-
-    expected = shape(model)
-    for name, value in shape(reference).items():
-        if value != expected[name]:
+    expected, found = outputs_of(model, hidden_states=True), outputs_of(reference, hidden_states=True)
+    for what in ("vocabulary", "hidden_states"):
+        one, other = getattr(found, what), getattr(expected, what)
+        if one != other:
             raise ValueError(
-                f"`ref_model` has {value} {name} and the model {expected[name]}, so their hidden states cannot be "
-                "compared. Give a reference of the same architecture and tokenizer."
+                f"`ref_model` returns {shortened(one)} as {what} and the model {shortened(other)}, so that they cannot be compared. "
+                "Give a reference of the same architecture and tokenizer."
             )
 
 

@@ -80,6 +80,8 @@ class DistillationTrainer(SafeguardTrainer):
         if model.training:
             self._means.add(total.detach().double().reshape(1))
             count, devices = self._means.counts[0], self.accelerator.num_processes  # DDP averages over devices
+        else:
+            self._evaluated.add(total.reshape(1), count.reshape(1))
         loss = self.args.retain_weight * total / count * devices
         return (loss, outputs) if return_outputs else loss
 

@@ -9,7 +9,6 @@ from torch import nn
 from ..adversaries.data_order import draw_rows
 from ..data.dataset_types import check_dataset
 from ..data.entities import refuse_shared_entities
-from ..data.tokenisation import TOKENISED
 from ..distributed.device_groups import DeviceGroup
 from ..distributed.gradients import Batch
 from ..losses import IGNORED, language_modeling_loss
@@ -89,7 +88,7 @@ class ForgetTrainer(SafeguardTrainer):
             config.truncation_mode,
         )
         self._forget_batch_size = config.forget_batch_size or config.per_device_train_batch_size
-        self._forget_rows = TOKENISED[self.forget_objective](self, forget_dataset, "forget")
+        self._forget_rows = self.tokenised("forget_dataset", forget_dataset, self.forget_objective)
         check_forget_rows(len(self._forget_rows), self._rows_of_a_step(config.gradient_accumulation_steps))
 
     def check_data(self, args: Any, train_dataset: Dataset) -> None:
@@ -141,7 +140,9 @@ class ForgetTrainer(SafeguardTrainer):
             loss = args.retain_weight * retain / counts[0] + (args.forget_weight * forget / counts[1:]).sum()
             loss = loss * self.accelerator.num_processes  # DDP averages over devices
         else:
-            loss = args.retain_weight * retain / self.retain_count(inputs)
+            count = self.retain_count(inputs)
+            self._evaluated.add(retain.reshape(1), count.reshape(1))
+            loss = args.retain_weight * retain / count
         return (loss, outputs) if return_outputs else loss
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):

@@ -1,4 +1,4 @@
-"""Means of a step's losses over its global batch: all its micro-batches, on all devices."""
+"""Means of losses over a step's global batch, or over an evaluation: all micro-batches, on all devices."""
 
 import torch
 
@@ -32,3 +32,20 @@ class GlobalMeans:
         all_reduce([self._sums])
         means = (self._sums / self.counts).tolist()
         return [None if empty else mean for mean, empty in zip(means, self._is_empty.tolist(), strict=True)]
+
+
+class EvaluationMeans:
+    """The n means of an evaluation, which the counts of its batches weight: a batch of short rows counts for less."""
+
+    def __init__(self) -> None:
+        self._batches: list[torch.Tensor] = []  # each of shape (2, n): sums and counts
+
+    def add(self, sums: torch.Tensor, counts: torch.Tensor) -> None:
+        """Adds the sums of a batch and what they divide by, of shape `(n,)` both."""
+        self._batches.append(torch.stack([sums.detach().double(), counts.double()]))
+
+    def values(self) -> list[float]:
+        """The means, 0 for one without terms. All devices call it, once, after their last batch."""
+        total = torch.stack(self._batches).sum(0)
+        all_reduce([total])
+        return (total[0] / total[1].clamp(min=1)).tolist()

@@ -137,13 +137,17 @@ def check_memory_modes(args: TARConfig, adversaries: Iterable[Adversary], sharde
             )
 
 
-def check_adapters(model: PreTrainedModel | PeftModel, adversaries: Iterable[Adversary]) -> None:
-    """Raises `ValueError` for a LoRA attack that PEFT cannot add to the model, and for a model that is a soft prompt."""
+def check_soft_prompt(model: PreTrainedModel | PeftModel) -> None:
+    """Raises `ValueError` for a model that is a soft prompt."""
     if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
         raise ValueError(
             f"`peft_config` is {type(model.active_peft_config).__name__!r}, which leaves the weights to the attacker as "
             "they are. Use LoRA, or train all parameters."
         )
+
+
+def check_adapters(model: PreTrainedModel | PeftModel, adversaries: Iterable[Adversary]) -> None:
+    """Raises `ValueError` for a LoRA attack that PEFT cannot add to the model."""
     adversaries = list(adversaries)
     full = next((adversary for adversary in adversaries if adversary.lora_r is None), None)
     why = not_added_to_the_weights(model) if isinstance(model, PeftModel) and full is not None else None

@@ -57,7 +57,11 @@ class RandomMappingTrainer(ForgetTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self.model_outputs.check_hidden_states("random mapping", "Use another defence.", one_width=True)
         self._targets = self._random_vectors()
+
+    def reads_hidden_states(self, args: RandomMappingConfig) -> bool:
+        return True
 
     def forget_loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """1 − |cos(h_θ(x), r)|, summed over tokens and hidden states."""
@@ -67,13 +71,13 @@ class RandomMappingTrainer(ForgetTrainer):
 
     def forget_count(self, batch: Batch) -> torch.Tensor:
         """Tokens × hidden states."""
-        return super().forget_count(batch) * (self.model.config.get_text_config().num_hidden_layers + 1)
+        return super().forget_count(batch) * len(self.model_outputs.hidden_states)
 
     def _random_vectors(self) -> torch.Tensor:
         """r ~ N(0, I / D) for each token id, shape `(V, D)`, of which only the direction counts. The vectors are a function
         of the seed, the same on all devices."""
-        config = self.model.config.get_text_config()
+        tokens, width = self.model.get_input_embeddings().num_embeddings, int(self.model_outputs.hidden_states[0][-1])
         generator = torch.Generator().manual_seed(self.args.seed)
-        rows = config.vocab_size if self.args.target == "token" else 1
-        vectors = torch.randn(rows, config.hidden_size, generator=generator) / math.sqrt(config.hidden_size)
-        return vectors.expand(config.vocab_size, -1).to(self.accelerator.device)
+        rows = tokens if self.args.target == "token" else 1
+        vectors = torch.randn(rows, width, generator=generator) / math.sqrt(width)
+        return vectors.expand(tokens, -1).to(self.accelerator.device)

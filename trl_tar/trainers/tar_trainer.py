@@ -15,7 +15,6 @@ from ..adversaries.adversary import Adversary
 from ..adversaries.data_order import check_adversary_batches, draw_batches, draw_rows
 from ..data.dataset_types import check_dataset
 from ..data.entities import check_disjoint
-from ..data.tokenisation import TOKENISED
 from ..distributed.device_groups import device_group
 from ..distributed.gradients import Batch
 from ..losses import IGNORED, inner_weight, kl_divergence_loss, language_modeling_loss, representation_loss
@@ -112,6 +111,8 @@ class TARTrainer(SafeguardTrainer):
         self.adversaries = adversaries  # a list once check_data has read them
         super().__init__(*args, **kwargs)
         config, accelerator, sharded = self.args, self.accelerator, self.is_fsdp_enabled
+        if self.reads_hidden_states(config):
+            self.model_outputs.check_hidden_states("the anchor", "Set representation_weight=0 and kl_weight above 0.")
         check_bfloat16(self.model, config, self.adversaries, sharded)
         check_8bit(self.model, self.adversaries, sharded)
         check_adapters(self.model, self.adversaries)
@@ -135,14 +136,16 @@ class TARTrainer(SafeguardTrainer):
 
         objectives = {name: a.objective for a in self.adversaries for name in a.datasets}
         self._adversary_rows = {
-            name: TOKENISED[objective](self, adversary_datasets[name], name) for name, objective in objectives.items()
+            name: self.tokenised(f"adversary_datasets[{name!r}]", adversary_datasets[name], objective)
+            for name, objective in objectives.items()
         }
         check_adversary_batches(self.adversaries, self._adversary_rows)
         self.honest_users = HonestUsers(
             self.adversaries, self._adversary_rows, self.train_dataset, self._batches, self.reference, config
         )
-        tokenised = TOKENISED[config.loss.objective]
-        self._tamper_resistance_rows = tokenised(self, tamper_resistance_dataset, "tamper-resistance")
+        self._tamper_resistance_rows = self.tokenised(
+            "tamper_resistance_dataset", tamper_resistance_dataset, config.loss.objective
+        )
         check_tamper_resistance_rows(self._tamper_resistance_rows, config)
 
     def check_data(self, args: TARConfig, train_dataset: Dataset) -> None:
@@ -150,6 +153,9 @@ class TARTrainer(SafeguardTrainer):
         rows = self.tamper_resistance_dataset
         check_dataset("tamper_resistance_dataset", rows, args.loss.takes_pairs, args.dataset_text_field)
         check_disjoint(train_dataset, rows, self.adversaries, self.adversary_datasets)
+
+    def reads_hidden_states(self, args: TARConfig) -> bool:
+        return "representation" in args.retain_weights
 
     # --- the outer step -----------------------------------------------------------------------------------------------
 
@@ -193,7 +199,7 @@ class TARTrainer(SafeguardTrainer):
         if attacker.adversary.role == "benign":
             return self.honest_users.terms(attacker, self._seed_name("benign", index))
         x_tr, bound = self.sample_tamper_resistance_batch(index), args.loss.bound
-        least = None if bound is None else bound(self.model.config.get_text_config().vocab_size)
+        least = None if bound is None else bound(self.model_outputs.vocabulary)
         return [OuterTerm(TAMPER_RESISTANCE, args.tamper_resistance_weight, x_tr, self._tamper_resistance_loss, least)]
 
     @contextmanager
@@ -272,19 +278,23 @@ class TARTrainer(SafeguardTrainer):
             counts, devices = self._means.counts, self.accelerator.num_processes  # DDP averages over devices
         else:
             counts, devices = torch.stack([count for _, count in pairs]), 1
+            self._evaluated.add(torch.stack([total for total, _ in pairs]), counts)
         terms = zip(weights.values(), pairs, counts, strict=True)
         loss = sum(weight * (total / count) for weight, (total, _), count in terms if weight > 0)
         loss = args.retain_weight * loss * devices
         return (loss, outputs) if return_outputs else loss
 
+    def evaluation_loss(self, means):
+        """λ_LM · L_LM(θ) + λ_rep · L_rep(θ) + λ_KL · L_KL(θ)."""
+        return sum(weight * mean for weight, mean in zip(self.args.retain_weights.values(), means, strict=True))
+
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Counts what the retain means divide by: tokens to predict, or tokens × hidden states."""
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
-        hidden_states = self.model.config.get_text_config().num_hidden_layers + 1
         counts = torch.zeros(2, dtype=torch.float64, device=device)
         for batch in batches:
             counts[0] += (batch["labels"][:, 1:] != IGNORED).sum()
-            counts[1] += batch["attention_mask"].sum() * hidden_states
+            counts[1] += batch["attention_mask"].sum() * len(self.model_outputs.hidden_states)
             add_positions(batch)
         columns = [int(name == "representation") for name in self.args.retain_weights]
         self._means = GlobalMeans(counts[columns])

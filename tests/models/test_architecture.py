@@ -1,0 +1,46 @@
+"""What is found out of an architecture in one pass, and what is refused."""
+
+import pytest
+import torch
+from support.architectures import tiny_model
+from support.sentences import one_sentence
+
+from trl_tar.models.architecture import outputs_of
+from trl_tar.models.forward_passes import last_token_states
+from trl_tar.models.tokenizers import context_of
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields", "hidden_states"),
+    [
+        ("llama", {}, [("B", "T", 32)] * 3),
+        ("bart", {"encoder_layers": 1}, [("B", "T", 32)] * 3),  # whose num_hidden_layers is that of the encoder
+        ("opt", {"word_embed_proj_dim": 16, "do_layer_norm_before": False}, [("B", "T", 32)] * 2 + [("B", "T", 16)]),
+        ("gemma3n_text", {}, [(4, "B", "T", 32)] * 3),
+    ],
+)
+def test_hidden_states_are_counted_and_measured(model_type, fields, hidden_states):
+    outputs = outputs_of(tiny_model(model_type, **fields), hidden_states=True)
+    assert outputs.vocabulary == 32 and list(outputs.hidden_states) == hidden_states
+
+
+@pytest.mark.parametrize(("model_type", "fields"), [("bert", {"is_decoder": False}), ("cpmant", {}), ("xlnet", {})])
+def test_a_model_that_reads_what_it_predicts_is_refused(model_type, fields):
+    with pytest.raises(ValueError, match="reads the tokens that it is to predict") as error:
+        outputs_of(tiny_model(model_type, **fields))
+    one_sentence(error)
+
+
+def test_hidden_states_that_are_no_vector_a_token_are_one_sentence():
+    model = tiny_model("gemma3n_text")
+    with pytest.raises(ValueError, match=r"shapes \(4, 2, 3, 32\).*Leave out what reads them: abliteration") as error:
+        last_token_states(model, torch.tensor([[7, 8, 9], [7, 8, 9]]), torch.ones(2, 3, dtype=torch.long))
+    one_sentence(error)
+
+
+def test_positions_that_are_counted_from_the_padding_are_fewer():
+    model = tiny_model("roberta")
+    assert context_of(model.config) == 64 - 2
+    model(input_ids=torch.full((1, 62), 7))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(input_ids=torch.full((1, 63), 7))

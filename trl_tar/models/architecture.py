@@ -1,0 +1,138 @@
+"""What an architecture makes of tokens, found out in one small pass: whether it reads as a causal language model does, and what
+it returns."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PretrainedConfig, PreTrainedModel
+
+from .forward_passes import in_eval_mode
+
+
+# errors that models raise for inputs which they cannot read
+UNREADABLE = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+ROWS, LENGTH = 3, 5  # of the pass; two numbers that are not alike, so that a shape says which is which
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model returns for rows of tokens.
+
+    Args:
+        model (`str`):
+            Its class.
+        vocabulary (`int`):
+            V, the width of its logits `(B, T, V)`.
+        hidden_states (`tuple[tuple[str | int, ...], ...]`):
+            Shape of each hidden state, `("B", "T", 64)` for one of width 64; none where they were not asked for.
+    """
+
+    model: str
+    vocabulary: int
+    hidden_states: tuple[tuple[str | int, ...], ...] = ()
+
+    def check_hidden_states(self, reader: str, remedy: str, one_width: bool = False) -> None:
+        """Raises `ValueError`, in the name of who reads them, for hidden states that are not a vector a token.
+
+        `one_width` says that all must be as wide."""
+        odd = [
+            shape for shape in self.hidden_states if shape[:-1] != ("B", "T")
+        ]  # such as several streams, (4, B, T, 64)
+        if odd or not self.hidden_states:
+            found = f"has hidden states of shape {_in_words(odd[0])}" if odd else "returns no hidden states"
+            raise ValueError(f"{self.model} {found}, and {reader} reads one vector a token, (B, T, width). {remedy}")
+        shapes = list(map(_in_words, dict.fromkeys(self.hidden_states)))
+        if one_width and len(shapes) > 1:
+            raise ValueError(
+                f"{self.model} has hidden states of shapes {' and '.join(shapes)}, and {reader} reads states of one width. "
+                f"{remedy}"
+            )
+
+
+def outputs_of(model: PreTrainedModel | PeftModel, hidden_states: bool = False) -> Outputs:
+    """Reads a few tokens, and checks that what a model says after a token depends on that token and those before it alone.
+
+    Losses, likelihoods and attacks take that for granted: rows are padded on the right, and each token is predicted from those
+    before.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            The model.
+        hidden_states (`bool`, *optional*, defaults to `False`):
+            Ask for hidden states too.
+
+    Returns:
+        [`Outputs`]: what the model returns.
+
+    Raises:
+        `ValueError`: for a model that cannot read token ids alone, returns other logits than a row a token, reads the tokens
+            that it is to predict, or takes padding for text.
+    """
+    name = type(model.get_base_model() if isinstance(model, PeftModel) else model).__name__
+    arguments = {"output_hidden_states": True} if hidden_states else {}
+    ids, mask = _rows(model)
+    try:
+        with torch.no_grad(), in_eval_mode(model):
+            outputs = model(input_ids=ids, attention_mask=mask, use_cache=False, **arguments)
+        logits, states = outputs.logits, (outputs.hidden_states or ()) if hidden_states else ()
+    except UNREADABLE as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(
+            f"{name} cannot read token ids with an attention mask alone ({said[0].rstrip('.')}). Use a causal language model of "
+            "text."
+        ) from error
+    if logits.ndim != 3 or logits.shape[:2] != ids.shape:
+        raise ValueError(
+            f"{name} returns logits of shape {_in_words(_shape(logits))}, and a causal language model those of shape (B, T, V). Use one of "
+            "text."
+        )
+    _check_causal(name, logits, next(model.parameters()).dtype)
+    return Outputs(name, logits.shape[-1], tuple(map(_shape, states)))
+
+
+def _rows(model: PreTrainedModel | PeftModel) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and mask of shape `(ROWS, LENGTH)`: a text, one with another last token, and one that ends in padding."""
+    # what stands for padding, an end or an image may be read in another way
+    special = {value for name, value in _fields(model.config) if "token" in str(name) and type(value) is int}
+    rows = model.get_input_embeddings().num_embeddings
+    before, last, other = [i for i in range(rows) if i not in special][-3:]
+    pad = getattr(model.config, "pad_token_id", None)
+    pad = pad if isinstance(pad, int) and 0 <= pad < rows else 0
+    ids = torch.tensor([[before] * (LENGTH - 1) + [end] for end in (last, other, pad)], device=model.device)
+    mask = torch.ones_like(ids)
+    mask[2, -1] = 0
+    return ids, mask
+
+
+def _fields(config: PretrainedConfig) -> Iterator[tuple[str, Any]]:
+    """The fields of a configuration and of those that it is made of."""
+    fields = config.to_dict()
+    for part in (fields, *(value for value in fields.values() if isinstance(value, dict))):
+        yield from part.items()
+
+
+def _check_causal(name: str, logits: torch.Tensor, dtype: torch.dtype) -> None:
+    """Raises `ValueError` where logits of [`_rows`] before the last token change with it.
+
+    Half of the digits of the weights' precision may differ, as experts multiply other rows together."""
+    text, other, padded = logits.double()[:, :-1]
+    allowed = (logits[0, -1].double() - logits[1, -1].double()).abs().max() * torch.finfo(dtype).eps ** 0.5
+    for row, reads in ((other, "the tokens that it is to predict"), (padded, "padding as text")):
+        if (text - row).abs().max() > allowed:
+            raise ValueError(
+                f"{name} reads {reads}, so that neither its losses nor its likelihoods are those of a causal language model. "
+                "Use another architecture; an encoder may become one by is_decoder=True in its configuration."
+            )
+
+
+def _shape(tensor: torch.Tensor) -> tuple[str | int, ...]:
+    """A shape, with B for the rows and T for the tokens of the pass."""
+    *sizes, width = tensor.shape
+    return *("B" if size == ROWS else "T" if size == LENGTH else size for size in sizes), width
+
+
+def _in_words(shape: tuple[str | int, ...]) -> str:
+    return f"({', '.join(map(str, shape))})"
