@@ -12,7 +12,8 @@ from trl_tar.report.report import Report
 
 
 QUESTIONS = MultipleChoice(
-    [{"prompt": f"w{i} w{i + 1}", "choices": [" w3", " w4 w5"], "answer": i % 2, "group": str(i)} for i in range(4)]
+    [{"prompt": f"w{i} w{i + 1}", "choices": [" w3", " w4 w5"], "answer": i % 2, "group": str(i)} for i in range(4)],
+    chat=False,
 )
 ABLITERATION = Adversary("abliterate", "h", edit="abliterate", contrast_dataset="r", num_steps=0)
 SHORT = {"learning_rate": 0.01, "num_steps": 1, "batch_size": 2}

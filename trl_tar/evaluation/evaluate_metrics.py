@@ -66,7 +66,8 @@ def _mean(predictions: list[str], references: list[str], judge: Judge | None) ->
     scores = [s for s in scored_after_thoughts(judge or RefusalPhrases(), references, predictions) if not math.isnan(s)]
     if not scores:
         raise ValueError(
-            "`predictions` has no answer with a score: thoughts that never end, or a judge that refuses. Let the model write more tokens, or take another judge."
+            "`predictions` has no answer whose thoughts end. Let the model write more tokens, or take a judge that does not refuse "
+            "them all."
         )
     return sum(scores) / len(scores)
 
