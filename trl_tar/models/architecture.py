@@ -97,7 +97,7 @@ def _rows(model: PreTrainedModel | PeftModel) -> tuple[torch.Tensor, torch.Tenso
     """Token ids and mask of shape `(ROWS, LENGTH)`: a text, one with another last token, and one that ends in padding."""
     # what stands for padding, an end or an image may be read in another way
     special = {value for name, value in _fields(model.config) if "token" in str(name) and type(value) is int}
-    rows = model.get_input_embeddings().num_embeddings
+    rows = len(model.get_input_embeddings().weight)  # which a wrapper of PEFT has too
     before, last, other = [i for i in range(rows) if i not in special][-3:]
     pad = getattr(model.config, "pad_token_id", None)
     pad = pad if isinstance(pad, int) and 0 <= pad < rows else 0

@@ -76,7 +76,7 @@ class RandomMappingTrainer(ForgetTrainer):
     def _random_vectors(self) -> torch.Tensor:
         """r ~ N(0, I / D) for each token id, shape `(V, D)`, of which only the direction counts. The vectors are a function
         of the seed, the same on all devices."""
-        tokens, width = self.model.get_input_embeddings().num_embeddings, int(self.model_outputs.hidden_states[0][-1])
+        tokens, width = len(self.model.get_input_embeddings().weight), int(self.model_outputs.hidden_states[0][-1])
         generator = torch.Generator().manual_seed(self.args.seed)
         rows = tokens if self.args.target == "token" else 1
         vectors = torch.randn(rows, width, generator=generator) / math.sqrt(width)
