@@ -214,7 +214,8 @@ QUIET = {
     "save_strategy": "no",
     "activation_checkpointing": False,
     "gradient_checkpointing": False,
-    "router_aux_loss_coef": 0.0,  # the loss is that of the adversary; and with a cache no router logits can be asked for
+    # else the model's configuration could drown the loss of the attacker; training has none either
+    "router_aux_loss_coef": 0.0,
     "dataloader_pin_memory": torch.cuda.is_available(),
 }
 
@@ -286,7 +287,6 @@ def _arguments(attacked: AttackedModel, adversary: Adversary) -> dict[str, Any]:
         "warmup_steps": adversary.warmup_steps,
         "weight_decay": adversary.weight_decay,
         "max_grad_norm": adversary.max_grad_norm,
-        "router_aux_loss_coef": 0.0,  # else the model's configuration could drown the attacker's loss; training has none either
     }
 
 
