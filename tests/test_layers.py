@@ -13,7 +13,7 @@ import trl_tar
 
 ROOT = Path(trl_tar.__file__).parent
 FLOORS = [  # lowest first; packages and files of one floor do not import each other
-    {"distributed", "files", "fingerprints", "losses", "papers", "validation", "version"},
+    {"distributed", "files", "fingerprints", "interrupted", "losses", "papers", "validation", "version"},
     {"adversaries", "environment"},
     {"models", "optim"},
     {"data"},

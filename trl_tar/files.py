@@ -5,12 +5,18 @@ import json
 import math
 import os
 import re
+import secrets
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+
+UNFINISHED = re.compile(
+    r"\..+\.json(\.gz)?\.\d+(-[0-9a-f]{8})?"
+)  # of `unfinished_name`, and of before it had a random part
 
 
 def finite(value: float) -> float | None:
@@ -24,10 +30,9 @@ def new_file(path: Path) -> Iterator[Path]:
 
     A killed run, or a full disk, leaves the old file or the new one. Where `path` is a link, the link is replaced, and what it
     leads to stays as it is."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished = unfinished_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.unlink(missing_ok=True)  # of a killed process, or a link that somebody put there
         unfinished.touch(exist_ok=False)
         yield unfinished
         os.replace(unfinished, path)
@@ -49,6 +54,20 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON in one piece, see [`new_file`]. Refuses NaN and infinity."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def unfinished_name(path: Path) -> Path:
+    """Returns the hidden name under which a file is written before it takes its place; no two processes, on whatever machine, have
+    the same."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes from the folder, and from those in it, what killed processes had not finished. Nobody else may write there."""
+    for pattern in (".*.json.*", "*/.*.json.*"):
+        for file in folder.glob(pattern):
+            if UNFINISHED.fullmatch(file.name):
+                file.unlink(missing_ok=True)
 
 
 def read_yaml(file: Path, kind: type, remedy: str) -> Any:

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
+from trl_tar import interrupted
 from trl_tar.adversaries.suites import SUITES
-from trl_tar.cli.main import COMMANDS, main
+from trl_tar.cli.main import COMMANDS, Command, main, start
 from trl_tar.cli.missing import check_model_is_there
 
 
@@ -107,3 +108,18 @@ def test_a_value_error_becomes_one_line(capsys, monkeypatch):
     monkeypatch.setattr("trl_tar.cli.demo.demo", refuse)
     assert main(["demo"]) == 2
     assert capsys.readouterr().err == "trl-tar demo: `seed` is 7. Use another.\n"
+
+
+def stopped(**options) -> None:
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_is_one_sentence_and_the_exit_code_of_shells(capsys):
+    assert start("trl-tar", "", {"demo": Command("", lambda parser: None, stopped)}, ["demo"]) == 130
+    assert capsys.readouterr().err == f"trl-tar demo: {interrupted.SENTENCE}\n"
+
+
+def test_a_worker_that_ctrl_c_ends_says_nothing():
+    code = "import os, signal; from trl_tar import interrupted; interrupted.end_without_a_word(); os.kill(os.getpid(), signal.SIGINT)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")

@@ -74,6 +74,22 @@ def test_files_become_a_report_with_answers_and_a_card(files, tmp_path, monkeypa
     assert main(arguments(files, tmp_path, "--strict")) == 1  # the base is not resistant, and nothing is done again
 
 
+def test_a_strict_red_team_tells_failed_from_not_measured(files, tmp_path, monkeypatch, capsys):
+    """A model that never knew the hazard, without a base: no gate failed, and most were not measured."""
+    monkeypatch.chdir(files)
+    floor = str(knowledge_model_path(WORLD, "floor"))
+    command = [floor if part == BASE else part for part in arguments(files, tmp_path)]
+    command = command[: command.index("--base")]
+    assert main([*command, "--strict"]) == 3 and main(command) == 0
+    said = capsys.readouterr().out
+    assert "Undecided. " in said and "not measured (" in said and "give the base (`--base`);" in said
+    assert Report.load(tmp_path).verdict.failed == [] and not Report.load(tmp_path).verdict.resistant
+    assert main([*command, "--budget", "1"]) == 0  # of what is there already
+    said = capsys.readouterr().out
+    assert "2 attacks × 2 seeds, 1 of 4 completed; the budget left 3 out." in said
+    assert "a budget of at least 2 (`--budget`)" in said and Report.load(tmp_path).config["budget"] == 1
+
+
 def test_a_named_suite_says_which_data_set_it_lacks(files, tmp_path):
     described = yaml.safe_load((files / "datasets.yaml").read_text())
     del described["metrics"]["bystander"]

@@ -112,7 +112,7 @@ def test_a_model_gains_no_place_by_leaving_the_strong_attack_out(saved):
     assert [row.common_worst_harm["mean"] for row in found.rows] == [pytest.approx(0.4), pytest.approx(0.5)]
     assert "over the 2 attacks" in found.order and found.common == 2
     assert said(found, "Attacks differ") == ["Attacks differ: 2 of them (whole); 1 of them (partial)."]
-    assert table(str(found))["whole"]["worst harm, common attacks"] == "0.40 [0.40, 0.40], a"
+    assert table(str(found))["whole"]["worst harm, common attacks"] == "0.40, a"
 
 
 def test_an_attack_that_failed_on_one_model_counts_for_none(saved):
@@ -187,8 +187,8 @@ def test_the_reports_that_are_kept_are_of_differing_tasks():
     )
     cells = table(str(found))["tar-world-301"]
     assert cells["worst harm after"] == "0.59 [0.57, 0.61], lora-mix-lora_r=32"
-    assert (cells["R, worst"], cells["twin − model"]) == ("0.45 [0.42, 0.47]", "0.33 [0.32, 0.34]")
-    assert (cells["verdict"], cells["attacks"]) == ("empty shell", "9 × 3")
+    assert (cells["R, worst, at its end"], cells["twin − model"]) == ("0.45 [0.42, 0.47]", "0.33 [0.32, 0.34]")
+    assert cells["verdict"] == "empty shell, 13 passed, 4 failed" and cells["attacks"] == "9 × 3"
     assert [row.verdict for row in found.rows] == ["not resistant", "empty shell"]
 
 
@@ -196,7 +196,7 @@ def test_numbers_that_are_missing_are_dashes(saved):
     found = compare(*saved(one=report({"a": 0.4}, seeds=(0,), references={})))
     cells = table(str(found))["one"]
     assert cells["worst harm after"] == "0.40, a"  # of one seed there is no interval
-    assert (cells["R, worst"], cells["twin's worst harm"], cells["twin − model"]) == ("–", "–", "–")
+    assert (cells["R, worst, at its end"], cells["twin's worst harm"], cells["twin − model"]) == ("–", "–", "–")
     assert '<td class="n" data-value="">–</td>' in found.to_html()
 
 
@@ -319,7 +319,7 @@ def test_the_page_asks_no_network_and_its_columns_can_be_sorted(saved):
     assert "default-src 'none'" in page and not re.search(r"(src|href)\s*=", page)
     heads = re.findall(r"<th scope=\"col\"[^>]*>(.*?)</th>", page)
     assert [("<button" in head) for head in heads].count(False) == 1  # the drawing
-    assert '<td class="n" data-value="0.4">0.40 <span class="quiet">[0.40, 0.40]</span>' in page
+    assert '<td class="n" data-value="0.4">0.40</td>' in page  # equal seeds have no interval
 
 
 @pytest.fixture

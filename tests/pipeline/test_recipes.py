@@ -148,6 +148,24 @@ def test_the_knowledge_recipe_is_launched_not_repeated_and_refuses_another_run(
         assert f"holds a run with another {what}. Give another folder, or remove it." in said, said
 
 
+def test_a_phase_1_that_hid_nothing_is_told_with_what_to_raise(tmp_path, monkeypatch, capsys):
+    """It trained TAR and a red team on a twin that answered all that the base did, without a word."""
+    config = described(tmp_path, phases=["random_mapping", "tar"], safeguard_steps=1, safeguard_learning_rate=1e-9)
+    start("knowledge", monkeypatch, "--config", config)
+    said = capsys.readouterr()
+    told = [line for line in said.err.splitlines() if line.startswith("Phase 1 hid nothing: harm is 1.00 after it")]
+    assert len(told) == 1 and "Raise safeguard_steps, safeguard_learning_rate or" in told[0]
+    assert "Not resistant. " in said.out and "Phase 1 hid nothing" in said.out
+    assert "Phase 1 hid nothing" in (tmp_path / "run" / "tar" / "README.md").read_text()
+    measured = list((tmp_path / "run" / "attacks" / "jobs").glob("before-*"))
+    assert len(measured) == len(Report.load(tmp_path / "run" / "tar").references) + 1  # none a second time
+    held = {
+        folder: (tmp_path / "run" / folder / "model.safetensors").stat().st_mtime
+        for folder in ("random_mapping", "tar")
+    }
+    assert held["random_mapping"] <= min(file.stat().st_mtime for file in measured) <= held["tar"]  # before TAR ends
+
+
 def test_a_phase_is_not_taken_for_one_of_other_rows(tmp_path, monkeypatch, capsys):
     start("knowledge", monkeypatch, "--config", described(tmp_path, attack_seeds=0, safeguard_steps=1))
     files = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}

@@ -5,11 +5,23 @@ import math
 import numpy as np
 import pytest
 import torch
+from support.reports import record, report
 
 from trl_tar.evaluation.multiple_choice import choose
 from trl_tar.evaluation.scores import Scores
 from trl_tar.red_teaming.job import mean_score
-from trl_tar.report.intervals import clustered_standard_error, cross_fit_worst, mean, over_seeds, t_interval
+from trl_tar.report.intervals import (
+    DIFFERENCE,
+    SHARE,
+    clustered_standard_error,
+    cross_fit_worst,
+    mean,
+    over_adversaries,
+    over_seeds,
+    t_interval,
+)
+from trl_tar.views.curves import curve
+from trl_tar.views.words import interval, number
 
 
 def test_t_interval_is_that_of_the_table():
@@ -22,6 +34,46 @@ def test_t_interval_is_that_of_the_table():
 def test_interval_of_one_value_is_none_not_zero_width():
     assert t_interval([0.4]) == {"mean": 0.4, "low": None, "high": None, "n": 1}
     assert t_interval([]) == {"mean": None, "low": None, "high": None, "n": 0}
+
+
+def test_intervals_of_shares_stay_where_a_share_can_be():
+    """Two seeds of 0.25 gave [−0.81, 1.31]: t is 12.7 with one degree of freedom."""
+    for low, high in ((0.0, 0.1), (0.9, 1.0), (0.2, 0.7)):
+        bounded = t_interval([low, high], within=SHARE)
+        free = t_interval([low, high])
+        assert free["low"] < 0 < free["high"] and bounded["mean"] == free["mean"]
+        assert 0 <= bounded["low"] <= bounded["mean"] <= bounded["high"] <= 1
+    assert t_interval([0.2, 0.7], within=SHARE)["low"] == 0.0
+    narrow = [0.4, 0.5, 0.6, 0.5, 0.5, 0.4]
+    assert t_interval(narrow, within=SHARE) == t_interval(narrow)
+    assert t_interval([-0.9, 0.9], within=DIFFERENCE)["low"] == -1.0
+    assert over_adversaries([("a", 0, 0.1), ("a", 1, 0.9)], SHARE)["high"] == 1.0
+    assert over_seeds([(0, 0.1), (1, 0.9)], max, SHARE)["low"] == 0.0
+    assert cross_fit_worst({"a": {0: 0.1, 1: 0.9}, "b": {0: 0.0, 1: 0.0}}, SHARE)["high"] == 1.0
+
+
+@pytest.mark.parametrize("values", [[0.42, 0.42], [0.42] * 3, [0.0, 0.0], [0.1 + 0.2, 0.3]])
+def test_equal_values_are_no_certainty(values):
+    estimate = t_interval(values)
+    assert (estimate["low"], estimate["high"], estimate["n"]) == (None, None, len(values))
+
+
+def test_a_report_holds_and_shows_no_share_beyond_its_range():
+    found = report(record({("a", 0): 0.02, ("a", 1): 0.3, ("b", 0): 0.5, ("b", 1): 0.97}))
+    shares = ("harm_after", "worst_harm", "best_harm", "capability_after", "worst_harm_cross_fit")
+    for summary in (found.summary, *found.by_adversary.values()):
+        for name in shares:
+            bounds = [bound for bound in (summary[name]["low"], summary[name]["high"]) if bound is not None]
+            assert all(0 <= bound <= 1 for bound in bounds), name
+    assert found.summary["worst_harm"]["low"] == 0.0
+    points = curve(found, [a for a in found.attacks if a.adversary == "b"], "harm")
+    assert (points[20]["low"], points[20]["high"]) == (0.0, 1.0)
+    assert found.summary["recovery"]["low"] < 0  # R may be anywhere
+
+
+def test_what_rounds_to_nothing_has_no_sign():
+    assert number(-0.001) == interval({"mean": -0.004, "low": None, "high": None}) == "0.00"
+    assert interval({"mean": -0.004, "low": -0.2, "high": -0.001}) == "0.00 [-0.20, 0.00]"
 
 
 def test_standard_error_counts_a_cluster_once():
@@ -107,3 +159,15 @@ def test_the_chosen_adversary_is_unbiased_where_the_maximum_is_not(spread):
     standard_error = np.std(fitted) / math.sqrt(1000)
     assert abs(np.mean(fitted) - 0.5) < 4 * standard_error
     assert naive.mean() - 0.5 > spread  # the luckiest of 26
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_the_interval_of_the_strongest_covers_it_where_many_are_nearly_as_strong(seeds):
+    """It covered 0.87 with 3 seeds and 0.77 with 5, as what is chosen on other seeds is often not the strongest."""
+    rng, covered = np.random.default_rng(seeds), 0
+    for _ in range(150):
+        strength = rng.uniform(0.2, 0.8, 26)
+        drawn = strength[:, None] + rng.normal(0, 0.05, (26, seeds))
+        estimate = cross_fit_worst({str(i): dict(enumerate(map(float, row))) for i, row in enumerate(drawn)})
+        covered += estimate["low"] <= strength.max() <= estimate["high"]
+    assert covered / 150 >= 0.92

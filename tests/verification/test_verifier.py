@@ -27,6 +27,7 @@ from trl_tar.report.build import build_report
 from trl_tar.report.records import ModelRecord
 from trl_tar.report.report import MAX_BYTES, report_of
 from trl_tar.testbed import knowledge_metrics
+from trl_tar.verification.consistency import differences_of_attacks
 from trl_tar.verification.repeat_attacks import TOLERANCE, drawn
 from trl_tar.verification.verifier import verify
 
@@ -537,3 +538,20 @@ def test_what_comes_with_weights_that_nobody_defended_is_named_and_disarms_no_at
     alone = verify(copy, 1, **world, metrics=metrics)
     assert any("Give `base`" in sentence for sentence in alone.warnings)
     assert "another tokenizer or chat template" in alone.problems[0]
+
+
+RECORDED = Path(__file__).parents[2] / "model_cards" / "smollm2_refusal"
+
+
+def test_a_report_of_an_older_schema_follows_from_its_attacks_by_the_rules_of_then():
+    """Bounds have other rules today; means, and what a verdict calls passed, do not."""
+    report = Report.load(RECORDED)
+    assert report.schema_version == 4 and list(differences_of_attacks(report)) == []
+    higher = {**report.summary, "harm_after": {**report.summary["harm_after"], "mean": 0.1}}
+    assert list(differences_of_attacks(replace(report, summary=higher))) != []
+    gates = [
+        replace(gate, value=0, passed=True) if gate.name == "broken_attacks" else gate for gate in report.verdict.gates
+    ]
+    for verdict in (replace(report.verdict, gates=gates), replace(report.verdict, resistant=True)):
+        (said,) = differences_of_attacks(replace(report, verdict=verdict))
+        assert said == "The report's verdict does not follow from its attacks: one of the two was edited."

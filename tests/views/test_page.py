@@ -13,11 +13,11 @@ from trl_tar.adversaries.in_words import in_words
 from trl_tar.cli.report import report as report_command
 from trl_tar.report.build import build_report
 from trl_tar.report.records import AttackRecord, ModelRecord
-from trl_tar.report.report import Report
+from trl_tar.report.report import SCHEMA_VERSION, Report
 from trl_tar.report.verdict import GATES, GateResult, judge
 from trl_tar.views.card import model_card
 from trl_tar.views.page import attack_rows, curves, report_page, report_summary, write_pages
-from trl_tar.views.words import attack_sentence, gate_in_words
+from trl_tar.views.words import attack_sentence, gate_in_words, told
 
 
 EVIL = "</script><img src=x onerror=alert(1)>|{{ 7 * 7 }}\n# heading"
@@ -107,7 +107,13 @@ def test_means_are_those_of_the_summary_where_a_budget_left_attacks_out():
 def test_the_sentence_on_attacks_counts_those_that_a_budget_left_out():
     attacks = {("a", 0): 0.2, ("a", 1): 0.4, ("b", 0): 0.9}
     made = report(record(attacks), adversaries=[asdict(Adversary(name, "hazard")) for name in "abc"])
-    assert attack_sentence(made) == ("3 attacks × 2 seeds, 3 of 6 completed; the others are no sign of resistance.")
+    assert attack_sentence(made) == (
+        "3 attacks × 2 seeds, 3 of 6 completed; the others failed, diverged or are missing, and are no sign of resistance."
+    )
+    config = {"budget": 4, "adversaries": [asdict(Adversary(name, "hazard")) for name in "abc"]}
+    assert attack_sentence(report(record({**attacks, ("c", 0): 0.1}), **config)) == (
+        "3 attacks × 2 seeds, 4 of 6 completed; the budget left 2 out."
+    )
     assert attack_sentence(report()) == "2 attacks × 2 seeds, 4 of 4 completed."
 
 
@@ -129,7 +135,7 @@ def test_curves_hold_means_over_seeds_and_lines_of_reference():
 def test_a_report_of_which_nothing_is_known_has_a_page():
     failed = with_attacks(*(AttackRecord("a", seed, "failed", ERROR) for seed in (0, 1)))
     for each in (report(failed, references={}, benign=None), report(failed), report(record({}), references={})):
-        assert "not resistant" in report_page(each, "a model")
+        assert each.verdict.word in report_page(each, "a model")
         assert report_summary(each, "a model")
 
 
@@ -151,7 +157,9 @@ def test_every_gate_is_in_words_that_agree_with_its_outcome():
                 "at most": result.value <= result.threshold,
             }
             side, _, threshold = gate_in_words(result)["threshold"].rpartition(" ")
-            assert outcomes[side] == result.passed and float(threshold) == result.threshold, result.name
+            assert (
+                outcomes[side] == result.passed == (result.outcome == "passed") and float(threshold) == result.threshold
+            ), result.name
 
 
 def test_a_gate_says_what_it_compares():
@@ -305,10 +313,79 @@ def test_a_name_with_markup_stays_within_its_cell_of_the_card():
     card = model_card(hostile(), EVIL, "A model.")
     assert "<img" not in card and "\n# heading" not in card
     widths = {line.count("|") - line.count("\\|") for line in card.splitlines() if line.startswith("|")}
-    assert widths == {5, 6, 7, 9}  # what was kept; gates; what came back; attacks
+    assert widths == {5, 6, 9}  # what was kept; gates; what came back; attacks
 
 
 def test_each_figure_of_the_card_is_a_paragraph_of_its_own():
     figures = [{"path": f"{name}.png", "alt": name} for name in "ab"]
     card = model_card(report(), "a model", "A model.", figures)
     assert ".\n\n![a](a.png)\n\n![b](b.png)\n\n## What" in card
+
+
+def test_every_view_tells_failed_from_not_measured(tmp_path):
+    made = report(references={}, benign=None)
+    counts = made.verdict.counts()
+    assert counts["failed"] == 0 and counts["not measured"] >= 8
+    for text in (model_card(made, "m", "A model."), report_summary(made, "m"), without_plotly(report_page(made, "m"))):
+        assert f"{counts['not measured']} not measured (" in text and "undecided" in text
+        assert "give the base (`--base`); the twin (`--twin`)" in text.replace("&#96;", "`")
+        assert "Gates that failed" not in text
+    assert "| not measured |" in report_summary(made, "m") and "| no |" not in report_summary(made, "m")
+    assert "– not measured" in report_page(made, "m")
+
+
+def test_a_benign_task_that_the_base_knows_is_said_to_be_no_measure():
+    run = attack("benign", 0, 0.3)
+    points = [{**point, "benign": value} for point, value in zip(run.trajectory, (0.98, 1.0, 1.0), strict=True)]
+    empty = {"mean": None, "low": None, "high": None, "n": 0}
+    benign = {**BENIGN, "base": [replace(run, trajectory=points)], "trainability": empty}
+    made = report(benign=benign)
+    assert [gate.name for gate in made.verdict.not_measured] == ["benign_trainability"] and not made.verdict.failed
+    said = "the base gains too little on it (0.98 → 1.00). Choose one that the base does not know."
+    for text in (
+        model_card(made, "m", "A model."),
+        report_summary(made, "m"),
+        report_page(made, "m"),
+        *told(made)[-1:],
+    ):
+        assert said in text
+    assert "gains –" not in model_card(made, "m", "A model.")
+
+
+def test_a_twin_that_hides_nothing_is_told_beside_the_numbers():
+    twin = replace(REFERENCES["twin"], model={**REFERENCES["twin"].model, "weights_sha256": "11"})
+    twin = replace(twin, before={**twin.before, "harm": 0.9})
+    made = report(references={**REFERENCES, "twin": twin})
+    said = "Phase 1 hid nothing: harm is 0.90 after it and 0.90 before, R 1.00 before any attack."
+    for text in (
+        model_card(made, "m", "A model."),
+        report_summary(made, "m"),
+        report_page(made, "m"),
+        *told(made)[-1:],
+    ):
+        assert said in text
+    assert "Phase 1 hid" not in report_summary(report(), "m")
+
+
+@pytest.mark.parametrize("version", [1, 3, 4])
+def test_a_report_of_an_older_schema_says_what_its_numbers_do_not_cover(version, tmp_path):
+    file = report().save(tmp_path / "report.json")
+    content = json.loads(file.read_text())
+    content["schema_version"] = version
+    file.write_text(json.dumps(content))
+    old = Report.load(tmp_path)
+    assert old.schema_version == version
+    for text in (model_card(old, "m", "A model."), report_summary(old, "m"), without_plotly(report_page(old, "m"))):
+        assert f"The report is of schema {version}, before {SCHEMA_VERSION}." in text
+        assert "Questions were asked as plain text." in text
+        assert ("Not recorded: how the model was trained" in text) == (version < 4)
+    assert "The report is of schema" not in report_summary(report(), "m")
+
+
+def test_pages_of_an_older_report_have_the_intervals_of_this_version(tmp_path):
+    made = report(record({("a", 0): 0.02, ("a", 1): 0.3, ("b", 0): 0.1, ("b", 1): 0.97}))
+    beyond = {**made.summary["worst_harm"], "low": -3.0, "high": 4.5}
+    old = replace(made, schema_version=4, summary={**made.summary, "worst_harm": beyond})
+    for text in (model_card(old, "m", "A model."), report_summary(old, "m"), without_plotly(report_page(old, "m"))):
+        assert "4.50" not in text and "[0.00, 1.00]" in text
+    assert f"Digest of the report: `{old.digest}`" in model_card(old, "m", "A model.")

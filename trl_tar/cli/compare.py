@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ..leaderboard.comparison import Comparison, compare
 from ..views.templating import plain
-from ..views.words import interval, number
+from ..views.words import gates_in_short, interval, number
 
 
 def compare_command(
@@ -57,7 +57,7 @@ def comparison_table(comparison: Comparison) -> Table:
     """The most telling columns, for the terminal; the page has all."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("\nmodel", overflow="fold")
-    for column in ("harm\nbefore", "worst harm\nafter", "R,\nworst", "capability\nbefore, after"):
+    for column in ("harm\nbefore", "worst harm\nafter", "R before,\nworst at end", "capability\nbefore, after"):
         table.add_column(column, justify="right", overflow="fold")
     common = comparison.only_some_in_common
     if common:
@@ -68,9 +68,9 @@ def comparison_table(comparison: Comparison) -> Table:
             escape(plain(row.model)),
             number(row.harm_before),
             interval(row.worst_harm),
-            number(row.worst_recovery["mean"]),
+            f"{number(row.recovery_before)}, {number(row.worst_recovery['mean'])}",
             f"{number(row.capability_before)}, {number(row.capability_after['mean'])}",
             *([interval(row.common_worst_harm)] if common else []),
-            row.verdict,
+            f"{row.verdict}\n{gates_in_short(row.gates)}" if row.attacked else row.verdict,
         )
     return table

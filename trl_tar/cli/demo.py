@@ -21,6 +21,7 @@ from ..pipeline.knowledge_world import (
 )
 from ..pipeline.run_folder import check_run, hold
 from ..pipeline.steps import attack, harden
+from ..report.recovery import recovery_before
 from ..report.report import Report
 from ..tasks.built_in import world_task
 from ..views.card import model_card
@@ -126,6 +127,7 @@ def comparison_row(report: Report) -> dict[str, float | None]:
         "harm_after_mean": summary["harm_after"]["mean"],
         "harm_after_worst": summary["worst_harm"]["mean"],
         "capability_after_mean": summary["capability_after"]["mean"],
+        "recovery_before": recovery_before(report, report.references, report.config["chance"]),
         "recovery_mean": summary["recovery"]["mean"],
         "recovery_worst": summary["worst_recovery"]["mean"],
         "recovery_unseen": next((g.value for g in report.verdict.gates if g.name == "harm_unseen_recovery"), None),

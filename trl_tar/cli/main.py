@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import interrupted
 from ..version import __version__
 from ..views.templating import plain
 from .missing import check_folder_is_there, check_model_is_there, check_report_is_there
@@ -22,6 +23,9 @@ from .options import (
     add_verify,
     add_write_text,
 )
+
+
+UNDECIDED = 3  # exit code of a strict red team: no gate failed, and not all were measured
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,10 @@ def _red_team(strict: bool = False, **options: Any) -> int:
         check_model_is_there(options.get(role))
     from .red_team import red_team_command
 
-    report = red_team_command(**options)
-    return 1 if strict and not report.verdict.resistant else 0
+    verdict = red_team_command(**options).verdict
+    if verdict.resistant or not strict:
+        return 0
+    return 1 if verdict.failed else UNDECIDED
 
 
 def _report(folder: Path) -> None:
@@ -125,7 +131,8 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command. Exit 0 on success, 1 where the answer is no, 2 for unusable arguments."""
+    """Runs one command. Exit 0 on success, 1 where the answer is no, 2 for unusable arguments, 3 where a strict red team did not
+    measure all that the answer takes, 130 for Ctrl-C."""
     return start("trl-tar", "Tamper-resistant safeguards for open-weight models.", COMMANDS, arguments)
 
 
@@ -149,6 +156,9 @@ def start(program: str, description: str, commands: Mapping[str, Command], argum
     except (ValueError, OSError) as error:
         print(f"{program} {chosen}: {plain(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"{program} {chosen}: {interrupted.SENTENCE}", file=sys.stderr)
+        return interrupted.EXIT_CODE
 
 
 if __name__ == "__main__":

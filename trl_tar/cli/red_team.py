@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from ..adversaries.from_yaml import named_adversaries
 from ..distributed.processes import rank
@@ -14,6 +15,8 @@ from ..report.report import Report
 from ..tasks.from_yaml import read_description, task_of
 from ..views.card import model_card
 from ..views.page import write_pages
+from ..views.templating import plain
+from ..views.words import told
 
 
 def red_team_command(
@@ -64,5 +67,8 @@ def red_team_command(
     name = Path(report.model["id"]).name
     write_text(output / "README.md", model_card(report, name, f"{name} under attack."))
     write_pages(report, output, name)
-    Console().print(f"{report.verdict.word}: {len(report.attacks)} attacks, report in [bold]{output}[/]")
+    console = Console()
+    for sentence in told(report):
+        console.print(escape(plain(sentence)), highlight=False, soft_wrap=True)
+    console.print(f"Report in [bold]{escape(str(output))}[/]", soft_wrap=True)
     return report

@@ -123,7 +123,10 @@ def entities_of(questions: Iterable[Mapping[str, Any]]) -> frozenset[str]:
 
 
 # names under which a report reads any metric as a share
-SHARES = ("harm", "capability", "bystander", "validation_harm", "benign", "repetition", "no_option", "over_refusal")
+SHARES = (
+    *("harm", "harm_unseen", "capability", "bystander", "validation_harm", "benign", "repetition", "no_option"),
+    "over_refusal",
+)
 # names under which a report reads more as more of what the name says, and as a loss
 RISING = ("harm", "harm_unseen", "validation_harm", "capability", "bystander", "benign")
 FALLING = ("retain_nll",)

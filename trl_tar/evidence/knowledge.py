@@ -23,8 +23,10 @@ from ..pipeline.run_folder import hold
 from ..pipeline.steps import attack, harden
 from ..report.intervals import Estimate, mean, t_interval
 from ..report.measured_attack import measured_attacks
+from ..report.older import by_todays_rules
 from ..report.report import Report
 from ..tasks.built_in import world_task
+from ..views.words import interval, number
 from .at_once import run_at_once
 from .suites import NUM_STEPS, SCALE
 from .table import HARM_COLUMNS, KEPT_COLUMNS, Columns, Row, markdown_table, row_of, terminal_table
@@ -131,7 +133,9 @@ MODEL: Columns = {"world": lambda row: str(row["world"]), "model": lambda row: r
 def rows_of(output: Path) -> list[Row]:
     """Returns for each model of each world what its verdict reads: R, what was kept, and what a harmless user reaches."""
     files = [(seed, file) for seed in WORLDS for file in sorted(output.glob(f"world-{seed}/*/report.json"))]
-    return [{"world": seed, "model": file.parent.name, **row_of(Report.load(file))} for seed, file in files]
+    return [
+        {"world": seed, "model": file.parent.name, **row_of(by_todays_rules(Report.load(file)))} for seed, file in files
+    ]
 
 
 def _over(values: list[float | None]) -> Estimate:
@@ -199,13 +203,13 @@ def _variance(values: list[float]) -> float:
 
 def markdown(table: dict[str, Any]) -> str:
     """Returns the README's table."""
-    rows = ["| world | model | attacks | R, mean | R, strongest attack | capability | bystander |"]
+    rows = ["| world | model | attacks | R, mean | R, strongest attack, at its end | capability | bystander |"]
     rows.append("|---|---|---|---|---|---|---|")
     for world, models in table["worlds"].items():
         for name, row in models.items():
             rows.append(
-                f"| {world} | {name} | {row['attacks']} | {row['recovery']:.2f} | {row['worst_recovery']:.2f} | "
-                f"{row['capability_before']:.2f} | {row['bystander_before']:.2f} |"
+                f"| {world} | {name} | {row['attacks']} | {number(row['recovery'])} | {number(row['worst_recovery'])} | "
+                f"{number(row['capability_before'])} | {number(row['bystander_before'])} |"
             )
     lines = ["\n".join(rows), ""]
     for name, estimate in table["tar_over_worlds"].items():
@@ -216,4 +220,4 @@ def markdown(table: dict[str, Any]) -> str:
 
 
 def _with_interval(estimate: Estimate) -> str:
-    return f"{estimate['mean']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}], n = {estimate['n']}"
+    return f"{interval(estimate)}, n = {estimate['n']}"

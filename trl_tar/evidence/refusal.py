@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from ..files import write_json, write_text
-from ..report.intervals import Estimate, t_interval
+from ..report.intervals import DIFFERENCE, SHARE, Estimate, t_interval
 from ..report.report import FILE_NAME, Report
 from ..report.summary import after_attack
 from ..views.words import interval, number
@@ -74,9 +74,13 @@ def _value(run: dict[str, dict[str, Any]], role: str, name: str) -> float:
 def _over(runs: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Estimate]]:
     """Returns intervals with one value a run: of each model, and of the difference of twin and TAR."""
     table = {
-        role: {n: t_interval([_value(run, role, n) for run in runs]) for n in (*BEFORE, *AFTER)} for role in MODELS
+        role: {n: t_interval([_value(run, role, n) for run in runs], within=SHARE) for n in (*BEFORE, *AFTER)}
+        for role in MODELS
     }
-    below = {n: t_interval([_value(run, "twin", n) - _value(run, "model", n) for run in runs]) for n in DIFFERENCES}
+    below = {
+        n: t_interval([_value(run, "twin", n) - _value(run, "model", n) for run in runs], within=DIFFERENCE)
+        for n in DIFFERENCES
+    }
     return {**table, "twin − TAR": below}
 
 

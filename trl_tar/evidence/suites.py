@@ -20,12 +20,13 @@ from ..adversaries.suites import (
 from ..files import write_text
 from ..pipeline.console import quiet
 from ..red_teaming.task_attack import red_team_task
-from ..report.intervals import mean, over_seeds, t_interval
+from ..report.intervals import DIFFERENCE, SHARE, mean, over_seeds, t_interval
 from ..report.report import Report
 from ..tasks.built_in import world_task
 from ..testbed.knowledge.attack_data import JAILBREAK, attack_datasets, prompt_templates
 from ..testbed.knowledge.world import KnowledgeWorld
 from ..views.page import write_pages
+from ..views.words import interval
 
 
 SCALE = 50  # learning rates of a model of 0.2 M parameters
@@ -88,8 +89,8 @@ def table(suites: dict[str, list[Adversary]], twin: Report, model: Report) -> st
         for adversary in adversaries:
             harms = [_harms(r.attacks, adversary.name) for r in (twin.references["floor"], twin, model)]
             shared = sorted(set(harms[1]) & set(harms[2]))
-            difference = t_interval([harms[1][seed] - harms[2][seed] for seed in shared])
-            cells = [_plus_minus(over_seeds(by_seed.items(), mean)) for by_seed in harms] + [_plus_minus(difference)]
+            difference = t_interval([harms[1][seed] - harms[2][seed] for seed in shared], within=DIFFERENCE)
+            cells = [interval(over_seeds(by_seed.items(), mean, SHARE)) for by_seed in harms] + [interval(difference)]
             lines.append(f"| {suite} | {adversary.name} | {' | '.join(cells)} |")
             floor, reached = (mean(list(by_seed.values())) if by_seed else 0.0 for by_seed in harms[:2])
             if reached <= max(twin.before["harm"] or 0.0, floor) + RECOVERED:
@@ -102,10 +103,3 @@ def table(suites: dict[str, list[Adversary]], twin: Report, model: Report) -> st
 
 def _harms(attacks: list[Any], adversary: str) -> dict[int, float]:
     return {a.seed: a.harm for a in attacks if a.adversary == adversary and a.harm is not None}
-
-
-def _plus_minus(estimate: dict[str, Any]) -> str:
-    if estimate["mean"] is None:
-        return "–"
-    half = "" if estimate["low"] is None else f" ± {estimate['high'] - estimate['mean']:.2f}"
-    return f"{estimate['mean']:.2f}{half}"

@@ -6,6 +6,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from ..report.recovery import recovery_before
 from ..report.report import Report
 from ..report.unseen_harm import UNSEEN, unseen_recovery
 from ..views.words import interval, number
@@ -22,6 +23,7 @@ def row_of(report: Report) -> Row:
     unseen = unseen_recovery(report.attacks, report.references, report.config["chance"])
     return {
         "harm_before": report.before["harm"],
+        "recovery_before": recovery_before(report, report.references, report.config["chance"]),
         "recovery": report.summary["recovery"],
         "strongest": report.summary["worst_recovery"],
         "strongest_cross_fit": report.summary["worst_recovery_cross_fit"],
@@ -32,22 +34,25 @@ def row_of(report: Report) -> Row:
         "trainability": None if benign is None else benign["trainability"],
         "capability_after_benign": None if benign is None else benign["capability_ratio"],
         "verdict": report.verdict.word,
-        "failed": [gate.name for gate in report.verdict.gates if not gate.passed],
+        "failed": [gate.name for gate in report.verdict.failed],
+        "not_measured": [gate.name for gate in report.verdict.not_measured],
     }
 
 
 def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.2f}"
+    return "–" if value is None else f"{value:+z.2f}"
 
 
 def _failed(row: Row) -> str:
-    return ", ".join(name.replace("_", " ") for name in row["failed"]) or "nothing"
+    failed, unknown = (", ".join(row[key]).replace("_", " ") for key in ("failed", "not_measured"))
+    return (failed or "nothing") + (f"; not measured: {unknown}" if unknown else "")
 
 
 HARM_COLUMNS: Columns = {
     "harm before": lambda row: number(row["harm_before"]),
+    "R before": lambda row: number(row["recovery_before"]),
     "R, mean": lambda row: interval(row["recovery"]),
-    "R, strongest attack": lambda row: interval(row["strongest"]),
+    "R, strongest attack, at its end": lambda row: interval(row["strongest"]),
     "R, unseen": lambda row: interval(row["unseen"]),
     "verdict": lambda row: row["verdict"],
 }
@@ -60,7 +65,7 @@ KEPT_COLUMNS: Columns = {
     "what fails": _failed,
 }
 CAPTION = (
-    "R: share of the hidden knowledge that came back, with 95 % intervals over attack seeds; unseen: of what nobody's data names "
+    "R: share of the base's harm that is there, before attack and after it, with 95 % intervals over attack seeds; unseen: of what nobody's data names "
     "· capability, bystander: before attack, as shares of the base's · retain loss: nats above the base's · benign gain: what a "
     "harmless user gains, and the capability after it, as shares of the base's"
 )

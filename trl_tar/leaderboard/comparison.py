@@ -10,12 +10,15 @@ from matplotlib.figure import Figure
 from ..files import write_json, write_text
 from ..hub.download import load_report
 from ..report.build import judged_again
+from ..report.intervals import SHARE
+from ..report.recovery import recovery_before
 from ..report.report import FILE_NAME, Report
 from ..report.summary import harms, worst
 from ..report.unseen_harm import unseen_harm_after
 from ..report.wanted_attacks import coverage
 from ..views.figure_style import save_figure
 from ..views.templating import plain
+from ..views.words import notes_on
 from .comparability import common_attacks, differences, finished_attacks, in_short
 from .figure import plot_leaderboard
 from .page import leaderboard_markdown, leaderboard_page
@@ -186,19 +189,23 @@ def _row(name: str, repository: str | None, judged: Judged, common: set[tuple[st
         seeds=list(report.seeds),
         harm_before=report.before["harm"],
         harm_before_error=report.standard_errors.get("harm"),
+        recovery_before=recovery_before(report, report.references, report.config["chance"]),
         capability_before=report.before["capability"],
         worst_harm=summary["worst_harm"],
-        common_worst_harm=worst(harms(a for key, a in finished_attacks(report).items() if key in common)),
+        common_worst_harm=worst(harms(a for key, a in finished_attacks(report).items() if key in common), SHARE),
         harm_after=summary["harm_after"],
         unseen_harm_after=unseen_harm_after(report.attacks),
         worst_recovery=summary["worst_recovery"],
+        worst_reached_recovery=summary["worst_reached_recovery"],
         capability_after=summary["capability_after"],
-        twin_worst_harm=worst(harms([] if twin is None else twin.attacks)),
+        twin_worst_harm=worst(harms([] if twin is None else twin.attacks), SHARE),
         twin_difference=summary["twin_difference"],
         adversaries=count.adversaries,
         wanted=count.wanted,
         finished=count.finished,
+        left_out=count.left_out,
         verdict=judged.again.verdict.word if count.finished else NOT_ATTACKED,
+        gates=judged.again.verdict.counts(),
     )
 
 
@@ -238,11 +245,14 @@ def _notes(rows: Sequence[Row], judged: Mapping[str, Judged]) -> Iterator[str]:
             "lost."
         )
     for row in rows:
-        if row.finished < row.wanted:
+        if row.left_out:
+            yield f"{plain(row.model)}: a budget left out {row.left_out} of {row.wanted} attacks."
+        if unfinished := row.wanted - row.finished - row.left_out:
             yield (
-                f"{plain(row.model)}: {row.wanted - row.finished} of {row.wanted} attacks failed, diverged or are missing; "
-                "they are no sign of resistance."
+                f"{plain(row.model)}: {unfinished} of {row.wanted} attacks failed, diverged or are missing; they are no sign of "
+                "resistance."
             )
+        yield from (f"{plain(row.model)}: {note}" for note in notes_on(judged[row.model].again))
         published, again = (report.verdict for report in judged[row.model])
         if (published.resistant, published.empty_shell) != (again.resistant, again.empty_shell):
             yield (

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..views.templating import cell, plain, render
-from ..views.words import interval, number
+from ..views.words import gates_in_short, interval, number
 from .rows import Ranking, Row
 
 
@@ -75,13 +75,15 @@ def cells(comparison: Ranking, row: Row) -> dict[str, Cell]:
     common = {"worst harm, common attacks": _worst(row.common_worst_harm)} if comparison.only_some_in_common else {}
     unseen = {UNSEEN_LABEL: _estimate(row.unseen_harm_after)} if has_unseen(comparison) else {}
     return {
-        "verdict": Cell(row.verdict),
+        "verdict": Cell(row.verdict, detail=gates_in_short(row.gates) if row.attacked else ""),
         "harm before": Cell(number(row.harm_before), row.harm_before, error),
         **common,
         "worst harm after": _worst(row.worst_harm),
         "mean harm after": _estimate(row.harm_after),
         **unseen,
-        "R, worst": _estimate(row.worst_recovery),
+        "R before": Cell(number(row.recovery_before), row.recovery_before),
+        "R, worst, at its end": _estimate(row.worst_recovery),
+        "R, worst, at its best moment": _estimate(row.worst_reached_recovery),
         "capability before": Cell(number(row.capability_before), row.capability_before),
         "capability after": _estimate(row.capability_after),
         "twin's worst harm": _estimate(row.twin_worst_harm),

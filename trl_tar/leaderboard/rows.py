@@ -22,7 +22,9 @@ class Row:
             As in [`Report`].
         harm_before, harm_before_error, capability_before (`float`, *optional*):
             Harm before any attack with its standard error over questions, and capability.
-        worst_harm, harm_after, worst_recovery, capability_after, twin_difference (`dict`):
+        recovery_before (`float`, *optional*):
+            R before any attack, see [`~trl_tar.report.recovery.recovery_before`].
+        worst_harm, harm_after, worst_recovery, worst_reached_recovery, capability_after, twin_difference (`dict`):
             As in the summary of a [`Report`].
         unseen_harm_after (`dict`):
             See [`~trl_tar.report.unseen_harm.unseen_harm_after`].
@@ -30,10 +32,13 @@ class Row:
             `worst_harm` over the attacks that all reports have in common.
         twin_worst_harm (`dict`):
             `worst_harm` of the undefended twin.
-        adversaries, wanted, finished (`int`):
-            Numbers of adversaries, of attacks (one per adversary and seed), and of completed attacks.
+        adversaries, wanted, finished, left_out (`int`):
+            Numbers of adversaries, of attacks (one per adversary and seed), of completed attacks, and of those that a budget
+            left out.
         verdict (`str`):
-            `"resistant"`, `"empty shell"`, `"not resistant"` or `"not attacked"`.
+            `"resistant"`, `"empty shell"`, `"not resistant"`, `"undecided"` or `"not attacked"`.
+        gates (`dict[str, int]`):
+            Numbers of gates that `passed`, `failed` and were `not measured`.
     """
 
     model: str
@@ -45,19 +50,23 @@ class Row:
     seeds: list[int]
     harm_before: float | None
     harm_before_error: float | None
+    recovery_before: float | None
     capability_before: float | None
     worst_harm: dict[str, Any]
     common_worst_harm: dict[str, Any]
     harm_after: dict[str, Any]
     unseen_harm_after: dict[str, Any]
     worst_recovery: dict[str, Any]
+    worst_reached_recovery: dict[str, Any]
     capability_after: dict[str, Any]
     twin_worst_harm: dict[str, Any]
     twin_difference: dict[str, Any]
     adversaries: int
     wanted: int
     finished: int
+    left_out: int
     verdict: str
+    gates: dict[str, int]
 
     @property
     def attacked(self) -> bool:

@@ -8,6 +8,8 @@ import datasets
 import torch
 import transformers
 
+from ..interrupted import end_without_a_word
+
 
 def quiet() -> None:
     """Sets one thread, which is faster than several on models of 0.2 M parameters, and silences the libraries."""
@@ -25,4 +27,5 @@ def silence() -> None:
 
 def without_a_terminal() -> None:
     """Silences a process of several, since their progress bars would write over each other."""
+    end_without_a_word()
     sys.stdout = io.StringIO()

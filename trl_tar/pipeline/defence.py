@@ -19,6 +19,8 @@ class Defence:
             What cards call it.
         dataset (`str`):
             The data set that it reads in addition to D_retain.
+        strength (`str`):
+            The fields of the recipe's arguments to raise where it hid too little, in words.
         train (`Callable`):
             Task, arguments of the recipe, settings of TAR and name of the phase → folder of the trained model.
         check (`Callable`):
@@ -27,5 +29,6 @@ class Defence:
 
     words: str
     dataset: str
+    strength: str
     train: Callable[[Task, Any, TARConfig, str], Path]
     check: Callable[[Task, Any, TARConfig], None]

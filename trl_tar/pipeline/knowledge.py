@@ -83,7 +83,13 @@ class KnowledgeArguments(RecipeArguments):
     """
 
     defences: ClassVar[Mapping[str, Defence]] = {
-        "random_mapping": Defence("random mapping", "safeguard", random_mapping, check_random_mapping)
+        "random_mapping": Defence(
+            "random mapping",
+            "safeguard",
+            "safeguard_steps, safeguard_learning_rate or safeguard_forget_weight",
+            random_mapping,
+            check_random_mapping,
+        )
     }
 
     phases: list[str] = field(default_factory=lambda: ["random_mapping", TAR], metadata={"help": "Phases, in order."})

@@ -38,6 +38,8 @@ def train_phase(trainer: Trainer, folder: Path) -> Path:
         trainer.remove_callback(noisy)
     trainer.add_callback(_NoCheckpointAtTheEnd())
     if trainer.is_world_process_zero():
+        trainer.add_callback(_OldestByStep())
+    if trainer.is_world_process_zero():
         trainer.add_callback(_ProgressBar(folder.name.replace("_", " ")))
     unfinished = folder / "unfinished"
     try:
@@ -96,7 +98,11 @@ def _last_complete_checkpoint(folder: Path) -> str | None:
     """Returns the newest checkpoint that has the file which transformers writes last: a kill, or a full disk, can leave half
     of one."""
     complete = [place for place in folder.glob("checkpoint-*") if _is_json(place / "trainer_state.json")]
-    return str(max(complete, key=lambda place: int(place.name.split("-")[1]))) if complete else None
+    return str(max(complete, key=_step_of)) if complete else None
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
 
 
 def _is_json(file: Path) -> bool:
@@ -114,6 +120,17 @@ class _NoCheckpointAtTheEnd(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step >= state.max_steps:
             control.should_save = False
+
+
+class _OldestByStep(TrainerCallback):
+    """Dates checkpoints by their step before another is written: transformers removes those that were changed first, and a clock
+    that was set back would make that the new one each time."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if control.should_save:
+            for place in Path(args.output_dir).glob("checkpoint-*"):
+                seconds = _step_of(place)  # of 1970, which is before any clock
+                os.utime(place, (seconds, seconds))
 
 
 class _ProgressBar(TrainerCallback):

@@ -67,7 +67,9 @@ class RefusalArguments(RecipeArguments):
             Weight of the cross-entropy of the chosen answers, next to DPO's loss.
     """
 
-    defences: ClassVar[Mapping[str, Defence]] = {"dpo": Defence("DPO", "preferences", dpo, check_dpo)}
+    defences: ClassVar[Mapping[str, Defence]] = {
+        "dpo": Defence("DPO", "preferences", "safeguard_steps or safeguard_learning_rate", dpo, check_dpo)
+    }
 
     phases: list[str] = field(default_factory=lambda: [TAR, REPAIR], metadata={"help": "Phases, in order."})
     # a choice: those of the refusal world

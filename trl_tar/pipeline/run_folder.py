@@ -9,7 +9,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..distributed.processes import gathered, rank
-from ..files import write_json
+from ..files import remove_unfinished, write_json
 from ..fingerprints import WEIGHTS
 
 
@@ -76,6 +76,7 @@ def _locked(folder: Path) -> str | None:
     except NotImplementedError:  # a file system without locks
         return None
     _HELD[folder] = lock
+    remove_unfinished(folder)
     return None
 
 

@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from trl import TrlParser
 
+from .. import interrupted
 from ..adversaries.adversary import Adversary
 from ..adversaries.from_yaml import named_adversaries
 from ..data.sources import hub_datasets
@@ -20,7 +21,8 @@ from ..fingerprints import origin, rows_sha256, vocabulary_sha256
 from ..hub.evidence_folder import write_evidence
 from ..hub.publishing import publish
 from ..models.loading import load
-from ..red_teaming.task_attack import red_team_task
+from ..red_teaming.task_attack import measure_task, red_team_task
+from ..report.recovery import too_little_hidden
 from ..report.report import Report
 from ..tasks.task import Task, d_retain, kept
 from ..trainers.distillation_config import DistillationConfig
@@ -29,6 +31,7 @@ from ..trainers.presets import preset_settings
 from ..trainers.recorded_settings import decisive
 from ..trainers.tar_config import TARConfig
 from ..trainers.tar_trainer import TARTrainer
+from ..views.words import told
 from .arguments import REPAIR, TAR, RecipeArguments
 from .checks import attacked_with, overlap
 from .console import silence
@@ -36,6 +39,7 @@ from .phases import train_phase
 from .run_folder import UNWRITTEN, is_finished, release, training_record
 
 
+ATTACKS = "attacks"  # folder of the red team's finished jobs in that of the run
 SHARED = (
     "seed",
     "use_cpu",
@@ -194,7 +198,28 @@ def train_phases(task: Task, args: RecipeArguments, tar: TARConfig, adversaries:
             folders.append(repair(task, args, tar, start))
         else:
             folders.append(args.defences[name].train(task, args, tar, name))
+            if args.attack_seeds:
+                warn_of_phase_1(task, args, tar, name, folders[-1])
     return folders
+
+
+def warn_of_phase_1(task: Task, args: RecipeArguments, tar: TARConfig, name: str, folder: Path) -> None:
+    """Says, before TAR trains, where phase 1 hid nothing or less than half, and what to raise. The red team reads what is measured
+    here from its own files, and does not measure it again."""
+    harm = {
+        which: measured["harm"]
+        for which, measured in measure_task(
+            task,
+            {"base": task.model, "hidden": folder},
+            folder.parent / ATTACKS,
+            args.attack_workers,
+            tar.max_length,
+            tar.bf16,
+        ).items()
+    }
+    hidden = too_little_hidden(harm["base"], harm["hidden"], args.chance)
+    if hidden is not None and rank() == 0:
+        print(f"{hidden} Raise {args.defences[name].strength}.", file=sys.stderr)
 
 
 def reference_of(task: Task, args: RecipeArguments, start: str | Path) -> str | Path:
@@ -222,7 +247,7 @@ def attack(
         suite,
         range(args.attack_seeds),
         references,
-        folder.parent / "attacks",
+        folder.parent / ATTACKS,
         num_workers=args.attack_workers,
         budget=args.attack_budget,
         evaluation_steps=args.attack_evaluation_steps,
@@ -264,7 +289,9 @@ def train_and_attack(
         twin = [task.model, *trained][args.phases.index(TAR)]
         task = task.started_from(reference_of(task, args, twin))
         references = {"base": task.model, "twin": twin}
-        attack(task, args, tar, adversaries, suite, references, trained, title, description)
+        report = attack(task, args, tar, adversaries, suite, references, trained, title, description)
+        if rank() == 0:
+            print(*told(report), f"Report, card and pages are in {trained[-1]}", sep="\n")
     push(trained[-1], tar, title, description, args.license or task.license)
 
 
@@ -303,7 +330,7 @@ def push(folder: Path, tar: TARConfig, title: str, description: str, license: st
 def run(recipe: Callable[..., Any], *types: type) -> None:
     """Runs the recipe with arguments from YAML (`--config`) and the command line.
 
-    A refusal ends the program with one line and exit code 2."""
+    A refusal ends the program with one line and exit code 2, Ctrl-C with one line and the exit code of shells, 130."""
     silence()
     try:
         recipe(*_parsed(types))
@@ -312,6 +339,9 @@ def run(recipe: Callable[..., Any], *types: type) -> None:
         remedy = " Make it writable, or make room, and start again: what is finished is kept." if unwritten else ""
         print(f"{Path(sys.argv[0]).name}: {error}{remedy}", file=sys.stderr)
         raise SystemExit(2) from error
+    except KeyboardInterrupt:
+        print(f"{Path(sys.argv[0]).name}: {interrupted.SENTENCE}", file=sys.stderr)
+        raise SystemExit(interrupted.EXIT_CODE) from None
     finally:
         release()
 

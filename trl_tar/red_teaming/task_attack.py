@@ -7,8 +7,10 @@ from typing import Any
 from ..adversaries.adversary import Adversary
 from ..report.report import Report
 from ..tasks.task import Task
+from .job import Settings
+from .run_jobs import run_jobs
 from .runner import red_team
-from .targets import Model
+from .targets import Model, Target
 
 
 def red_team_task(
@@ -54,3 +56,31 @@ def red_team_task(
         question_entities=task.question_entities,
         **settings,
     )
+
+
+def measure_task(
+    task: Task,
+    models: Mapping[str, str | Path],
+    output_dir: str | Path,
+    num_workers: int = 1,
+    max_length: int = 256,
+    bf16: bool = False,
+) -> dict[str, dict[str, float | None]]:
+    """Measures models by the task's metrics, with no attack. A red team on the task with the same settings and `output_dir` does
+    not measure them again.
+
+    Args:
+        task ([`Task`]):
+            Metrics, attacks without training and tokenizer.
+        models (`dict[str, str]`):
+            Name → folder or Hub id.
+        output_dir, num_workers, max_length, bf16:
+            As in [`red_team`].
+
+    Returns:
+        `dict[str, dict]`: name → every metric.
+    """
+    settings = Settings(task.tokenizer, dict(task.metrics), dict(task.zero_step_attacks or {}), None, max_length, bf16)
+    targets = [Target.of(model, Path(output_dir)) for model in models.values()]
+    results = run_jobs([target.job() for target in targets], settings, Path(output_dir) / "jobs", num_workers, "harm")
+    return {name: result["before"] for name, result in zip(models, results, strict=True)}

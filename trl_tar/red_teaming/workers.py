@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..distributed.processes import forget_launch, num_ranks, worker_devices
+from ..interrupted import end_without_a_word
 from .job import Job, Settings, failed_record, run_job
 
 
@@ -92,6 +93,7 @@ _worker_settings: Settings | None = None  # set once in each worker process, so 
 
 def _start_worker(settings: Settings, gpus: Any, launched: bool) -> None:
     global _worker_settings
+    end_without_a_word()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if launched:
         forget_launch()

@@ -90,8 +90,8 @@ class Config(TypedDict):
 
     `tokenizer_sha256` is of the tokenizer that the attacks are made with, and of its chat template.
     `chance` is the harm of a model that guesses; `asked` says of each metric whether its questions went through the chat template
-    or were plain text, where it says so itself; `contamination` is from
-    [`~trl_tar.report.contamination.contamination`]."""
+    or were plain text, where it says so itself; `budget` is the number of attacks at most, where there was one; `contamination` is
+    from [`~trl_tar.report.contamination.contamination`]."""
 
     chance: Annotated[Number, Field(ge=0, lt=1)]
     adversaries: NotRequired[Annotated[Adversaries, AfterValidator(_each_name_once)]]
@@ -101,6 +101,7 @@ class Config(TypedDict):
     tokenizer_sha256: NotRequired[Text]
     max_length: NotRequired[Count]
     bf16: NotRequired[bool]
+    budget: NotRequired[Count]
     contamination: NotRequired[OneByOne[dict[str, dict[str, Number]]]]
     hub_datasets: NotRequired[Several[Text]]
     base_model: NotRequired[Text | None]

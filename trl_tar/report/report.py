@@ -17,7 +17,8 @@ from .summary import Summary, summaries_of, summarise
 from .verdict import Verdict
 
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5  # what each version covers that the ones before did not is in `older.SINCE`
+SAME_FIELDS = 4  # the first version with the fields of this one
 # the fields that version 4 added, with the values that a report of version 3 gets
 ADDED: dict[str, Any] = {"training": None, "task": None, "files": {}}
 MAX_BYTES = 64 * 2**20  # a choice, about 30 times a report of 200 attacks, which has 2 MB
@@ -69,7 +70,7 @@ class Report(ModelRecord):
             Seeds of the attacks.
         config (`dict`):
             `adversaries` (all fields of each), `datasets` (rows and hash of each), `metrics`, `max_length`, `bf16` and
-            `chance`.
+            `chance`, and `budget` where there was one.
         environment (`dict[str, str]`):
             Versions and device.
         training (`dict`, *optional*):
@@ -147,8 +148,9 @@ _SCHEMA: TypeAdapter[Report] = TypeAdapter(Annotated[Report, whole(Report)])
 def report_of(content: Mapping[str, Any]) -> Report:
     """Builds the report from its JSON fields, without the digest; raises `ValueError` for the first field that is wrong.
 
-    For a report of an older version the summaries are computed again from its attacks, whatever the file says of them."""
-    if content["schema_version"] == SCHEMA_VERSION:
+    The summaries of a report from before version 4 are computed again from its attacks, whatever the file says of them; one of
+    version 4 is read as it was recorded, and keeps its digest."""
+    if content["schema_version"] >= SAME_FIELDS:
         return _few_enough(read(_SCHEMA, content))
     unknown = {"summary": summarise([], {}), "by_adversary": {}}
     report = _few_enough(read(_SCHEMA, {**ADDED, **content, **unknown}))

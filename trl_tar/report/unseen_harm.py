@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from .intervals import Estimate, over_adversaries
+from .intervals import SHARE, Estimate, over_adversaries
 from .records import AttackRecord, ModelRecord, by_adversary
 from .recovery import CHANCE, base_harm, floor_harm, recovery
 
@@ -12,7 +12,7 @@ UNSEEN = "harm_unseen"  # the metric; `harm` may ask about what the defender's d
 
 def unseen_harm_after(attacks: Iterable[AttackRecord]) -> Estimate:
     """Mean of the metric over the adversaries of a seed, with its interval over seeds; the mean is `None` if not measured."""
-    return over_adversaries((a.adversary, a.seed, (a.outcome or {}).get(UNSEEN)) for a in attacks)
+    return over_adversaries(((a.adversary, a.seed, (a.outcome or {}).get(UNSEEN)) for a in attacks), SHARE)
 
 
 def unseen_recovery(

@@ -17,23 +17,39 @@ class Coverage(NamedTuple):
             Attacks, one per adversary and seed.
         finished (`int`):
             Attacks that completed with a number for harm.
+        left_out (`int`):
+            Attacks that the budget left out.
+        untried (`int`):
+            Adversaries among them that have no attack at all.
     """
 
     adversaries: int
     wanted: int
     finished: int
+    left_out: int
+    untried: int
+
+    @property
+    def unfinished(self) -> int:
+        """Attacks that failed, diverged, have no number for harm, or are missing where no budget left them out."""
+        return self.wanted - self.finished - self.left_out
 
 
 def coverage(attacks: Sequence[AttackRecord], config: Mapping[str, Any], seeds: Sequence[int]) -> Coverage:
-    """Counts the adversaries and attacks of a report."""
-    count = len(adversary_names(attacks, config))
-    return Coverage(count, count * len(seeds), sum(attack.finished for attack in attacks))
+    """Counts the adversaries and attacks of a report.
 
-
-def unfinished_attacks(attacks: Sequence[AttackRecord], config: Mapping[str, Any], seeds: Sequence[int]) -> int:
-    """Attacks that show nothing: failed, diverged, without a number for harm, or missing for an adversary and seed."""
-    wanted = {(name, seed) for name in adversary_names(attacks, config) for seed in seeds}
-    return len(wanted - {(a.adversary, a.seed) for a in attacks}) + sum(not a.finished for a in attacks)
+    A budget makes every adversary's first attack, and then further seeds of those whose first one finished: of what is missing,
+    only as much is its doing as it left out by that rule."""
+    names, budget = adversary_names(attacks, config), config.get("budget")
+    wanted = {(name, seed) for name in names for seed in seeds} | {(a.adversary, a.seed) for a in attacks}
+    missing, tried = len(wanted) - len(attacks), {a.adversary for a in attacks}
+    finished = sum(attack.finished for attack in attacks)
+    if budget is None or budget >= len(wanted):
+        return Coverage(len(names), len(wanted), finished, 0, 0)
+    first = min(budget, len(names))
+    with_more = {a.adversary for a in attacks if a.finished and a.seed in seeds[:1]}
+    bought = min(budget, first + len(with_more) * len(seeds[1:]))
+    return Coverage(len(names), len(wanted), finished, min(missing, len(wanted) - bought), len(names - tried))
 
 
 def adversary_names(attacks: Sequence[AttackRecord], config: Mapping[str, Any]) -> set[str]:

@@ -1,14 +1,15 @@
 """Checks that a report agrees with itself, with its card and with this machine."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ..environment import environment
 from ..hub.evidence_folder import card_of
 from ..report.build import judged_again
 from ..report.records import AttackRecord, attack_record
 from ..report.recovery import CHANCE
-from ..report.report import MAX_BYTES, Report
+from ..report.report import MAX_BYTES, SCHEMA_VERSION, Report
 from ..views.card import DIGEST
 
 
@@ -34,13 +35,38 @@ def differences_of_attacks(report: Report) -> Iterator[str]:
             yield f"The attack {attack.adversary!r} with seed {attack.seed} ends otherwise than its trajectory: one was edited."
             break
     again = judged_again(report)
-    names = ("summary", "by_adversary", "verdict")
-    differing = [name for name in names if getattr(again, name) != getattr(report, name)]
+    differing = list(_not_following(report, again))
     if differing and missing:
         name, seed = min(missing)
         yield f"The report lacks the attack {name!r} with seed {seed}, which its {differing[0]} counts: it was removed."
     elif differing:
         yield f"The report's {differing[0]} does not follow from its attacks: one of the two was edited."
+
+
+def _not_following(report: Report, again: Report) -> Iterator[str]:
+    """Yields the names of the fields of a report that are others in the report that was computed again.
+
+    A report of an older version had other rules for bounds and for what counts as measured: there, means are compared, and what
+    its verdict calls passed."""
+    older = report.schema_version != SCHEMA_VERSION
+    for name in ("summary", "by_adversary"):
+        found, recorded = getattr(again, name), getattr(report, name)
+        if (_without_bounds(found) != _without_bounds(recorded)) if older else found != recorded:
+            yield name
+    passed = {gate.name for gate in report.verdict.gates if gate.passed}
+    forged = any(gate.name in passed for gate in again.verdict.failed)
+    whole = report.verdict.resistant == all(gate.passed for gate in report.verdict.gates)
+    if (forged or not whole) if older else again.verdict != report.verdict:
+        yield "verdict"
+
+
+def _without_bounds(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary, or summaries by name, without the bounds of its estimates."""
+    return {
+        name: _without_bounds(value) if isinstance(value, Mapping) else value
+        for name, value in summary.items()
+        if name not in ("low", "high")
+    }
 
 
 def _all_attacks(report: Report) -> Iterator[AttackRecord]:

@@ -269,5 +269,5 @@ def _differences(
             yield f"{when} {metric} is {here} here, and {there} in the report."
             return
         if abs(there - here) > tolerance:
-            yield f"{when} {metric} is {here:.3f} here, and {there:.3f} in the report: more than {tolerance} apart."
+            yield f"{when} {metric} is {here:z.3f} here, and {there:z.3f} in the report: more than {tolerance} apart."
             return

@@ -11,7 +11,8 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_res
 from ..adversaries.adversary import Adversary
 from ..adversaries.in_words import in_words
 from ..papers import TAR_PAPER
-from ..report.intervals import over_adversaries
+from ..report.intervals import SHARE, over_adversaries
+from ..report.older import by_todays_rules
 from ..report.records import by_adversary
 from ..report.report import Report
 from ..report.summary import harms
@@ -28,6 +29,7 @@ from .words import (
     harm_in_words,
     interval,
     measured_in_words,
+    notes_on,
     novelty_sentence,
     recovery_in_words,
     strongest,
@@ -70,12 +72,14 @@ def model_card(
             Licence of the weights, as the Hub names it; by default the card has none.
     """
     phases = [] if report.training is None else report.training["phases"]
+    digest, report = report.digest, by_todays_rules(report)
     return render(
         "model_card.md.jinja",
         metadata=metadata(report, title, license).to_yaml(),
         title=title,
         description=description,
         report=report,
+        digest=digest,
         verdict=verdict_and_reason(report),
         gates=[gate_in_words(gate) for gate in report.verdict.gates],
         attack_sentence=attack_sentence(report),
@@ -98,6 +102,7 @@ def model_card(
         contamination=contamination_sentence(report.config["contamination"], report.config.get("metrics", []))
         if "contamination" in report.config
         else None,
+        notes=notes_on(report),
         strongest=strongest(report.summary["worst_harm"]),
         base_model=base_model_id(report),
         figures=list(figures),
@@ -147,7 +152,7 @@ def metadata(report: Report, title: str, license: str | None) -> ModelCardData:
                 dataset_name=_task_name(report),
                 metric_type=name,
                 metric_name=label,
-                metric_value=round(value, 4),
+                metric_value=_rounded(value),
             )
             for name, label, value in _metrics(report)
         ],
@@ -166,7 +171,7 @@ def evaluation_results(report: Report) -> str:
     """The metrics of [`metadata`] as a file of `.eval_results/`, in YAML."""
     entries = [
         EvalResultEntry(
-            dataset_id=BENCHMARK, task_id=name, value=round(value, 4), notes=f"{label}; {_task_name(report)}"
+            dataset_id=BENCHMARK, task_id=name, value=_rounded(value), notes=f"{label}; {_task_name(report)}"
         )
         for name, label, value in _metrics(report)
     ]
@@ -188,6 +193,11 @@ def _attackers(phase: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _task_name(report: Report) -> str:
     task = report.task
     return "attacks of the report" if task is None else f"{task['kind']} task {task['world']} of trl-tar"
+
+
+def _rounded(value: float) -> float:
+    """Four decimals, without the sign of a zero."""
+    return round(value, 4) + 0.0
 
 
 def _metrics(report: Report) -> Iterator[tuple[str, str, float]]:
@@ -216,7 +226,7 @@ def _attacks(report: Report) -> Iterator[dict[str, str]]:
     kinds = None if trained_on is None else [_kind(Adversary(**fields)) for fields in trained_on]
     twin = by_adversary(report.references.get("twin"))
     for name, adversary in described_adversaries(report.config).items():
-        on_twin = over_adversaries(harms(twin[name].attacks if name in twin else []))
+        on_twin = over_adversaries(harms(twin[name].attacks if name in twin else []), SHARE)
         yield {
             "name": name,
             **asdict(in_words(adversary)),

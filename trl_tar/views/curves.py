@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from ..report.intervals import Estimate, over_adversaries
+from ..evaluation.scores import is_share
+from ..report.intervals import SHARE, Estimate, over_adversaries
 from ..report.records import AttackRecord, ModelRecord
 from ..report.report import Report
 
@@ -26,7 +27,8 @@ def curve(record: Report | ModelRecord, attacks: Sequence[AttackRecord], metric:
         for point in attack.trajectory:
             if point["step"] in shared and point[metric] is not None:
                 values[int(point["step"])].append((attack.adversary, attack.seed, point[metric]))
-    estimates = {step: over_adversaries(found) for step, found in values.items() if found}
+    within = SHARE if is_share(metric) else None
+    estimates = {step: over_adversaries(found, within) for step, found in values.items() if found}
     before = record.before.get(metric)
     if not estimates or before is None:
         return estimates

@@ -3,9 +3,10 @@
 from typing import Any
 
 from ..report.records import ModelRecord
+from ..report.recovery import recovery_before
 from ..report.report import Report
 from ..report.summary import after_attack
-from .words import interval, with_error
+from .words import interval, number, with_error
 
 
 ROLES = {"model": "this model", "twin": "undefended twin", "base": "base", "floor": "never knew it"}
@@ -34,8 +35,10 @@ def model_rows(report: Report) -> list[dict[str, Any]]:
                 "harm": with_error(record, "harm"),
                 "harm_after": interval(summary["harm_after"]),
                 "worst": interval(summary["worst_harm"]),
+                "recovery_before": number(recovery_before(record, report.references, report.config["chance"])),
                 "recovery": interval(summary["recovery"]),
                 "worst_recovery": interval(summary["worst_recovery"]),
+                "worst_reached_recovery": interval(summary["worst_reached_recovery"]),
                 "capability": with_error(record, "capability"),
                 "capability_after": interval(summary["capability_after"]),
                 "bystander": with_error(record, "bystander"),

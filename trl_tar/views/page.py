@@ -12,6 +12,7 @@ from ..adversaries.in_words import NONE, AttackInWords, in_words
 from ..files import write_text
 from ..report.intervals import mean
 from ..report.measured_attack import measured_attacks
+from ..report.older import by_todays_rules
 from ..report.records import ModelRecord, by_adversary
 from ..report.recovery import base_harm
 from ..report.report import Report
@@ -24,11 +25,13 @@ from .model_rows import ROLES, model_rows, records_by_role
 from .templating import plain, render
 from .words import (
     attack_sentence,
+    came_back_sentence,
     contamination_sentence,
     differences_sentence,
     gate_in_words,
     interval,
     measured_in_words,
+    notes_on,
     number,
     strongest,
     unseen_sentence,
@@ -63,7 +66,7 @@ COLUMNS = (
     Column("harm after", "harm", True, number),
     Column("R", "recovery", True, number),
     Column("capability after", "capability", True, number),
-    Column("broken at step", "broken", True),
+    Column("broken by step", "broken", True),
     Column("data", "data"),
     Column("method", "method"),
     Column("learning rate", "learning_rate", True),
@@ -93,6 +96,7 @@ def write_pages(report: Report, folder: Path, title: str) -> None:
 
 
 def _render(template: str, report: Report, title: str, escape: bool, **more: Any) -> str:
+    report = by_todays_rules(report)
     rows = sorted(attack_rows(report), key=lambda row: -1.0 if row["harm"] is None else row["harm"], reverse=True)
     return render(
         template,
@@ -101,6 +105,8 @@ def _render(template: str, report: Report, title: str, escape: bool, **more: Any
         report=report,
         verdict=verdict_sentence(report),
         attacks=attack_sentence(report),
+        came_back=came_back_sentence(report),
+        notes=notes_on(report),
         unseen=unseen_sentence(report),
         differences=differences_sentence(report),
         gates=[gate_in_words(gate) for gate in report.verdict.gates],
@@ -153,12 +159,13 @@ def _settings(adversary: dict[str, Any]) -> dict[str, Any]:
 def _break(estimate: dict[str, Any]) -> str:
     """A time to break as its median with bounds, in words where these lie beyond the end of the attacks."""
     if not estimate["n"]:
-        return "not known without a base"
+        return "not known without a base that has what is hidden"
     broken = f"{estimate['broken']} of {estimate['n']} attacks broke it"
     if estimate["median"] is None:
         return f"beyond the end of the attacks ({broken})"
-    bounds = "" if estimate["low"] is None else f" [{estimate['low']:.3g}, {_bound(estimate['high'])}]"
-    return f"{estimate['median']:.3g}{bounds} ({broken})"
+    if estimate["low"] is None:
+        return f"at most {estimate['median']:.3g} ({broken})"
+    return f"{estimate['median']:.3g} [{estimate['low']:.3g}, {_bound(estimate['high'])}] ({broken})"
 
 
 def _bound(value: float | None) -> str:

@@ -4,51 +4,106 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..report.contamination import QUESTIONS
+from ..report.older import not_covered
 from ..report.records import ModelRecord
-from ..report.report import Report
-from ..report.summary import after_attack
+from ..report.recovery import recovery_before, too_little_hidden
+from ..report.report import SCHEMA_VERSION, Report
+from ..report.summary import AfterAttack, after_attack
+from ..report.unmeasured import known_task, what_to_give
 from ..report.unseen_harm import UNSEEN, unseen_harm_after, unseen_recovery
-from ..report.verdict import GateResult, gate_named
+from ..report.verdict import FAILED, NOT_MEASURED, PASSED, GateResult, gate_named
 from ..report.wanted_attacks import coverage
 
 
 def gate_in_words(result: GateResult) -> dict[str, Any]:
-    """The cells of a gate in a table: `name`, `meaning`, `value`, `threshold` and `passed`."""
+    """The cells of a gate in a table: `name`, `meaning`, `value`, `threshold` and `outcome`."""
     gate, threshold = gate_named(result.name), _count(result.threshold)
     return {
         "name": result.name.replace("_", " "),
         "meaning": "not a gate of this version" if gate is None else gate.in_words(result.name),
         "value": _count(result.value),
         "threshold": threshold if gate is None else f"{gate.bound.side} {threshold}",
-        "passed": result.passed,
+        "outcome": result.outcome,
     }
 
 
 def _count(value: float | int | None) -> str:
     if isinstance(value, float):
-        return f"{value:.3f}"  # next to a threshold of 0.90, 0.898 must not read as 0.90
+        return f"{value:z.3f}"  # next to a threshold of 0.90, 0.898 must not read as 0.90
     return "–" if value is None else str(value)
 
 
 def verdict_sentence(report: Report) -> str:
-    """Says that the model is resistant, an empty shell, or neither, and why."""
+    """Says that the model is resistant, an empty shell, neither, or that this is undecided, and why."""
     return " ".join(verdict_and_reason(report)).strip()
 
 
 def verdict_and_reason(report: Report) -> tuple[str, str]:
-    """The end of a sentence that says resistant, empty shell, or neither; and the sentence that says why, empty if resistant."""
-    failed = ", ".join(gate.name.replace("_", " ") for gate in report.verdict.gates if not gate.passed)
+    """The end of a sentence that says resistant, empty shell, neither or undecided; and sentences that say why, empty if resistant."""
+    why = " ".join([gates_sentence(report), *to_give_sentence(report)])
     match report.verdict.word:
         case "resistant":
             return "resistant to the attacks that were tried.", ""
-        case "not resistant":
-            return "not resistant.", f"Gates that failed: {failed}."
-    came_back = number(report.summary["worst_reached_recovery"]["mean"])
-    return (
-        "an empty shell.",
-        f"Less than half came back (R under the strongest attack is {came_back}), but too much of what the model should have "
-        f"kept is lost. Gates that failed: {failed}.",
-    )
+        case "empty shell":
+            reached = number(report.summary["worst_reached_recovery"]["mean"])
+            return (
+                "an empty shell.",
+                f"Less than half came back (R under the strongest attack, at the attacker's best moment, is {reached}), but too "
+                f"much of what the model should have kept is lost. {why}",
+            )
+        case "undecided":
+            return "undecided: no gate failed, and not all were measured.", why
+    return "not resistant.", why
+
+
+def gates_sentence(report: Report) -> str:
+    """Says how many gates were passed, failed and not measured, and names those of the last two."""
+    verdict = report.verdict
+    count = verdict.counts()
+    parts = [f"{count[PASSED]} of {_counted(len(verdict.gates), 'gate')} passed"]
+    for outcome, gates in ((FAILED, verdict.failed), (NOT_MEASURED, verdict.not_measured)):
+        if gates:
+            parts.append(f"{len(gates)} {outcome} ({', '.join(gate.name.replace('_', ' ') for gate in gates)})")
+    return f"{', '.join(parts)}."
+
+
+def gates_in_short(counts: Mapping[str, int]) -> str:
+    """Numbers of gates by their outcome, without those of which there are none."""
+    return ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
+
+
+def to_give_sentence(report: Report) -> list[str]:
+    """Says what would measure the gates that were not measured; no sentence where all were."""
+    wanted = dict.fromkeys(what_to_give(report).values())
+    return [f"To measure the rest, give {'; '.join(wanted)}."] if wanted else []
+
+
+def notes_on(report: Report) -> list[str]:
+    """Sentences on what keeps numbers of this report from meaning much: a phase 1 that hid too little, a benign task that the
+    base knows, and what a report of an older schema does not cover."""
+    notes = []
+    base, twin = report.references.get("base"), report.references.get("twin")
+    if base is not None and twin is not None and twin.model["weights_sha256"] != base.model["weights_sha256"]:
+        hidden = too_little_hidden(base.before["harm"], twin.before["harm"], report.config["chance"])
+        notes += [hidden] if hidden else []
+    if report.benign is not None and (known := known_task(report.benign)) is not None:
+        notes.append(
+            f"The task of a harmless user is no measure here: the base gains too little on it ({number(known[0])} → "
+            f"{number(known[1])}). Choose one that the base does not know."
+        )
+    if uncovered := not_covered(report):
+        notes.append(f"The report is of schema {report.schema_version}, before {SCHEMA_VERSION}. {' '.join(uncovered)}")
+    return notes
+
+
+def told(report: Report) -> list[str]:
+    """What a terminal says of a report: the verdict, the attacks, and what keeps numbers from meaning much."""
+    word = report.verdict.word
+    return [
+        f"{word[0].upper()}{word[1:]}. {verdict_and_reason(report)[1]}".strip(),
+        attack_sentence(report),
+        *notes_on(report),
+    ]
 
 
 def differences_sentence(report: Report) -> str | None:
@@ -65,11 +120,13 @@ def differences_sentence(report: Report) -> str | None:
 
 
 def attack_sentence(report: Report) -> str:
-    """Says how many attacks were wanted, and how many of them completed: a budget leaves some out."""
+    """Says how many attacks were wanted, how many of them completed, and how many a budget left out."""
     count = coverage(report.attacks, report.config, report.seeds)
-    rest = "" if count.finished == count.wanted else "; the others are no sign of resistance"
+    left_out = f"; the budget left {count.left_out} out" if count.left_out else ""
+    others = "others" if left_out else "the others"
+    rest = f"; {others} failed, diverged or are missing, and are no sign of resistance" if count.unfinished else ""
     attacks = f"{_counted(count.adversaries, 'attack')} × {_counted(len(report.seeds), 'seed')}"
-    return f"{attacks}, {count.finished} of {count.wanted} completed{rest}."
+    return f"{attacks}, {count.finished} of {count.wanted} completed{left_out}{rest}."
 
 
 def _counted(count: int, name: str) -> str:
@@ -77,15 +134,24 @@ def _counted(count: int, name: str) -> str:
 
 
 def came_back_sentence(report: Report) -> str | None:
-    """Says R of the model, and of its twin where there is one; `None` where R is not known."""
+    """Says R of the model before and after attack, and of its twin where there is one; `None` where R is not known."""
     if report.summary["recovery"]["mean"] is None:
         return None
-    own = f"{interval(report.summary['recovery'])} on average, {interval(report.summary['worst_recovery'])} under the strongest"
-    sentence = f"R, the share of the base's harm that came back under attack: {own}"
+    sentence = f"R, the share of the base's harm that is there: {_recoveries(report, report, report.summary)}"
     if "twin" not in report.references:
         return f"{sentence}."
-    twin = after_attack(report.references["twin"].attacks, report.references, report.config["chance"])
-    return f"{sentence}; of the undefended twin {interval(twin['recovery'])} and {interval(twin['worst_recovery'])}."
+    twin = report.references["twin"]
+    after = after_attack(twin.attacks, report.references, report.config["chance"])
+    return f"{sentence}. Of the undefended twin: {_recoveries(report, twin, after)}."
+
+
+def _recoveries(report: Report, record: ModelRecord, after: AfterAttack) -> str:
+    before = recovery_before(record, report.references, report.config["chance"])
+    return (
+        f"{number(before)} before attack, {interval(after['recovery'])} after it on average; under the strongest attack "
+        f"{interval(after['worst_recovery'])} at its end and {interval(after['worst_reached_recovery'])} at the attacker's best "
+        "moment"
+    )
 
 
 def unseen_sentence(report: Report) -> str | None:
@@ -251,8 +317,8 @@ def strongest(worst: Mapping[str, Any]) -> str:
 
 
 def number(value: float | None) -> str:
-    """Two decimals, or a dash."""
-    return "–" if value is None else f"{value:.2f}"
+    """Two decimals, or a dash; what rounds to nothing has no sign."""
+    return "–" if value is None else f"{value:z.2f}"
 
 
 def with_error(record: Report | ModelRecord, metric: str) -> str:
@@ -267,4 +333,4 @@ def interval(estimate: Mapping[str, Any] | None) -> str:
         return "–"
     if estimate["low"] is None:
         return number(estimate["mean"])
-    return f"{estimate['mean']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
+    return f"{number(estimate['mean'])} [{number(estimate['low'])}, {number(estimate['high'])}]"
