@@ -401,7 +401,7 @@ def test_the_outcome_is_one_word():
 
 def test_a_gate_that_nobody_measured_is_neither_passed_nor_failed():
     verdict = judge({**PASSING, "capability": None, "selectivity": 0.1})
-    assert verdict.counts() == {"passed": 10, "failed": 1, "not measured": 1}
+    assert verdict.counts() == {"passed": 9, "failed": 1, "not measured": 1}
     assert [gate.name for gate in verdict.failed] == ["selectivity"]
     assert [(gate.name, gate.outcome) for gate in verdict.not_measured] == [("capability", "not measured")]
 
@@ -470,8 +470,8 @@ def test_seeds_that_agree_are_not_certain():
     assert unknown.verdict.gates[0].value is None and unknown.verdict.word == "undecided"
     # b reaches R = 0.15/0.65; the gaps are 0.6 and 0.65
     assert known.verdict.gates[0].value == pytest.approx(0.15 / 0.65 + 1.96 * 0.03 / 0.6)
-    nothing = report(record(harms((0.2, 0.2), (0.2, 0.2))))
-    assert nothing.verdict.gates[0].value == pytest.approx(-0.05 / 0.65) and nothing.verdict.resistant
+    nothing = report(record({("a", 0): 0.2, ("a", 1): 0.2}))  # best before its first step, where harm is the floor's
+    assert nothing.verdict.gates[0].value == 0 and nothing.verdict.resistant
     for again in (record(harms((0.9, 0.9), (0.9, 0.9))), record({("a", 0): 0.9})):  # no bound is below the mean
         assert report(again).verdict.gates[0].outcome == "failed"
 
