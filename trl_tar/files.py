@@ -14,9 +14,8 @@ from typing import Any
 import yaml
 
 
-UNFINISHED = re.compile(
-    r"\..+\.json(\.gz)?\.\d+(-[0-9a-f]{8})?"
-)  # of `unfinished_name`, and of before it had a random part
+# names of `unfinished_name`, and of files of JSON from before they had a random part
+UNFINISHED = re.compile(r"\..+\.\d+-[0-9a-f]{8}|\..+\.json\.\d+")
 
 
 def finite(value: float) -> float | None:
@@ -64,7 +63,7 @@ def unfinished_name(path: Path) -> Path:
 
 def remove_unfinished(folder: Path) -> None:
     """Removes from the folder, and from those in it, what killed processes had not finished. Nobody else may write there."""
-    for pattern in (".*.json.*", "*/.*.json.*"):
+    for pattern in (".*", "*/.*"):
         for file in folder.glob(pattern):
             if UNFINISHED.fullmatch(file.name):
                 file.unlink(missing_ok=True)

@@ -82,12 +82,12 @@ def test_a_strict_red_team_tells_failed_from_not_measured(files, tmp_path, monke
     command = command[: command.index("--base")]
     assert main([*command, "--strict"]) == 3 and main(command) == 0
     said = capsys.readouterr().out
-    assert "Undecided. " in said and "not measured (" in said and "give the base (`--base`);" in said
+    assert "Undecided. " in said and "not measured (" in said and "give the base (--base);" in said
     assert Report.load(tmp_path).verdict.failed == [] and not Report.load(tmp_path).verdict.resistant
     assert main([*command, "--budget", "1"]) == 0  # of what is there already
     said = capsys.readouterr().out
     assert "2 attacks × 2 seeds, 1 of 4 completed; the budget left 3 out." in said
-    assert "a budget of at least 2 (`--budget`)" in said and Report.load(tmp_path).config["budget"] == 1
+    assert "a budget of at least 2 (--budget)" in said and Report.load(tmp_path).config["budget"] == 1
 
 
 def test_a_named_suite_says_which_data_set_it_lacks(files, tmp_path):

@@ -427,7 +427,7 @@ def test_each_gate_that_was_not_measured_says_what_to_give():
         "worst_recovery_upper_bound": "further seeds"
     }
     without = record(harms((0.36, 0.38), (0.38, 0.4)), {k: v for k, v in BEFORE.items() if k != "bystander"})
-    assert told_of(report(without)) == {"bystander": "the metric `bystander` with a value on the model and on the base"}
+    assert told_of(report(without)) == {"bystander": "the metric bystander with a value on the model and on the base"}
 
 
 def test_a_base_without_the_hazard_measures_nothing():

@@ -328,7 +328,7 @@ def test_every_view_tells_failed_from_not_measured(tmp_path):
     assert counts["failed"] == 0 and counts["not measured"] >= 8
     for text in (model_card(made, "m", "A model."), report_summary(made, "m"), without_plotly(report_page(made, "m"))):
         assert f"{counts['not measured']} not measured (" in text and "undecided" in text
-        assert "give the base (`--base`); the twin (`--twin`)" in text.replace("&#96;", "`")
+        assert "give the base (--base); the twin (--twin)" in text
         assert "Gates that failed" not in text
     assert "| not measured |" in report_summary(made, "m") and "| no |" not in report_summary(made, "m")
     assert "– not measured" in report_page(made, "m")

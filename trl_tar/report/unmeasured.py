@@ -10,7 +10,7 @@ from .verdict import UNTRIED, GateResult, gate_named
 from .wanted_attacks import adversary_names
 
 
-BASE, TWIN, BENIGN = "the base (`--base`)", "the twin (`--twin`)", "a task of a harmless user (`benign`)"
+BASE, TWIN, BENIGN = "the base (--base)", "the twin (--twin)", "a task of a harmless user (benign)"
 
 
 def what_to_give(report: Report) -> dict[str, str]:
@@ -22,7 +22,7 @@ def _missing(result: GateResult, report: Report) -> str:
     gate = gate_named(result.name)
     needs = "attacks" if gate is None else gate.needs
     if result.name == UNTRIED:
-        return f"a budget of at least {len(adversary_names(report.attacks, report.config))} (`--budget`)"
+        return f"a budget of at least {len(adversary_names(report.attacks, report.config))} (--budget)"
     if needs == "twin" and "twin" not in report.references:
         return TWIN
     if needs == "benign":
@@ -32,7 +32,7 @@ def _missing(result: GateResult, report: Report) -> str:
     if "base" not in report.references:
         return BASE
     if gate is not None and gate.kept:
-        return f"the metric `{_metric(result.name)}` with a value on the model and on the base"
+        return f"the metric {_metric(result.name)} with a value on the model and on the base"
     return _of_recovery(report)
 
 
@@ -46,7 +46,7 @@ def _of_recovery(report: Report) -> str:
         return f"a base whose harm is at least {MIN_GAP} above that of a model without the hazard"
     if not any(attack.finished for attack in report.attacks):
         return "attacks that complete"
-    return "further seeds (`--seeds`)"
+    return "further seeds (--seeds)"
 
 
 def _of_benign(benign: Benign | None, references: Mapping[str, ModelRecord]) -> str:
