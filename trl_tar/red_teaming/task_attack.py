@@ -1,10 +1,12 @@
 """A red team on a task: the one place that says which of `red_team`'s arguments a task answers."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..adversaries.adversary import Adversary
+from ..models.companions import Companions
 from ..report.report import Report
 from ..tasks.task import Task
 from .job import Settings
@@ -81,6 +83,8 @@ def measure_task(
         `dict[str, dict]`: name → every metric.
     """
     settings = Settings(task.tokenizer, dict(task.metrics), dict(task.zero_step_attacks or {}), None, max_length, bf16)
+    ends = Companions.of(str(task.model), task.tokenizer).end_tokens(task.tokenizer)
+    settings = replace(settings, end_tokens=ends)  # as the red team takes them from the task's model
     targets = [Target.of(model, Path(output_dir)) for model in models.values()]
     results = run_jobs([target.job() for target in targets], settings, Path(output_dir) / "jobs", num_workers, "harm")
     return {name: result["before"] for name, result in zip(models, results, strict=True)}
