@@ -157,5 +157,5 @@ def test_a_break_that_is_seen_once_at_the_end_is_not_unbroken_until_then():
 
 def test_flops_beyond_every_whole_number_of_numpy_have_a_median():
     large = 10**20  # 70 billion parameters, some 10^8 tokens
-    found = time_to_break({"a": [(0, large), (0, large)], "b": [(0, large)]})
-    assert found["median"] == found["high"] == 1e20 and found["broken"] == 3
+    found = time_to_break({name: [(0, large)] for name in "abcd"})
+    assert found["median"] == found["high"] == 1e20 and found["broken"] == 4
