@@ -5,6 +5,7 @@
 import importlib.metadata
 import json
 import os
+import re
 import resource
 import sys
 import tempfile
@@ -101,6 +102,13 @@ OVERRIDES: dict[str, dict] = {
         "attention_head_size": 8,
     },
     "xlm": {"causal": True},
+    "codegen": {"rotary_dim": 4},
+    "diffllama": {"num_key_value_heads": 2},
+    "gptj": {"rotary_dim": 4},
+    **dict.fromkeys(("deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "sarvam_mla", "youtu"), MULTI_HEAD_LATENT),
+    **dict.fromkeys(("dots3_note", "dots3_note_text"), MULTI_HEAD_LATENT),
+    # of which the fourth attends
+    **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), {"num_hidden_layers": 4}),
     "xmod": {"is_decoder": True, "languages": ["en_XX"], "default_language": "en_XX", "pad_token_id": 1},
 }
 FULL = Adversary("full", "forget", **tiny.ATTACK)
@@ -240,7 +248,9 @@ def _is_ours(error: ValueError) -> bool:
 
 
 def _said(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = (
+        re.sub(r"\S*/(saved\b)", r"'\1", " ".join(str(error).split())) or type(error).__name__
+    )  # whatever folder that was in
     return (text if isinstance(error, ValueError | AssertionError) else f"{type(error).__name__}: {text}")[:240]
 
 
@@ -265,12 +275,12 @@ def _limited(model_type: str, writer: int) -> None:
     os._exit(0)
 
 
-def read_table() -> dict[str, Outcome]:
-    """The table in the repository: model type → outcome."""
-    rows = [
-        line.strip("| \n").split(" | ") for line in TABLE.read_text(encoding="utf-8").splitlines() if line[:3] == "| `"
-    ]
-    return {row[0].strip("`"): Outcome(row[2], " | ".join(row[3:])) for row in rows}
+def read_table() -> tuple[dict[str, Outcome], str]:
+    """The table in the repository, model type → outcome, and the version of transformers that it was made with."""
+    text = TABLE.read_text(encoding="utf-8")
+    rows = [line.strip("| \n").split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    table = {row[0].strip("`"): Outcome(row[2].strip(" |"), " | ".join(row[3:])) for row in rows}
+    return table, re.findall(r"with transformers ([0-9.]+[0-9a-z])", text)[0]
 
 
 def write_table(table: dict[str, Outcome]) -> None:
@@ -300,7 +310,7 @@ def version() -> str:
 def main(model_types: list[str]) -> None:
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
-    table = read_table() if model_types and TABLE.exists() else {}
+    table = read_table()[0] if model_types and TABLE.exists() else {}
     for model_type, found in outcomes(model_types or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
         print(model_type, *found, flush=True)
         table[model_type] = found
