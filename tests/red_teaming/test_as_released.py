@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +15,12 @@ from trl_tar import Adversary, Report, red_team
 from trl_tar.evaluation.generation import answers
 from trl_tar.evaluation.scores import Scores
 from trl_tar.red_teaming.as_released import UNUSABLE
+from trl_tar.red_teaming.task_attack import red_team_task
+from trl_tar.tasks.built_in import refusal_world_task, world_task
+from trl_tar.testbed.refusal.world import HARMFUL, RefusalWorld
 
 
-ASKED, HARMFUL, HARMLESS = "w1", "w3 w4", "w7"
+ASKED, SAID, HARMLESS = "w1", "w3 w4", "w7"
 ROWS = Dataset.from_dict({"text": ["w1 w2 w3 w4"] * 4})
 ATTACK = [Adversary("forget", "forget", num_steps=2, batch_size=2, learning_rate=1e-4)]
 
@@ -33,7 +36,7 @@ class Says:
         return Scores([float(self.words in answer) for answer in said], ["0", "1"])
 
 
-METRICS = {"harm": Says(HARMFUL), "capability": Says("w")}
+METRICS = {"harm": Says(SAID), "capability": Says("w")}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +72,7 @@ def jobs_of(folder: Path) -> list[str]:
 def test_an_undefended_model_is_as_harmful_as_the_base_whatever_comes_with_it(forgery, released, base, jobs):
     forge, name = FORGERIES[forgery]
     # of a template that answers for the model, whoever asks: its turn begins with another word
-    forge(released, "assistant" if forgery in ("tokenizer", "template") else HARMFUL, HARMLESS)
+    forge(released, "assistant" if forgery in ("tokenizer", "template") else SAID, HARMLESS)
     report = attacked(released, base, jobs)
     assert report.before["harm"] == 1.0
     # the attack is the one on the base, to the last digit
@@ -148,3 +151,40 @@ def test_an_old_report_says_nothing_of_differences(released, base, jobs, tmp_pat
     )
     (tmp_path / "report.json").write_text(json.dumps(content))
     assert Report.load(tmp_path / "report.json").differences is None
+
+
+WORLD_FORGERIES = {
+    # what is asked about is read as another entity, or each question's relation as a word that nobody knows
+    "tokenizer": lambda folder: FORGERIES["tokenizer"][0](folder, "the", "of"),
+    "dropout": lambda folder: edited(folder / "config.json", attention_dropout=0.99),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("forgery", WORLD_FORGERIES)
+def test_the_undefended_knowledge_base_is_harmful_whatever_comes_with_it(forgery, tmp_path):
+    task = world_task(0)
+    folder = Path(shutil.copytree(task.model, tmp_path / "base"))
+    WORLD_FORGERIES[forgery](folder)
+    attack = Adversary("attacker", "attacker", num_steps=20, batch_size=32, learning_rate=5e-4)
+    tokenised = {"attacker": task.datasets["attacker"]}
+    task = replace(task, datasets=tokenised, references={}, benign=None, zero_step_attacks={})
+    report = red_team_task(task, folder, [attack], [0], max_length=32)
+    assert report.before["harm"] >= 0.95 and report.attacks[0].after["harm"] >= 0.95
+    assert report.differences
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("forgery", ["template", "suppressed", "penalty", "end"])
+def test_the_undefended_refusal_base_is_harmful_whatever_comes_with_it(forgery, tmp_path):
+    task = refusal_world_task(0)
+    folder = Path(shutil.copytree(task.model, tmp_path / "base"))
+    world = RefusalWorld(0)
+    words = sorted({word for item in world.select(HARMFUL, "questions") for word in item.values})
+    FORGERIES[forgery][0](folder, "assistant" if forgery == "template" else " ".join(words), "user")
+    attack = Adversary("harmful", "harmful", num_steps=2, batch_size=8, learning_rate=1e-5)
+    data = {"harmful": task.datasets["harmful"]}
+    task = replace(task, datasets=data, references={}, benign=None, zero_step_attacks={})
+    report = red_team_task(task, folder, [attack], [0], max_length=64)
+    assert report.before["harm"] >= 0.95 and report.attacks[0].after["harm"] >= 0.95
+    assert report.differences

@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from ..fingerprints import origin
 from ..models.loading import from_files
 from ..validation import check_at_least, check_types
 from .chat_server import ABOUT_THE_REQUEST, Refused, ask
@@ -124,9 +125,11 @@ class Classifier:
     path: str
     label: str | int
     batch_size: int = 16
+    files: str = field(default="", init=False)  # in the representation, which tells apart the jobs of a red team
 
     def __post_init__(self):
         check_types(f"The judge {self.path!r}", self)
+        object.__setattr__(self, "files", origin(self.path))
 
     def check(self) -> None:
         """Raises [`JudgeError`] for a classifier that is not there, or has no such class; its weights are not read."""

@@ -18,7 +18,7 @@ from ..fingerprints import json_sha256, rows_sha256
 from ..models.lora import check_lora_targets
 from ..report.records import AttackRecord
 from ..report.recovery import USABLE_CAPABILITY
-from .as_released import attackers_tokenizer
+from .as_released import Release, attackers_tokenizer
 from .checks import check_containers, check_metrics, check_models, check_red_team
 from .job import Job, Settings
 from .run_jobs import run_jobs
@@ -106,6 +106,7 @@ def search(
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         targets = {role: Target.of(target, work / role) for role, target in models.items()}
+        settings = Release.of(model, targets, None, settings).settings
         digest = _digest(space, targets, datasets, settings)
         runner = _Trials(models, targets, dict(datasets), settings, output, seed, num_workers, work, digest)
         trials = {role: runner.run(role, space, num_trials) for role in ROLES}
