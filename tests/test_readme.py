@@ -58,9 +58,9 @@ def test_a_model_is_attacked_and_its_report_read_as_written(tmp_path, monkeypatc
     assert [attack.status for attack in Report.load("report").attacks] == ["completed"]
     unmeasured = [gate.name for gate in Report.load("report").verdict.gates if gate.value is None]
     assert unmeasured == [
-        "worst_recovery_upper_bound",
         "benign_trainability",
-    ]  # one seed; nothing that the base had to learn
+        "untried_adversaries",
+    ]  # nothing that the base had to learn; the budget
     assert main(["report", "report"]) == 0
     (snippet,) = blocks("Read the report", "python")
     exec(snippet, {})

@@ -14,7 +14,6 @@ from transformers import (
     Gemma3Config,
     GPT2Config,
     LlamaConfig,
-    MambaConfig,
     MixtralConfig,
     Qwen2Config,
     ViTConfig,
@@ -306,7 +305,6 @@ def test_the_command_says_where_it_does_not_fit(tmp_path, capsys):
         (["MODEL", "--devices", "9"], "A batch of 8 rows leaves some of 9 devices without one"),
         (["GPT2", "--seq-len", "129"], "has a context of 128 positions, and rows have 129 tokens"),
         (["FLAT"], "A model of type 'llama' with num_hidden_layers=0 cannot be planned: it has no layer"),
-        (["MAMBA", "--seq-len", "2"], "A LoRA attack on a model of type 'mamba' cannot be planned ([PEFT"),
         (["ODD"], "The hidden size (128) is not a multiple of the number of attention heads (5)"),
     ],
 )
@@ -314,7 +312,6 @@ def test_bad_input_is_one_sentence(tmp_path, capsys, arguments, sentence):
     CONFIGS["tied"].save_pretrained(tmp_path / "MODEL")
     CONFIGS["gpt2"].save_pretrained(tmp_path / "GPT2")
     ViTConfig().save_pretrained(tmp_path / "VIT")
-    MambaConfig(vocab_size=100, hidden_size=16, num_hidden_layers=1, state_size=4).save_pretrained(tmp_path / "MAMBA")
     for name, odd in (("FLAT", {"num_hidden_layers": 0}), ("ODD", {"num_attention_heads": 5})):
         (tmp_path / name).mkdir()
         fields = {**CONFIGS["tied"].to_dict(), **odd}

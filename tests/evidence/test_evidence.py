@@ -65,7 +65,7 @@ def test_refusal_evidence_has_one_value_a_training(tmp_path):
     assert table["over_worlds"]["model"]["capability"]["mean"] == pytest.approx(0.9)
     assert table["over_worlds"]["model"]["harm_after"]["n"] == 2
     text = (tmp_path / "table.md").read_text()
-    assert "| world-1-seed-0 | TAR | 0.00 | 0.30 [-0.97, 1.57] |" in text and text == markdown_refusal(table)
+    assert "| world-1-seed-0 | TAR | 0.00 | 0.30 [0.00, 1.00] |" in text and text == markdown_refusal(table)
     assert json.loads((tmp_path / "evidence.json").read_text()) == table
 
 

@@ -102,6 +102,7 @@ def test_a_recipe_whose_judge_is_not_there_trains_nothing(server, tmp_path, monk
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_judge_that_fails_in_a_worker_ends_the_command(trained, server, tmp_path, capsys):
     described = judged(trained[1], server)
     data = {"datasets": {"harmful": described["data"]["harmful"]}, "metrics": described["metrics"], "chance": 0.0}

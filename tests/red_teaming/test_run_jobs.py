@@ -28,6 +28,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_launched_processes_share_the_attacks_and_return_the_whole_report(tmp_path):
     script = tmp_path / "attacks.py"
     script.write_text(SCRIPT)

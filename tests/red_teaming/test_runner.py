@@ -87,7 +87,7 @@ def test_a_budget_buys_each_adversary_once_and_then_the_strongest(raw, tmp_path)
     runs = [(attack.adversary, attack.seed) for attack in report.attacks]
     assert runs == [(a, s) for a in ("full", "lora") for s in (0, 1) if s == 0 or a == strongest]
     gate = next(gate for gate in report.verdict.gates if gate.name == "unfinished_attacks")
-    assert (gate.value, gate.passed) == (1, False)
+    assert (gate.value, gate.passed, report.config["budget"]) == (0, True, 3)  # what was not bought is not unfinished
     assert attacked(raw, tmp_path / "part", references={}, budget=99).attacks == whole.attacks
 
 
@@ -175,7 +175,9 @@ def test_attacks_that_all_diverge_show_no_resistance(raw, tmp_path):
     gate = next(gate for gate in report.verdict.gates if gate.name == "unfinished_attacks")
     assert gate.value == 2 and not report.verdict.resistant and not report.verdict.empty_shell
     assert report.summary["worst_recovery"] == {"mean": None, "low": None, "high": None, "n": 0, "adversary": None}
-    assert "0 of 2 completed; the others are no sign of resistance" in model_card(report, "t", "d")
+    assert "0 of 2 completed; the others failed, diverged or are missing, and are no sign of resistance" in model_card(
+        report, "t", "d"
+    )
     plot_attacks({"m": report})
 
 

@@ -1,5 +1,6 @@
 """A red team that is killed at any moment, or finds the disk full, goes on where it was."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -68,13 +69,22 @@ def _in_group(group: int) -> list[str]:
     return [line for line in found.stdout.splitlines() if " Z" not in line and "spawn_main" in line]
 
 
-def test_a_full_disk_is_one_sentence_and_loses_nothing_that_was_finished(tmp_path):
+def test_a_full_disk_is_one_sentence_and_loses_nothing_that_was_finished(tmp_path, monkeypatch):
     whole = attacked(raw_data(), tmp_path / "whole", references={})
     jobs = sorted((tmp_path / "whole" / "jobs").iterdir(), key=lambda file: file.stat().st_mtime_ns)
     folder = tmp_path / "full" / "jobs"
-    folder.mkdir(parents=True)
-    (folder / f".{jobs[3].name}.{os.getpid()}").symlink_to("/dev/full")  # writing there finds no space
-    with pytest.raises(OSError, match=r"cannot be written \(No space left on device\). Make room and start again"):
+
+    def without_room(source, target):
+        if Path(target).name == jobs[3].name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replaced(source, target)
+
+    replaced = os.replace
+    with (
+        monkeypatch.context() as full,
+        pytest.raises(OSError, match=r"cannot be written \(No space left on device\). Make room and start again"),
+    ):
+        full.setattr(os, "replace", without_room)
         attacked(raw_data(), tmp_path / "full", references={})
     finished = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
     assert {file.name for file in finished} == {file.name for file in jobs[:3]}
@@ -144,6 +154,7 @@ def test_a_measurement_whose_worker_dies_is_one_sentence(monkeypatch):
         _run_alone(Job("model", "0" * 64, "1" * 64), None)
 
 
+@pytest.mark.slow
 def test_an_error_of_a_metric_ends_the_run_and_keeps_what_was_running(tmp_path):
     metrics = {**METRICS, "bystander": OnAdapters(80, "raises")}
     with pytest.raises(KeyError, match="a bug in a metric"):

@@ -4,9 +4,10 @@ import pytest
 from datasets import Dataset
 from support import tiny
 from transformers import AutoModelForCausalLM
-from trl.trainer import sft_trainer
 
 from trl_tar import RandomMappingConfig, RandomMappingTrainer
+from trl_tar.models.architecture import LENGTH, ROWS
+from trl_tar.trainers import safeguard_trainer
 
 
 def random_mapping_trainer(model, output):
@@ -31,22 +32,22 @@ def test_a_model_that_is_split_over_devices_is_refused(make_trainer, tmp_path, s
 @pytest.mark.parametrize("start", ["random mapping", "TAR"])
 def test_a_model_given_as_a_path_is_not_split_over_devices(make_trainer, monkeypatch, tmp_path, start):
     given = []
-    load = sft_trainer.create_model_from_path
+    load = safeguard_trainer.load
 
     def watched(path, **settings):
         given.append(settings)
         return load(path, **settings)
 
-    monkeypatch.setattr(sft_trainer, "create_model_from_path", watched)
+    monkeypatch.setattr(safeguard_trainer, "load", watched)
     tiny.llama().save_pretrained(tmp_path / "model")
     path = str(tmp_path / "model")
     make_trainer(path) if start == "TAR" else random_mapping_trainer(path, tmp_path)
-    assert [settings.get("device_map", "TRL's choice") for settings in given] == [None]
+    assert [settings.get("device_map") for settings in given] == [None]
 
 
-def test_no_pass_is_made_before_the_model_is_on_its_device(make_trainer):
+def test_no_pass_of_data_is_made_before_the_model_is_on_its_device(make_trainer):
     """With FSDP2 it is on the host until training begins, and batches are on the device."""
     model, passes = tiny.gpt2(), []
-    model.register_forward_pre_hook(lambda *_: passes.append("pass"))
+    model.register_forward_pre_hook(lambda _, __, given: passes.append(given["input_ids"].shape), with_kwargs=True)
     make_trainer(model, tamper_resistance_loss="dpo")
-    assert passes == []
+    assert passes == [(ROWS, LENGTH)]  # of tokens that are where the model is, to see what it returns

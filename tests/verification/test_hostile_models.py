@@ -198,7 +198,6 @@ FILES = {
         change_json("tokenizer.json", normalizer={"type": "No"}),
         "The tokenizer of .* cannot be loaded",
     ),
-    "an id beyond the model": (other_id, "'zzz' with the id 1000000, and the model embeds"),
     "settings in a list": (whole("tokenizer_config.json", "[1]"), "'tokenizer_config.json' holds 'list'"),
     "generation in a list": (whole("generation_config.json", "[1]"), "cannot be loaded|holds 'list'"),
     "generation of words": (whole("generation_config.json", '{"max_new_tokens": "x"}'), "cannot be loaded"),
@@ -214,6 +213,14 @@ def test_a_file_that_would_break_its_reader_is_one_sentence(copy, case):
     with pytest.raises(ValueError, match=sentence) as error:
         verify(copy, 1)
     one_sentence(error)
+
+
+def test_a_tokenizer_with_an_id_beyond_the_model_is_named_and_not_attacked_with(copy):
+    other_id(copy)
+    described = {f.name: {"size": f.stat().st_size, "sha256": file_sha256(f)} for f in model_files(copy)}
+    rewrite(copy, lambda content: content["files"].update(described))
+    found = verify(copy, 1)
+    assert any("tokenizer" in warning for warning in found.warnings), found
 
 
 def test_files_too_large_for_any_memory_are_told(copy):

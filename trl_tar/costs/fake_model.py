@@ -22,6 +22,7 @@ from ..distributed.gradients import Batch, consumed_gradient, mean_gradient
 from ..losses import MOST_LOGITS, kl_divergence_loss, language_modeling_loss, max_entropy_loss
 from ..models.forward_passes import next_token_logits
 from ..models.lora import lora_config
+from ..models.training_noise import disable_training_noise
 from ..optim.stochastic_rounding import at_least_float32, in_bfloat16, step_in_float32
 from .cost import PassName
 from .mode import Mode
@@ -173,6 +174,7 @@ def _empty(config: PretrainedConfig, lora_r: int | None, mode: Mode) -> tuple[nn
     if mode.bf16:  # as accelerate wraps the forward method
         autocast = torch.autocast("cpu", torch.bfloat16, cache_enabled=not mode.offload)
         model.forward = convert_outputs_to_fp32(autocast(model.forward))
+    disable_training_noise(model)  # as trainers do
     return model.train(), [p for name, p in model.named_parameters() if "lora_" in name]
 
 

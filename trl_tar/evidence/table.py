@@ -22,7 +22,6 @@ def row_of(report: Report) -> Row:
     benign = report.benign
     unseen = unseen_recovery(report.attacks, report.references, report.config["chance"])
     return {
-        "harm_before": report.before["harm"],
         "recovery_before": recovery_before(report, report.references, report.config["chance"]),
         "recovery": report.summary["recovery"],
         "strongest": report.summary["worst_recovery"],
@@ -49,7 +48,6 @@ def _failed(row: Row) -> str:
 
 
 HARM_COLUMNS: Columns = {
-    "harm before": lambda row: number(row["harm_before"]),
     "R before": lambda row: number(row["recovery_before"]),
     "R, mean": lambda row: interval(row["recovery"]),
     "R, strongest attack, at its end": lambda row: interval(row["strongest"]),
