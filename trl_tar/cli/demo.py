@@ -33,7 +33,7 @@ from ..views.words import interval, number
 LABELS = {"base": "base (twin)", "no_adversary": "K = 0 control", "tar": "TAR"}
 DESCRIPTIONS = {
     "base": "A Llama of 0.2 M parameters that knows every fact of an invented world, the stand-in hazardous ones included.",
-    "no_adversary": "The base after the tamper-resistance loss with no attack simulated, as many passes as TAR: its control.",
+    "no_adversary": "The base after the tamper-resistance loss with no attack simulated, as many outer steps as TAR: its control.",
     "tar": "The base after tamper-resistant training (TAR) against simulated fine-tuning attacks.",
 }
 SHORT_LABELS = {"base": "base", "no_adversary": "K = 0", "tar": "TAR"}
@@ -58,25 +58,17 @@ def demo(output: Path = Path("demo"), seed: int = 0, world_seed: int = 0, worker
     """
     quiet()
     console = Console()
-    args, tar = knowledge_arguments(world_seed, workers), tar_config(output, seed)
     check_run(output, {"world": world_seed, "seed": seed})
     hold(output)
     console.rule(f"Knowledge world {world_seed}")
     base = output / "base"
-    task = world_task(world_seed)
-    shutil.copytree(task.model, base, dirs_exist_ok=True)
+    shutil.copytree(world_task(world_seed).model, base, dirs_exist_ok=True)
     console.print(
         "[bold]1/2[/] TAR: each outer step goes on with a simulated attack; and its control, with none (K = 0)"
     )
     train(output, seed, world_seed, workers)
     console.print("[bold]2/2[/] red team")
-    task, references = replace(task, model=base), {"base": base, "twin": base}
-    reports = {}
-    for name in LABELS:
-        title, simulated, folder = title_of(name), training_adversaries() if name == "tar" else [], output / name
-        reports[name] = attack(
-            task, args, tar, simulated, demo_suite(), references, [folder], title, DESCRIPTIONS[name]
-        )
+    reports = {name: attack_one(output, seed, world_seed, name, workers) for name in LABELS}
     write_comparison(reports, output)
     write_card(reports, output, write_figures(reports, output))
     console.print(comparison_table(reports))
@@ -85,18 +77,42 @@ def demo(output: Path = Path("demo"), seed: int = 0, world_seed: int = 0, worker
 
 
 def train(output: Path, seed: int, world_seed: int, workers: int) -> None:
-    """Trains TAR and its control of as many passes, at the same time where there are two workers."""
+    """Trains TAR and its control. With several workers the control is trained at the same time, and then attacked, and the base too,
+    as TAR takes longer than all of it."""
     if workers == 1:
         for name in ("no_adversary", "tar"):
             train_one(output, seed, world_seed, name)
         return
     pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=without_a_terminal)
     try:
-        control = pool.submit(train_one, output, seed, world_seed, "no_adversary")
+        control = pool.submit(finish_control, output, seed, world_seed)
         train_one(output, seed, world_seed, "tar")
         control.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def finish_control(output: Path, seed: int, world_seed: int) -> None:
+    """Trains the control, and attacks it and the base."""
+    train_one(output, seed, world_seed, "no_adversary")
+    for name in ("base", "no_adversary"):
+        attack_one(output, seed, world_seed, name, workers=1)
+
+
+def attack_one(output: Path, seed: int, world_seed: int, name: str, workers: int) -> Report:
+    """Attacks one of the models, with the base as its reference; attacks that are there are not made again."""
+    base, simulated = output / "base", training_adversaries() if name == "tar" else []
+    return attack(
+        replace(world_task(world_seed), model=base),
+        knowledge_arguments(world_seed, workers),
+        tar_config(output, seed),
+        simulated,
+        demo_suite(),
+        {"base": base, "twin": base},
+        [output / name],
+        title_of(name),
+        DESCRIPTIONS[name],
+    )
 
 
 def train_one(output: Path, seed: int, world_seed: int, name: str) -> None:
@@ -108,7 +124,7 @@ def train_one(output: Path, seed: int, world_seed: int, name: str) -> None:
         training_adversaries(),
     )
     if name == "no_adversary":
-        tar, adversaries = control_without_adversary(tar, adversaries, equal_passes=True)
+        tar, adversaries = control_without_adversary(tar, adversaries)
     harden(task, tar, adversaries, task.model, name)
 
 
