@@ -1,13 +1,14 @@
 """One description of an attacker, read by training (simulated in place) and by the red team (run by a TRL trainer)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..validation import check_types, coerced
+from ..validation import coerced
 from .choices import EDITS, LR_SCHEDULERS, OBJECTIVES, OPTIMIZERS, QUANTIZATIONS, ROLES
+from .contradictions import check_adversary
 from .mixtures import normalised, rows_of, shares, with_numbers
-from .options import Concept, Option, check_options, numbers, option, options_of
+from .options import Concept, Option, numbers, option, options_of
 from .prompt_template import PROMPT
 from .rules import ABOVE_0, BELOW_1, NOT_NEGATIVE, at_least, pattern, rule
 
@@ -239,7 +240,7 @@ class Adversary:
             values["lora_alpha"] = 2 * values["lora_r"]
         for name, value in values.items():  # the class is frozen for everybody else
             object.__setattr__(self, name, value)
-        _check(self)
+        check_adversary(self)
 
     @property
     def needs_data(self) -> bool:
@@ -281,7 +282,7 @@ class Adversary:
             return ()
         if self.mixture is not None:
             return tuple(self.mixture)
-        assert self.dataset is not None  # _check
+        assert self.dataset is not None  # check_adversary
         return (self.dataset,) if self.first_dataset is None else (self.first_dataset, self.dataset)
 
     def kind(self) -> dict[str, Any]:
@@ -316,85 +317,3 @@ class Adversary:
         prompts = self.batch_size // self.num_generations
         count = prompts if self.objective == "grpo" else self.batch_size
         return dict.fromkeys(self.datasets[-1:], count)
-
-
-def _check(a: Adversary) -> None:
-    """Raises `ValueError`, one sentence and a remedy, for fields that have no meaning or contradict each other."""
-    if not isinstance(a.name, str) or not a.name:
-        raise ValueError(f"An adversary has name={a.name!r}. Give it a non-empty string.")
-    owner = f"Adversary {a.name!r}"
-    check_types(owner, a)
-    check_options(owner, a)
-    for contradictions in (_in_data, _in_training, _in_edit, _in_sequence):
-        fault = next(contradictions(a), None)
-        if fault is not None:
-            raise ValueError(f"{owner} has {fault}")
-
-
-def _in_data(a: Adversary) -> Iterator[str]:
-    if a.needs_data and (a.dataset is None) == (a.mixture is None):
-        yield f"dataset={a.dataset!r} and mixture={a.mixture!r}. Give exactly one of the two."
-    if a.mixture is not None:
-        if a.first_dataset is not None:
-            yield "both mixture and first_dataset. Give one of the two."
-        if min(a.rows_per_batch().values()) < 1:
-            yield (
-                f"mixture={dict(a.mixture)!r} with batch_size={a.batch_size}. Use a larger batch so that every data set gets "
-                "a row."
-            )
-
-
-def _in_training(a: Adversary) -> Iterator[str]:
-    if a.num_virtual_tokens is not None and a.lora_r is not None:
-        yield "both num_virtual_tokens and lora_r. Give one of the two."
-    if a.nesterov and not a.momentum:
-        yield "nesterov=True with momentum=0. Set momentum, for example 0.9."
-    if (a.objective == "grpo") != (a.reward is not None):
-        yield (
-            f"objective={a.objective!r} and reward={a.reward!r}. Name a reward function with objective='grpo', and only "
-            "there."
-        )
-    if a.objective == "grpo":
-        if a.dataset is None or a.first_dataset is not None:
-            yield "objective='grpo' with a mixture or first_dataset. Give one dataset of prompts."
-        if a.batch_size % a.num_generations:
-            yield (
-                f"batch_size={a.batch_size} with num_generations={a.num_generations}. Use a multiple: the batch counts "
-                "answers."
-            )
-
-
-def _in_edit(a: Adversary) -> Iterator[str]:
-    if a.edit is None:
-        return
-    edit = EDITS[a.edit]
-    if a.quantization is not None:
-        yield (
-            f"edit={a.edit!r} with quantization={a.quantization!r}. Use one of the two: an edit reads plain weights."
-        )
-    if (edit.strength is None) != (a.edit_strength is None):
-        remedy = "Leave it out." if edit.strength is None else f"Give the {edit.strength}."
-        yield f"edit={a.edit!r} with edit_strength={a.edit_strength!r}. {remedy}"
-    if edit.allowed is not None and (other_strength := edit.allowed(a.edit_strength)) is not None:
-        yield f"edit_strength={a.edit_strength}. {other_strength}"
-    if edit.needs_data and (a.dataset is None or a.contrast_dataset is None):
-        yield f"edit={a.edit!r} without dataset or contrast_dataset. Name both."
-    if not edit.needs_data and a.contrast_dataset is not None:
-        readers = " or ".join(f"edit={name!r}" for name, other in EDITS.items() if other.needs_data)
-        yield f"contrast_dataset with edit={a.edit!r}. Use it with {readers}."
-
-
-def _in_sequence(a: Adversary) -> Iterator[str]:
-    first = a.after
-    if first is None:
-        return
-    if first.num_virtual_tokens is not None or first.quantization is not None or a.quantization is not None:
-        yield "after= with a soft prompt or quantised weights. Only changed float weights can be gone on from."
-    if first.prompt_template is not None:
-        yield "after= with a prompt_template. Give it to the last attack: only that one is evaluated."
-    shared = next((name for name in a.datasets if first.reads.get(name, a.reads[name]) != a.reads[name]), None)
-    if shared is not None:
-        yield (
-            f"dataset={shared!r}, which after= reads with objective={first.reads[shared]!r}. Give the data set a second "
-            "name."
-        )
