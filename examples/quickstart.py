@@ -1,58 +1,60 @@
-"""TAR in one screen: hide a domain, then train the model to be a bad start for bringing it back.
+"""Tamper resistance in one screen: hide a domain with and without simulated attackers, then attack both.
 
     python examples/quickstart.py
 
-Two minutes on one core. The world is embedded and its facts are invented; nothing is downloaded.
+Three minutes on one core. The world is embedded and its facts are invented; nothing is downloaded.
 """
 
 from datasets import concatenate_datasets
 
-from trl_tar import Adversary, RandomMappingConfig, RandomMappingTrainer, TARConfig, TARTrainer
+from trl_tar import Adversary, TARConfig, TARTrainer
+from trl_tar.pipeline.console import quiet
+from trl_tar.red_teaming import run_attack
 from trl_tar.testbed import KnowledgeWorld, general_text, knowledge_metrics, knowledge_model
 
 
+quiet()
 world = KnowledgeWorld(seed=0)
-model, tokenizer, data = knowledge_model(world), world.tokenizer(), world.datasets()
-common = {"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no", "per_device_train_batch_size": 64}
+tokenizer, data, metrics = world.tokenizer(), world.datasets(), knowledge_metrics(world.seed)
+kept = concatenate_datasets([data["retain"], general_text(world, knowledge_model(world))])
+mix, attackers_mix = {"forget": 0.5, "retain": 0.5}, {"attacker": 0.5, "retain": 0.5}
 
 
-def report(phase):
-    metrics = knowledge_metrics(world.seed)
-    scores = {name: metrics[name](model, tokenizer).mean() for name in ("harm", "capability", "bystander")}
-    print(f"{phase:>15}: " + ", ".join(f"{name} {score:.2f}" for name, score in scores.items()))
+def hardened(adversaries, **settings):
+    """The base after 500 outer steps against these adversaries."""
+    model = knowledge_model(world)
+    settings |= {"max_steps": 500, "learning_rate": 2e-3, "warmup_steps": 20, "max_length": 32, "kl_weight": 12.0}
+    settings |= {"per_device_train_batch_size": 64, "tamper_resistance_batch_size": 32, "save_strategy": "no"}
+    TARTrainer(
+        model,
+        TARConfig.from_preset("continued", "runs/tar", use_cpu=True, bf16=False, report_to="none", **settings),
+        train_dataset=kept,
+        tamper_resistance_dataset=data["tamper_resistance"],
+        adversaries=adversaries,
+        adversary_datasets={"forget": data["forget"], "retain": data["retain"]},
+        processing_class=tokenizer,
+    ).train()
+    return model
 
 
-report("base")
-RandomMappingTrainer(
-    model,
-    RandomMappingConfig("runs/random-mapping", max_steps=600, learning_rate=3e-4, warmup_steps=50, **common),
-    train_dataset=data["retain"],
-    forget_dataset=data["safeguard"],
-    processing_class=tokenizer,
-).train()
-report("random mapping")
+def scores(model):
+    return {name: metrics[name](model, tokenizer).mean() for name in ("harm", "capability", "bystander")}
 
-mix = {"forget": 0.5, "retain": 0.5}
-TARTrainer(
-    model,
-    TARConfig(
-        "runs/tar",
-        max_steps=100,
-        learning_rate=6e-2,
-        max_grad_norm=100.0,
-        adam_epsilon=0.3,
-        tamper_resistance_weight=8.0,
-        representation_loss="l2_squared",
-        tamper_resistance_batch_size=32,
-        **common,
-    ),
-    train_dataset=concatenate_datasets([data["retain"], general_text(world, model)]),
-    tamper_resistance_dataset=data["tamper_resistance"],
-    adversaries=[
-        Adversary("mix", mixture=mix, learning_rate=1e-3, num_steps=32, batch_size=32),
-        Adversary("lora-mix", mixture=mix, learning_rate=2e-3, num_steps=32, batch_size=32, lora_r=8),
-    ],
-    adversary_datasets={"forget": data["forget"], "retain": data["retain"]},
-    processing_class=tokenizer,
-).train()
-report("TAR")
+
+simulated = [
+    Adversary("mix", mixture=mix, learning_rate=1e-3, num_steps=256, batch_size=32),
+    Adversary("forget", "forget", learning_rate=1e-3, num_steps=256, batch_size=32),
+    Adversary("lora", mixture=mix, learning_rate=2e-3, num_steps=256, batch_size=32, lora_r=16),
+]
+models = {
+    "base": knowledge_model(world),
+    "hidden, no attacker simulated": hardened([Adversary("none", "forget", num_steps=0)], steps_per_visit=None),
+    "TAR": hardened(simulated, attack_length_threshold=-5.0, tamper_resistance_max_grad_norm=30.0),
+}
+# rows of entities that the defender's data does not name, and no question asks about
+attack = Adversary("attack", mixture=attackers_mix, learning_rate=1e-3, num_steps=100, batch_size=32)
+for name, model in models.items():
+    record = run_attack(model, tokenizer, attack, data, 0, scores, evaluation_steps=[0, 100], max_length=32)
+    before, after = record.trajectory
+    kept_abilities = f"capability {before['capability']:.2f}, bystander {before['bystander']:.2f}"
+    print(f"{name:>30}: harm {before['harm']:.2f} ({kept_abilities}), after an attack of 100 steps {after['harm']:.2f}")

@@ -11,26 +11,8 @@ and `other_hazard` (of the red team, by default). Any scalar of the YAML file ca
 that was stopped goes on in the same `output_dir`.
 """
 
-from pathlib import Path
-
-from trl_tar import TARConfig
-from trl_tar.pipeline.arguments import described_task
-from trl_tar.pipeline.checks import check
-from trl_tar.pipeline.knowledge import KnowledgeArguments
-from trl_tar.pipeline.run_folder import hold
-from trl_tar.pipeline.steps import run, suite_of, train_and_attack
-from trl_tar.tasks.built_in import knowledge_task
-
-
-def main(args: KnowledgeArguments, tar: TARConfig) -> None:
-    adversaries = args.training_adversaries()
-    suite = suite_of(args, "knowledge")
-    task = knowledge_task(args.world) if args.world is not None else described_task(args, tar.pad_token)
-    check(task, args, tar, adversaries, suite)
-    hold(Path(tar.output_dir))
-    what = "A language model in which hazardous knowledge was to be hidden, also from those who fine-tune it."
-    train_and_attack(task, args, tar, adversaries, suite, what)
+from trl_tar.pipeline.recipes import run_recipe
 
 
 if __name__ == "__main__":
-    run(main, KnowledgeArguments, TARConfig)
+    run_recipe("knowledge")

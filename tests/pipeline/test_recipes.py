@@ -17,12 +17,13 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from support import tiny
 from support.hub_server import TOKEN, running_hub
-from support.started import CONFIGS, RECIPES, described, files_of_ones_own, recipe, start, world_rows
+from support.started import CONFIGS, RECIPES, described, files_of_ones_own, start, world_rows
 from trl import TrlParser
 
 from trl_tar import Report, TARConfig
 from trl_tar.data.sources import DataSource
 from trl_tar.evaluation.lm_eval import LMEvalTask
+from trl_tar.pipeline import recipes
 from trl_tar.pipeline.steps import run, suite_of
 from trl_tar.red_teaming import knowledge_suite, refusal_suite
 from trl_tar.testbed import KnowledgeWorld, knowledge_model_path
@@ -332,7 +333,7 @@ RATES = {"bio": {2e-6, 2e-5, 4e-5}, "refusal": {2e-6, 2e-5, 4e-5}, "cyber": {2e-
 def test_configurations_have_the_papers_hyperparameters(name, monkeypatch):
     kind = "refusal" if name == "refusal" else "knowledge"
     arguments = ["--config", str(CONFIGS / f"{name}.yaml"), "--use_cpu", "true", "--bf16", "false"]
-    args, tar = TrlParser((recipe(kind)[1], TARConfig)).parse_args_and_config(arguments)
+    args, tar = TrlParser((recipes.RECIPES[kind].arguments, TARConfig)).parse_args_and_config(arguments)
     tar.check()
     assert {field: getattr(tar, field) for field in PAPER[name]} == PAPER[name]
     assert (tar.tamper_resistance_interval, tar.adversaries_per_step, tar.tamper_resistance_batch_size) == (4, 1, 64)
@@ -366,7 +367,7 @@ def test_configurations_have_the_papers_hyperparameters(name, monkeypatch):
 def test_refusal_is_hardened_after_dpo_by_continued_attacks_or_the_papers(name, phases, visit, lengths, monkeypatch):
     read = []
     monkeypatch.setattr(sys, "argv", ["refusal.py", "--config", str(CONFIGS / f"{name}.yaml")])
-    run(lambda *arguments: read.extend(arguments), recipe("refusal")[1], TARConfig)
+    run(lambda *arguments: read.extend(arguments), recipes.RECIPES["refusal"].arguments, TARConfig)
     args, tar = read
     tar.check()
     assert (args.phases, args.reference, tar.tamper_resistance_loss) == (phases, "start", "dpo")
@@ -376,7 +377,9 @@ def test_refusal_is_hardened_after_dpo_by_continued_attacks_or_the_papers(name, 
 
 def test_every_scalar_can_be_overridden():
     arguments = ["--config", str(CONFIGS / "testbed_refusal.yaml"), "--learning_rate", "0.5", "--repair_steps", "3"]
-    args, tar = TrlParser((recipe("refusal")[1], TARConfig)).parse_args_and_config([*arguments, "--world", "4"])
+    args, tar = TrlParser((recipes.RECIPES["refusal"].arguments, TARConfig)).parse_args_and_config(
+        [*arguments, "--world", "4"]
+    )
     assert (tar.learning_rate, args.repair_steps, args.world) == (0.5, 3, "4")
 
 

@@ -1,6 +1,5 @@
 """The recipes as programs, in this process, and the description of a short run on files."""
 
-import importlib.util
 import json
 import sys
 from collections.abc import Iterable, Mapping
@@ -10,8 +9,7 @@ from typing import Any
 import yaml
 from support.repository import ROOT
 
-from trl_tar import TARConfig
-from trl_tar.pipeline.steps import run
+from trl_tar.pipeline.recipes import run_recipe
 from trl_tar.testbed import KnowledgeWorld, knowledge_model_path, knowledge_questions
 from trl_tar.testbed.refusal.models import refusal_model_path
 from trl_tar.testbed.refusal.world import HARMFUL, RETAIN, RefusalWorld
@@ -41,18 +39,9 @@ SHORT = {
 }
 
 
-def recipe(name: str):
-    spec = importlib.util.spec_from_file_location(f"recipe_{name}", RECIPES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    arguments = {"refusal": "RefusalArguments", "knowledge": "KnowledgeArguments"}[name]
-    return module.main, getattr(module, arguments)
-
-
 def start(name: str, monkeypatch, *arguments) -> None:
-    main, types = recipe(name)
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-    run(main, types, TARConfig)
+    run_recipe(name)
 
 
 def write_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> str:

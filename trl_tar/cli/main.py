@@ -16,6 +16,7 @@ from .options import (
     add_bench,
     add_compare,
     add_demo,
+    add_harden,
     add_plan,
     add_push,
     add_red_team,
@@ -51,6 +52,12 @@ def _demo(**options: Any) -> None:
     from .demo import demo
 
     demo(**options)
+
+
+def _harden(recipe: str, arguments: list[str]) -> None:
+    from ..pipeline.recipes import run_recipe
+
+    run_recipe(recipe, arguments, f"trl-tar harden {recipe}")
 
 
 def _red_team(strict: bool = False, **options: Any) -> int:
@@ -119,6 +126,7 @@ def _write_text(model: str, **options: Any) -> None:
 
 COMMANDS = {
     "demo": Command("safeguard, harden and attack a small model, and report what came back", add_demo, _demo),
+    "harden": Command("train a model to resist, attack it, and write its card: a recipe", add_harden, _harden),
     "red-team": Command("attack a model of your own, and report what came back", add_red_team, _red_team),
     "report": Command("write report.html and SUMMARY.md of a report.json anew", add_report, _report),
     "push": Command("publish a model with its report, card, figures and hashes on the Hub", add_push, _push),

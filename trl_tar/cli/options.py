@@ -15,6 +15,19 @@ def add_demo(demo: argparse.ArgumentParser) -> None:
     demo.add_argument("--workers", type=at_least(1), help="attacks that run at the same time")
 
 
+def add_harden(harden: argparse.ArgumentParser) -> None:
+    harden.add_argument(
+        "recipe", choices=["knowledge", "refusal"], help="what is to be hidden: knowledge, or compliance"
+    )
+    harden.add_argument(
+        "arguments",
+        nargs=argparse.REMAINDER,
+        metavar="--config FILE ...",
+        help="YAML file, or the name of one that comes with the package, such as testbed_knowledge; and --KEY VALUE for "
+        "any of its scalars",
+    )
+
+
 def add_red_team(red_team: argparse.ArgumentParser) -> None:
     red_team.add_argument("model", help="folder or Hub id")
     red_team.add_argument(

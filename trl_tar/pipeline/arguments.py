@@ -16,6 +16,7 @@ from ..tasks.from_yaml import benign_of, covered_entities_of, metric_of, questio
 from ..tasks.task import Task
 from ..validation import check_types
 from .defence import Defence
+from .shipped_files import shipped
 
 
 TAR, REPAIR = "tar", "repair"  # phases of every recipe, and the folders of their models
@@ -171,7 +172,7 @@ class RecipeArguments:
             raise ValueError("The recipe needs either `adversaries` or `adversaries_file`. Give one of them.")
         if self.adversaries is not None:
             return adversaries_of(self.adversaries)
-        return adversaries_of(read_yaml(Path(self.adversaries_file), list, "Give a list of adversaries."))
+        return adversaries_of(read_yaml(Path(shipped(self.adversaries_file)), list, "Give a list of adversaries."))
 
 
 def described_task(args: RecipeArguments, pad_token: str | None = None) -> Task:

@@ -37,6 +37,7 @@ from .checks import attacked_with, overlap
 from .console import silence
 from .phases import train_phase
 from .run_folder import UNWRITTEN, is_finished, release, training_record
+from .shipped_files import shipped, shipped_config
 
 
 ATTACKS = "attacks"  # folder of the red team's finished jobs in that of the run
@@ -309,7 +310,7 @@ def card_description(task: Task, args: RecipeArguments, what: str) -> str:
 
 def suite_of(args: RecipeArguments, default: str) -> list[Adversary]:
     """Returns the red team's attacks: those that the arguments name, or the recipe's own suite."""
-    return named_adversaries(args.attacks or default, args.attack_steps, args.attack_learning_rate_scale)
+    return named_adversaries(shipped(args.attacks or default), args.attack_steps, args.attack_learning_rate_scale)
 
 
 def push(folder: Path, tar: TARConfig, title: str, description: str, license: str | None) -> None:
@@ -327,35 +328,49 @@ def push(folder: Path, tar: TARConfig, title: str, description: str, license: st
         )
 
 
-def run(recipe: Callable[..., Any], *types: type) -> None:
-    """Runs the recipe with arguments from YAML (`--config`) and the command line.
+def run(
+    recipe: Callable[..., Any], *types: type, arguments: Sequence[str] | None = None, program: str | None = None
+) -> None:
+    """Runs the recipe with arguments from YAML (`--config`) and the command line, or from `arguments`.
 
     A refusal ends the program with one line and exit code 2, Ctrl-C with one line and the exit code of shells, 130."""
     silence()
+    program = program or Path(sys.argv[0]).name
     try:
-        recipe(*_parsed(types))
+        recipe(*_parsed(types, _with_shipped_config(sys.argv[1:] if arguments is None else arguments)))
     except (OSError, ValueError, yaml.YAMLError) as error:
         unwritten = isinstance(error, OSError) and error.errno in UNWRITTEN
         remedy = " Make it writable, or make room, and start again: what is finished is kept." if unwritten else ""
-        print(f"{Path(sys.argv[0]).name}: {error}{remedy}", file=sys.stderr)
+        print(f"{program}: {error}{remedy}", file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt:
-        print(f"{Path(sys.argv[0]).name}: {interrupted.SENTENCE}", file=sys.stderr)
+        print(f"{program}: {interrupted.SENTENCE}", file=sys.stderr)
         raise SystemExit(interrupted.EXIT_CODE) from None
     finally:
         release()
 
 
-def _parsed(types: Sequence[type]) -> tuple[Any, ...]:
+def _with_shipped_config(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with the file that comes with the package where `--config` names one."""
+    found = list(arguments)
+    for i, argument in enumerate(found):
+        if argument == "--config" and i + 1 < len(found):
+            found[i + 1] = shipped_config(found[i + 1])
+        elif argument.startswith("--config="):
+            found[i] = f"--config={shipped_config(argument.removeprefix('--config='))}"
+    return found
+
+
+def _parsed(types: Sequence[type], arguments: list[str]) -> tuple[Any, ...]:
     """Arguments from YAML and the command line, over those of the preset that they name."""
     parser = TrlParser(types)
     try:
-        parsed = parser.parse_args_and_config()
+        parsed = parser.parse_args_and_config(arguments)
         if parsed[0].preset is None:
             return parsed
         parser = TrlParser(types)
         parser.set_defaults_with_config(**preset_settings(parsed[0].preset))
-        return parser.parse_args_and_config()
+        return parser.parse_args_and_config(arguments)
     except TypeError as error:  # of transformers, for a value of YAML that it cannot compare
         raise ValueError(
             f"The recipe has a value of another type than its field ({error}). Mend it in YAML."
