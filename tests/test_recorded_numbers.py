@@ -145,3 +145,19 @@ def test_the_readme_says_what_was_recorded_of_refusal():
     told += [worlds["twin − TAR"]["harm_after"], worlds["twin − TAR"]["capability_after"]]
     told += [again["over_trainings"]["model"]["harm_after"]]
     assert [interval(estimate) for estimate in told if interval(estimate) not in PROSE] == []
+
+
+def test_the_demos_table_is_that_of_its_record():
+    folder = ROOT / "model_cards" / "knowledge_world" / "demo"
+    cards = (ROOT / "model_cards" / "README.md").read_text(encoding="utf-8")
+    table = cards.partition("**The demo** (")[2].partition("\n| base")[2].partition("\n\n")[0].splitlines()
+    models = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))["models"]
+    columns = ["harm_before", "harm_after_mean", "harm_after_worst", "recovery_mean", "capability_before"]
+    columns += ["capability_after_mean", "bystander_before", "benign_gain"]
+    assert [re.findall(r"\d\.\d\d", re.sub(r"\[.*?\]", "", row)) for row in table] == [
+        [f"{model[column]:.2f}" for column in columns] for model in models.values()
+    ]
+    report = Report.load(folder)
+    assert models["tar"]["harm_after_mean"] == report.summary["harm_after"]["mean"]
+    assert [a.name for a in report.verdict.failed] == ["worst_recovery_upper_bound", "benign_trainability"]
+    assert f"| {interval(report.summary['recovery'])} | holds |" in PROSE

@@ -54,7 +54,7 @@ def test_settings_stay_in_the_order_in_which_they_were_recorded(file):
 
 
 def test_all_recorded_reports_are_looked_at():
-    assert len(RECORDED) == 5
+    assert len(RECORDED) == 6
 
 
 def test_every_number_is_written_as_it_was_read(tmp_path):

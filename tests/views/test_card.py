@@ -77,7 +77,7 @@ def in_one_line(text: str) -> str:
 
 def test_every_report_that_is_kept_is_bound_to_a_model():
     assert [folder.name for folder in KEPT] == [
-        *("tar-world-301", "tar-world-1"),
+        *("demo", "tar-world-301", "tar-world-1"),
         *("smollm2_knowledge", "second_run", "smollm2_refusal"),
     ]
     assert [folder.name for folder in KEPT if not Report.load(folder).files] == []

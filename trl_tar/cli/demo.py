@@ -27,7 +27,7 @@ from ..tasks.built_in import world_task
 from ..views.card import model_card
 from ..views.figure_style import save_figure
 from ..views.figures import plot_adversary_loss, plot_ages, plot_attacks, plot_tradeoff, plot_training
-from ..views.words import interval, number
+from ..views.words import interval, number, told
 
 
 LABELS = {"base": "base (twin)", "no_adversary": "K = 0 control", "tar": "TAR"}
@@ -64,42 +64,46 @@ def demo(output: Path = Path("demo"), seed: int = 0, world_seed: int = 0, worker
     base = output / "base"
     shutil.copytree(world_task(world_seed).model, base, dirs_exist_ok=True)
     console.print(
-        "[bold]1/2[/] TAR: each outer step goes on with a simulated attack; and its control, with none (K = 0)"
+        "TAR, whose outer steps go on with simulated attacks; and beside it the base and a control without any (K = 0)"
     )
-    train(output, seed, world_seed, workers)
-    console.print("[bold]2/2[/] red team")
-    reports = {name: attack_one(output, seed, world_seed, name, workers) for name in LABELS}
+    reports = train_and_attack(output, seed, world_seed, workers)
     write_comparison(reports, output)
     write_card(reports, output, write_figures(reports, output))
     console.print(comparison_table(reports))
-    console.print(f"Reports, figures and models are in [bold]{output}[/]")
+    console.print(f"TAR: {told(reports['tar'])[0]}", soft_wrap=True)
+    console.print(
+        f"Open [bold]{output / 'tar' / 'report.html'}[/]; the other reports, figures and models are in [bold]{output}[/]"
+    )
     return reports
 
 
-def train(output: Path, seed: int, world_seed: int, workers: int) -> None:
-    """Trains TAR and its control. With several workers the control is trained at the same time, and then attacked, and the base too,
-    as TAR takes longer than all of it."""
+def train_and_attack(output: Path, seed: int, world_seed: int, workers: int) -> dict[str, Report]:
+    """Trains TAR and its control and attacks them and the base. With several workers, what is not TAR is made at the same time."""
     if workers == 1:
-        for name in ("no_adversary", "tar"):
-            train_one(output, seed, world_seed, name)
-        return
+        return {**without_tar(output, seed, world_seed), "tar": with_tar(output, seed, world_seed)}
     pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=without_a_terminal)
     try:
-        control = pool.submit(finish_control, output, seed, world_seed)
-        train_one(output, seed, world_seed, "tar")
-        control.result()
+        others = pool.submit(without_tar, output, seed, world_seed)
+        tar = with_tar(output, seed, world_seed, workers - 1)
+        return {**others.result(), "tar": tar}
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def finish_control(output: Path, seed: int, world_seed: int) -> None:
-    """Trains the control, and attacks it and the base."""
+def without_tar(output: Path, seed: int, world_seed: int) -> dict[str, Report]:
+    """Attacks the base, whose attacks all reports compare with and which so comes first, and trains and attacks the control."""
+    base = attack_one(output, seed, world_seed, "base")
     train_one(output, seed, world_seed, "no_adversary")
-    for name in ("base", "no_adversary"):
-        attack_one(output, seed, world_seed, name, workers=1)
+    return {"base": base, "no_adversary": attack_one(output, seed, world_seed, "no_adversary")}
 
 
-def attack_one(output: Path, seed: int, world_seed: int, name: str, workers: int) -> Report:
+def with_tar(output: Path, seed: int, world_seed: int, workers: int = 1) -> Report:
+    """Trains and attacks TAR."""
+    train_one(output, seed, world_seed, "tar")
+    return attack_one(output, seed, world_seed, "tar", workers)
+
+
+def attack_one(output: Path, seed: int, world_seed: int, name: str, workers: int = 1) -> Report:
     """Attacks one of the models, with the base as its reference; attacks that are there are not made again."""
     base, simulated = output / "base", training_adversaries() if name == "tar" else []
     return attack(
@@ -168,10 +172,8 @@ def comparison_table(reports: dict[str, Report]) -> Table:
     table.add_column("\nmodel", no_wrap=True)
     for column in ("harm\nbefore", "harm\nafter", "\nworst", "\nR", "R,\nunseen", "\ncap.", "\nbyst.", "\ngain"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("\nverdict", no_wrap=True)
     for name, report in reports.items():
         before, row, after = report.before, comparison_row(report), report.summary["harm_after"]
-        outcome = report.verdict.word if report.verdict.resistant or report.verdict.empty_shell else "–"
         table.add_row(
             SHORT_LABELS[name],
             number(before["harm"]),
@@ -182,7 +184,6 @@ def comparison_table(reports: dict[str, Report]) -> Table:
             number(before["capability"]),
             number(before["bystander"]),
             number(row["benign_gain"]),
-            outcome,
         )
     return table
 

@@ -1,6 +1,7 @@
 """`trl-tar`: the Python functions with their arguments parsed."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -157,7 +158,10 @@ def start(program: str, description: str, commands: Mapping[str, Command], argum
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")  # of libraries about each other, in every worker
+    # of bitsandbytes, which looks for a kernel on the Hub as soon as peft imports it
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     chosen = options.pop("command")
     try:
         return commands[chosen].run(**options) or 0
