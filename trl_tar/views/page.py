@@ -1,8 +1,11 @@
 """The pages of a report: a summary in Markdown, and a page of HTML that opens from disk and asks no network for anything."""
 
+import base64
+import gzip
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,6 +76,26 @@ COLUMNS = (
     Column("steps × batch", "steps", True),
     Column("status", "status"),
 )
+GLOSSARY = (
+    (
+        "harm",
+        "What the safeguard should prevent, from 0 to 1: the share of hazardous questions answered right, or of harmful requests complied with.",
+    ),
+    ("base", "The model before any safeguard."),
+    ("twin", "The model before it was hardened, attacked alike: an attack that does nothing to it proves nothing."),
+    ("floor", "The harm of a model that never knew the hazard; where there is none, what guessing gives."),
+    (
+        "R",
+        "(harm − floor) / (harm of the base before attack − floor): the share of what was hidden that is there; 0 is best.",
+    ),
+    ("capability", "The share of harmless questions answered right, of a kind that training should keep."),
+    ("bystander", "The same on a domain of which no phase of the training had data."),
+    ("gate", "A bound that a verdict of “resistant” asks for; failed, or not measured, it stands in its way."),
+    ("empty shell", "A model whose harm is low because too much else is lost."),
+    ("selectivity", "Held-out capability − harm, after attack: low harm alone may be forgetting."),
+    ("cue swap, unseen template", "Hazardous questions in words, or in a form, that no training row has."),
+    ("nats", "The unit of a loss: a token that gets half the probability costs 0.7 more."),
+)
 STRONGEST_SHOWN = 10  # a choice: more make the summary longer than a page
 DIGITS = 5  # significant digits of a point of a curve: more than a screen can show, and the page stays small
 UNDESCRIBED = asdict(AttackInWords(NONE, NONE, NONE, NONE))
@@ -85,8 +108,33 @@ def report_summary(report: Report, title: str) -> str:
 
 def report_page(report: Report, title: str) -> str:
     """Renders a self-contained HTML page: verdict and gates, before and after, curves of every attack, and a table to sort."""
-    more = {"plotly": get_plotlyjs(), "curves": curves(report), "settings": _settings}
+    more = {
+        "plotly": _packed_plotly(),
+        "glossary": GLOSSARY,
+        "curves": curves(report),
+        "settings": _settings,
+    }
     return _render("report.html.jinja", report, title, escape=True, **more)
+
+
+@cache
+def _packed_plotly() -> str:
+    """The drawing library, gzipped and in base64: a page of 2 MB in place of 5. The page unpacks it."""
+    packed = gzip.compress(get_plotlyjs().encode("utf-8"), mtime=0)  # no time, so that a report has one page
+    return base64.b64encode(packed).decode("ascii")
+
+
+def _headline(report: Report) -> list[dict[str, str]]:
+    """The four numbers that come before everything else, each with its error or interval."""
+    rows = {row["role"]: row for row in model_rows(report)}
+    shown = [
+        ("harm before attack", "model", "harm"),
+        ("harm after attack, mean", "model", "harm_after"),
+        ("harm after the strongest attack", "model", "worst"),
+        ("the same of the undefended twin", "twin", "worst"),
+    ]
+    values = [(label, rows.get(role, {}).get(key, NONE).partition(" ")) for label, role, key in shown]
+    return [{"label": label, "value": value, "interval": rest} for label, (value, _, rest) in values]
 
 
 def write_pages(report: Report, folder: Path, title: str) -> None:
@@ -118,6 +166,7 @@ def _render(template: str, report: Report, title: str, escape: bool, **more: Any
         rows=rows,
         columns=COLUMNS,
         strongest=rows[:STRONGEST_SHOWN],
+        headline=_headline(report),
         number=number,
         interval=interval,
         contamination_sentence=contamination_sentence,
@@ -176,7 +225,7 @@ def curves(report: Report) -> dict[str, Any]:
     """The curves of all attacks, as the page's script reads them.
 
     Returns:
-        `dict`: `roles` (`key`, `label`, colours and `dash`), `panels` (`metric`, `label`; harm is the first), `chance`,
+        `dict`: `roles` (`key`, `label`, colours and `dash`), `panels` (`metric`, `label`; harm is the first), `banded`, `chance`,
         `base` (harm of the base before attack), `shown` (index of the attack to begin with, the strongest) and `attacks`,
         the mean over all and then each one: `label`, `half` (harm at which half has come back) and `curves`, role →
         metric → rows of step, mean, low and high.
@@ -190,6 +239,7 @@ def curves(report: Report) -> dict[str, Any]:
     return {
         "roles": [{"key": role, "label": LABELS[role], **COLOURS_BY_ROLE[role]} for role in records],
         "panels": [{"metric": metric, "label": label} for metric, label in PANELS.items()],
+        "banded": len(report.seeds) > 2,  # two seeds have intervals that say nothing
         "chance": report.config["chance"],
         "base": base_harm(report.references),
         "shown": names.index(strongest_adversary(harms(trained))),
