@@ -2,7 +2,7 @@
 
     python examples/quickstart.py
 
-Three minutes on one core. The world is embedded and its facts are invented; nothing is downloaded.
+Four minutes on one core. The world is embedded and its facts are invented; nothing is downloaded.
 """
 
 from datasets import concatenate_datasets
@@ -21,9 +21,9 @@ mix, attackers_mix = {"forget": 0.5, "retain": 0.5}, {"attacker": 0.5, "retain":
 
 
 def hardened(adversaries, **settings):
-    """The base after 500 outer steps against these adversaries."""
+    """The base after 800 outer steps against these adversaries."""
     model = knowledge_model(world)
-    settings |= {"max_steps": 500, "learning_rate": 2e-3, "warmup_steps": 20, "max_length": 32, "kl_weight": 12.0}
+    settings |= {"max_steps": 800, "learning_rate": 2e-3, "warmup_steps": 20, "max_length": 32}
     settings |= {"per_device_train_batch_size": 64, "tamper_resistance_batch_size": 32, "save_strategy": "no"}
     TARTrainer(
         model,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 ROOT = Path(__file__).parents[2]
-READMES = [ROOT / folder / "README.md" for folder in (".", "model_cards", "recipes", "tests/benchmarks")]
+READMES = [ROOT / folder / "README.md" for folder in (".", "examples", "model_cards", "recipes", "tests/benchmarks")]
 README, *OTHERS = (file.read_text(encoding="utf-8").replace("−", "-") for file in READMES)
 TEXT = "\n".join([README, *OTHERS])
 PROSE = " ".join(TEXT.split())  # however its lines are wrapped

@@ -3,9 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-
 from ..adversaries.from_yaml import named_adversaries
 from ..distributed.processes import rank
 from ..files import write_text
@@ -15,8 +12,7 @@ from ..report.report import Report
 from ..tasks.from_yaml import read_description, task_of
 from ..views.card import model_card
 from ..views.page import write_pages
-from ..views.templating import plain
-from ..views.words import told
+from ..views.terminal import print_report
 
 
 def red_team_command(
@@ -67,8 +63,5 @@ def red_team_command(
     name = Path(report.model["id"]).name
     write_text(output / "README.md", model_card(report, name, f"{name} under attack."))
     write_pages(report, output, name)
-    console = Console()
-    for sentence in told(report):
-        console.print(escape(plain(sentence)), highlight=False, soft_wrap=True)
-    console.print(f"Report in [bold]{escape(str(output))}[/]", soft_wrap=True)
+    print_report(report, output)
     return report

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..report.report import Report
 from ..views.page import write_pages
+from ..views.terminal import print_report
 
 
 def report(folder: Path) -> Report:
@@ -20,4 +21,5 @@ def report(folder: Path) -> Report:
     place = folder if folder.is_dir() else folder.parent
     title = loaded.config.get("card", {}).get("title")  # of a report that was published or that a recipe made
     write_pages(loaded, place, title or loaded.model["id"] or place.resolve().name)  # a model in memory has no name
+    print_report(loaded, place)
     return loaded

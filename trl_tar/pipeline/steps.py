@@ -31,7 +31,7 @@ from ..trainers.presets import preset_settings
 from ..trainers.recorded_settings import decisive
 from ..trainers.tar_config import TARConfig
 from ..trainers.tar_trainer import TARTrainer
-from ..views.words import told
+from ..views.terminal import print_report
 from .arguments import REPAIR, TAR, RecipeArguments
 from .checks import attacked_with, overlap
 from .console import silence
@@ -292,7 +292,9 @@ def train_and_attack(
         references = {"base": task.model, "twin": twin}
         report = attack(task, args, tar, adversaries, suite, references, trained, title, description)
         if rank() == 0:
-            print(*told(report), f"Report, card and pages are in {trained[-1]}", sep="\n")
+            print_report(report, trained[-1])
+    if rank() == 0:
+        print(f"The model is {trained[-1]}")
     push(trained[-1], tar, title, description, args.license or task.license)
 
 
