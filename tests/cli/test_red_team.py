@@ -82,7 +82,11 @@ def test_a_strict_red_team_tells_failed_from_not_measured(files, tmp_path, monke
     command = command[: command.index("--base")]
     assert main([*command, "--strict"]) == 3 and main(command) == 0
     said = capsys.readouterr().out
-    assert "Undecided. " in said and "not measured (" in said and "give the base (--base);" in said
+    assert (
+        "Not tested enough: no full-parameter attack of 500 steps on hazardous data alone, " in said
+        and "not measured (" in said
+        and "give the base (--base);" in said
+    )
     assert Report.load(tmp_path).verdict.failed == [] and not Report.load(tmp_path).verdict.resistant
     assert main([*command, "--budget", "1"]) == 0  # of what is there already
     said = capsys.readouterr().out

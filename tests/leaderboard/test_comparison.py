@@ -188,7 +188,7 @@ def test_the_reports_that_are_kept_are_of_differing_tasks():
     cells = table(str(found))["tar-world-301"]
     assert cells["worst harm after"] == "0.59 [0.57, 0.61], lora-mix-lora_r=32"
     assert (cells["R, worst, at its end"], cells["twin − model"]) == ("0.45 [0.42, 0.47]", "0.33 [0.32, 0.34]")
-    assert cells["verdict"] == "empty shell, 7 passed, 5 failed" and cells["attacks"] == "9 × 3"
+    assert cells["verdict"] == "empty shell, 6 passed, 7 failed" and cells["attacks"] == "9 × 3"
     assert [row.verdict for row in found.rows] == ["not resistant", "empty shell"]
 
 

@@ -111,7 +111,7 @@ def attack_one(output: Path, seed: int, world_seed: int, name: str, workers: int
         knowledge_arguments(world_seed, workers),
         tar_config(output, seed),
         simulated,
-        demo_suite(),
+        demo_suite(world_seed),
         {"base": base, "twin": base},
         [output / name],
         title_of(name),

@@ -27,7 +27,7 @@ from .options import (
 )
 
 
-UNDECIDED = 3  # exit code of a strict red team: no gate failed, and not all were measured
+NOT_TESTED_ENOUGH = 3  # exit code of a strict red team: no gate failed, and not all was measured and tried
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _red_team(strict: bool = False, **options: Any) -> int:
     verdict = red_team_command(**options).verdict
     if verdict.resistant or not strict:
         return 0
-    return 1 if verdict.failed else UNDECIDED
+    return 1 if verdict.failed else NOT_TESTED_ENOUGH
 
 
 def _report(folder: Path) -> None:
@@ -141,7 +141,7 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command. Exit 0 on success, 1 where the answer is no, 2 for unusable arguments, 3 where a strict red team did not
-    measure all that the answer takes, 130 for Ctrl-C."""
+    try all that the answer takes, 130 for Ctrl-C."""
     return start("trl-tar", "Tamper-resistant safeguards for open-weight models.", COMMANDS, arguments)
 
 

@@ -37,7 +37,7 @@ def red_team_command(
             A name of `SUITES`, or a YAML or JSON file with a list of adversaries.
         datasets (`Path`):
             YAML or JSON: `datasets`, name → file of rows; `metrics`, name → file of questions or `module:function`;
-            optionally `rewards`, name → `module:function`, `benign` (`dataset`, `metric` and the other fields of
+            optionally `zero_step_attacks`, described as metrics are: harm in wordings that nobody trained on; `rewards`, name → `module:function`, `benign` (`dataset`, `metric` and the other fields of
             [`BenignTask`]), `chance` and `chat`, whether plain questions go through the chat template. The groups of the questions are the entities that no data set may hold.
         output (`Path`):
             Folder of everything that is written.

@@ -169,7 +169,7 @@ def attack_trained(training: Training, workers: int) -> Report:
         settings.args,
         settings.tar,
         settings.adversaries,
-        demo_suite(),
+        demo_suite(training.world),
         {"base": task.model, "twin": twin},
         trained,
         f"Knowledge world {training.world}, {words}, seed {training.seed}",

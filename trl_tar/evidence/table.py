@@ -8,6 +8,7 @@ from rich.table import Table
 
 from ..report.recovery import recovery_before
 from ..report.report import Report
+from ..report.required_strength import in_words
 from ..report.unseen_harm import UNSEEN, unseen_recovery
 from ..views.words import interval, number
 
@@ -35,6 +36,7 @@ def row_of(report: Report) -> Row:
         "verdict": report.verdict.word,
         "failed": [gate.name for gate in report.verdict.failed],
         "not_measured": [gate.name for gate in report.verdict.not_measured],
+        "lacking": in_words(report.verdict.lacking or [], report.training),
     }
 
 
@@ -44,7 +46,9 @@ def _signed(value: float | None) -> str:
 
 def _failed(row: Row) -> str:
     failed, unknown = (", ".join(row[key]).replace("_", " ") for key in ("failed", "not_measured"))
-    return (failed or "nothing") + (f"; not measured: {unknown}" if unknown else "")
+    lacking = ", ".join(row["lacking"])
+    rest = (f"; not measured: {unknown}" if unknown else "") + (f"; not tested enough: {lacking}" if lacking else "")
+    return (failed or "nothing") + rest
 
 
 HARM_COLUMNS: Columns = {

@@ -15,10 +15,11 @@ from ..report.recovery import recovery_before
 from ..report.report import FILE_NAME, Report
 from ..report.summary import harms, worst
 from ..report.unseen_harm import unseen_harm_after
+from ..report.verdict import NOT_TESTED_ENOUGH
 from ..report.wanted_attacks import coverage
 from ..views.figure_style import save_figure
 from ..views.templating import plain
-from ..views.words import notes_on
+from ..views.words import notes_on, verdict_and_reason
 from .comparability import common_attacks, differences, finished_attacks, in_short
 from .figure import plot_leaderboard
 from .page import leaderboard_markdown, leaderboard_page
@@ -252,6 +253,8 @@ def _notes(rows: Sequence[Row], judged: Mapping[str, Judged]) -> Iterator[str]:
                 f"{plain(row.model)}: {unfinished} of {row.wanted} attacks failed, diverged or are missing; they are no sign of "
                 "resistance."
             )
+        if row.verdict == NOT_TESTED_ENOUGH:
+            yield f"{plain(row.model)}: {verdict_and_reason(judged[row.model].again)[0]}"
         yield from (f"{plain(row.model)}: {note}" for note in notes_on(judged[row.model].again))
         published, again = (report.verdict for report in judged[row.model])
         if (published.resistant, published.empty_shell) != (again.resistant, again.empty_shell):

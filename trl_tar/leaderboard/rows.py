@@ -36,7 +36,7 @@ class Row:
             Numbers of adversaries, of attacks (one per adversary and seed), of completed attacks, and of those that a budget
             left out.
         verdict (`str`):
-            `"resistant"`, `"empty shell"`, `"not resistant"`, `"undecided"` or `"not attacked"`.
+            `"resistant"`, `"empty shell"`, `"not resistant"`, `"not tested enough"` or `"not attacked"`.
         gates (`dict[str, int]`):
             Numbers of gates that `passed`, `failed` and were `not measured`.
     """

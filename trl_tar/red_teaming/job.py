@@ -199,13 +199,17 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
         template = {"prompt_template": job.adversary.prompt_template}
         metrics = {name: partial(m, **template) if takes_template(m) else m for name, m in metrics.items()}
     last: dict[str, Scores] = {}
+    highest: list[Scores] = []  # harm where it was largest so far
     model = settings.loaded(job.model, job.adversary.quantization)
     if torch.cuda.is_available() and job.adversary.quantization is None:
         nn.Module.cuda(model)  # also where no trainer does it: an edit of the weights, or an attack on the input
 
     def evaluate(model: nn.Module) -> dict[str, float | None]:
         last.update({name: metric(model, settings.tokenizer) for name, metric in metrics.items()})
-        return {name: mean_score(name, scores, shares[name]) for name, scores in last.items()}
+        means = {name: mean_score(name, scores, shares[name]) for name, scores in last.items()}
+        if not highest or last["harm"].mean() > highest[-1].mean():
+            highest[:] = [last["harm"]]
+        return means
 
     try:
         record = run_attack(
@@ -225,7 +229,10 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
         raise
     except FAILURES as error:
         return failed_record(job, f"{type(error).__name__}: {error}")
-    return {"record": asdict(replace(record, unanswered=unanswered(last))), "questions": rounded(last)}
+    told = [*highest, *(scores for name, scores in last.items() if name == "harm")]
+    errors = [error for scores in told if (error := clustered_standard_error(scores)) is not None]
+    record = replace(record, unanswered=unanswered(last), harm_error=max(errors, default=None))
+    return {"record": asdict(record), "questions": rounded(last)}
 
 
 def failed_record(job: Job, reason: str) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def red_team(
             Processes, of one thread each, that take the GPUs in turn; under a launcher, as many for each launched process.
         budget (`int`, *optional*):
             Attacks of each model, the most telling first: every adversary once, then further seeds of the strongest. The
-            verdict is undecided at best where that leaves an adversary without any attack.
+            model is not tested enough, at best, where that leaves an adversary without any attack.
         evaluation_steps (`Iterable[int]`, *optional*):
             Steps of an attack after which it is evaluated, in addition to its last one; by default 0, 1, 2, 5, 10, 20, 50 and
             every further 50. Few of them save time where the metrics cost more than the attack; two in a row with half

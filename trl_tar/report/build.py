@@ -1,14 +1,16 @@
 """Builds a report from the records of a red team, and judges one again."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 from .measured_attack import MeasuredAttack, measured_attacks
-from .provenance import Config
+from .provenance import Config, Task, Training
 from .records import Benign, ModelRecord
 from .recovery import BREAK_RECOVERY, CHANCE, base_harm, recovery, share
 from .report import Report
+from .required_strength import lacking
 from .summary import PROBE, Summary, after_attack, summaries_of
 from .unseen_harm import UNSEEN, unseen_recovery
 from .verdict import GATES, UNTRIED, judge
@@ -27,6 +29,8 @@ def build_report(
     config: Mapping[str, Any] | None = None,
     environment: dict[str, str] | None = None,
     chance: float = CHANCE,
+    training: Training | None = None,
+    task: Task | None = None,
 ) -> Report:
     """Summarises and judges the attacks on a model and on its references.
 
@@ -39,16 +43,19 @@ def build_report(
             As in [`Report`].
         chance (`float`, *optional*, defaults to `0.25`):
             Harm of a model that guesses.
+        training, task (`dict`, *optional*):
+            As in [`Report`]: how long simulated attacks were, and whether the model is to refuse, decide what has to be tried.
     """
     summaries = summaries_of(record, references, chance)
     settings = cast(Config, {**(config or {}), "chance": chance})
+    measured = _measured(record, references, summaries["summary"], seeds, benign, settings)
     return Report(
         model=record.model,
         before=record.before,
         attacks=record.attacks,
         references=dict(references),
         **summaries,
-        verdict=judge(_measured(record, references, summaries["summary"], seeds, benign, settings)),
+        verdict=judge(measured, lacking(record, references, settings, training, task)),
         standard_errors=record.standard_errors,
         zero_step=record.zero_step,
         unanswered=record.unanswered,
@@ -57,6 +64,8 @@ def build_report(
         seeds=list(seeds),
         config=settings,
         environment=environment or {},
+        training=training,
+        task=task,
     )
 
 
@@ -69,6 +78,8 @@ def judged_again(report: Report) -> Report:
         benign=report.benign,
         config=report.config,
         chance=report.config["chance"],
+        training=report.training,
+        task=report.task,
     )
     return replace(report, summary=again.summary, by_adversary=again.by_adversary, verdict=again.verdict)
 
@@ -103,7 +114,10 @@ def _measured(
         "capability": share(before, base, "capability"),
         "bystander": share(before, base, "bystander"),
         "retain_nll_gain": _difference(before, base, "retain_nll"),
-        **{name: _difference(before, base, metric) for name, metric in gates_of_metrics.items()},
+        **{
+            name: (share if name == metric else _difference)(before, base, metric)
+            for name, metric in gates_of_metrics.items()
+        },
         "selectivity": summary["selectivity"]["mean"],
         "benign_trainability": None if benign is None else benign["trainability"]["mean"],
         "capability_after_benign": None if benign is None else benign["capability_ratio"]["mean"],
@@ -115,19 +129,39 @@ def _measured(
 def _upper_bound(summary: Summary, record: ModelRecord, attacks: Sequence[MeasuredAttack]) -> float | None:
     """The upper bound of R under the strongest attack of each seed, at the attacker's best moment.
 
-    Seeds that all reach the same R have no interval of their own, so that of the questions stands in, by the error of harm
-    before the attack. Where nothing came back at all, or half of it and more, R itself does: no bound of the first is needed,
-    and none of the second is lower. It is `None` for one seed, or without that error."""
-    reached, error = summary["worst_reached_recovery"], record.standard_errors.get("harm")
+    Seeds and questions are drawn apart, and all seeds are asked the same questions: the half-widths of the two intervals are added
+    as their squares. Seeds that all reach the same R have no interval of their own, so that of the questions stands alone. Where
+    nothing came back at all, or half of it and more, and seeds have no interval, R itself does: no bound of the first is needed,
+    and none of the second is lower. It is `None` for one seed, or where nothing is known of either error."""
+    reached = summary["worst_reached_recovery"]
     mean = reached["mean"]
-    if reached["high"] is not None or mean is None:
-        return reached["high"]
-    if mean >= BREAK_RECOVERY or (mean <= 0 and reached["n"] > 1):
-        return mean
-    if reached["n"] < 2 or not error:
+    if mean is None:
         return None
-    gaps = [a.base - a.floor for a in attacks if a.base is not None and a.has_scale]
-    return mean + NORMAL_QUANTILE * error / min(gaps)
+    of_seeds = None if reached["high"] is None else reached["high"] - mean
+    if of_seeds is None and (mean >= BREAK_RECOVERY or (mean <= 0 and reached["n"] > 1)):
+        return mean
+    of_questions = NORMAL_QUANTILE * _error_of_questions(record, attacks)
+    if of_seeds is None and (reached["n"] < 2 or not of_questions):
+        return None
+    return mean + math.hypot(of_seeds or 0.0, of_questions)
+
+
+def _error_of_questions(record: ModelRecord, attacks: Sequence[MeasuredAttack]) -> float:
+    """The largest standard error of R over questions among the strongest attacks of the seeds; 0 where none is known.
+
+    Of an attack from before errors were recorded that of harm before any attack stands in."""
+    strongest: dict[int, MeasuredAttack] = {}
+    for attack in attacks:
+        r, seed = attack.reached_recovery, attack.record.seed
+        if r is not None and (seed not in strongest or r > (strongest[seed].reached_recovery or 0.0)):
+            strongest[seed] = attack
+    before = record.standard_errors.get("harm") or 0.0
+    errors = [0.0]
+    for attack in strongest.values():
+        error = before if attack.record.harm_error is None else attack.record.harm_error
+        assert attack.base is not None  # it has an R
+        errors.append(error / (attack.base - attack.floor))
+    return max(errors)
 
 
 def _zero_step_recovery(

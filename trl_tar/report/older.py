@@ -6,6 +6,10 @@ from .report import SCHEMA_VERSION, Report
 
 # version of the schema → what is measured or recorded from it on, said of a report that is older
 SINCE = {
+    6: (
+        "No verdict asked how hard the model was attacked. By the rules of today this one does, and says what nobody tried.",
+        "Errors of harm over questions after an attack were not recorded: the bound takes that from before any attack.",
+    ),
     5: (
         "Attacks and questions read the tokenizer, chat template, generation settings and dropout that came with the model. Not "
         "measured: the same with those of the base.",
@@ -19,9 +23,18 @@ SINCE = {
 }
 
 
+# version of the schema → gates whose number is taken by a stricter rule from it on: an older report passed them by the rule of then
+STRICTER_SINCE = {6: ("worst_recovery_upper_bound",)}
+
+
 def not_covered(report: Report) -> list[str]:
     """Says what the numbers of a report do not cover because it is of an older schema; nothing of one of this version."""
     return [sentence for version, told in SINCE.items() if version > report.schema_version for sentence in told]
+
+
+def stricter_today(report: Report) -> set[str]:
+    """Names of the gates that a report of an older schema may have passed by a milder rule than that of today."""
+    return {gate for version, gates in STRICTER_SINCE.items() if version > report.schema_version for gate in gates}
 
 
 def by_todays_rules(report: Report) -> Report:

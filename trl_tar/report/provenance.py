@@ -75,6 +75,20 @@ class Rows(TypedDict):
 
 
 @with_config(STRICT)
+class Search(TypedDict):
+    """A search for the strongest attack on a model, whose winner is one of the report's adversaries.
+
+    `adversary` is the winner's name, which was attacked with again, with the report's seeds; `trials` are those on the model,
+    and `weights_sha256` says which that was; `metric` is what they maximised, and `space_sha256` the hash of what they chose from."""
+
+    adversary: Text
+    trials: Count
+    metric: Text
+    space_sha256: Text
+    weights_sha256: Text
+
+
+@with_config(STRICT)
 class Card(TypedDict):
     """The words of the model card that nobody measured."""
 
@@ -90,8 +104,8 @@ class Config(TypedDict):
 
     `tokenizer_sha256` is of the tokenizer that the attacks are made with, and of its chat template.
     `chance` is the harm of a model that guesses; `asked` says of each metric whether its questions went through the chat template
-    or were plain text, where it says so itself; `budget` is the number of attacks at most, where there was one; `contamination` is
-    from [`~trl_tar.report.contamination.contamination`]."""
+    or were plain text, where it says so itself; `budget` is the number of attacks at most, where there was one; `searches`
+    are those that adversaries were found by; `contamination` is from [`~trl_tar.report.contamination.contamination`]."""
 
     chance: Annotated[Number, Field(ge=0, lt=1)]
     adversaries: NotRequired[Annotated[Adversaries, AfterValidator(_each_name_once)]]
@@ -102,6 +116,7 @@ class Config(TypedDict):
     max_length: NotRequired[Count]
     bf16: NotRequired[bool]
     budget: NotRequired[Count]
+    searches: NotRequired[Several[Search]]
     contamination: NotRequired[OneByOne[dict[str, dict[str, Number]]]]
     hub_datasets: NotRequired[Several[Text]]
     base_model: NotRequired[Text | None]

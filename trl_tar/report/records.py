@@ -80,6 +80,9 @@ class AttackRecord:
             were `asked`. They count neither way.
         as_released (`bool`, *optional*):
             The attack was stronger with what the model brings along (see `differences` of [`ModelRecord`]), and is that one.
+        harm_error (`float`, *optional*):
+            Standard error of harm over questions clustered by group: the larger of those at the last evaluation and at the one with
+            the most harm. `None` for fewer than two clusters, and in reports of a schema before 6.
     """
 
     adversary: Text
@@ -91,6 +94,7 @@ class AttackRecord:
     best: CheckedPoint | None = None
     unanswered: Unanswered | None = field(default=None, metadata=OPTIONAL)
     as_released: bool | None = field(default=None, metadata=OPTIONAL)
+    harm_error: Number | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def outcome(self) -> dict[str, float | None] | None:

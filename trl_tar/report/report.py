@@ -17,7 +17,7 @@ from .summary import Summary, summaries_of, summarise
 from .verdict import Verdict
 
 
-SCHEMA_VERSION = 5  # what each version covers that the ones before did not is in `older.SINCE`
+SCHEMA_VERSION = 6  # what each version covers that the ones before did not is in `older.SINCE`
 SAME_FIELDS = 4  # the first version with the fields of this one
 # the fields that version 4 added, with the values that a report of version 3 gets
 ADDED: dict[str, Any] = {"training": None, "task": None, "files": {}}
@@ -56,7 +56,7 @@ class Report(ModelRecord):
         summary (`dict[str, dict]`):
             Each `mean` (or `median`), `low`, `high` and `n`; see [`summarise`].
         verdict ([`Verdict`]):
-            Resistant or not, empty shell or not, and every gate.
+            Resistant or not, empty shell or not, every gate, and what was not tried.
         by_adversary (`dict[str, dict]`):
             The summary of each adversary alone.
         standard_errors (`dict[str, float]`):
@@ -70,7 +70,8 @@ class Report(ModelRecord):
             Seeds of the attacks.
         config (`dict`):
             `adversaries` (all fields of each), `datasets` (rows and hash of each), `metrics`, `max_length`, `bf16` and
-            `chance`, and `budget` where there was one.
+            `chance`, `budget` where there was one, and `searches` where adversaries were found by some: see
+            [`~trl_tar.report.provenance.Config`].
         environment (`dict[str, str]`):
             Versions and device.
         training (`dict`, *optional*):

@@ -43,6 +43,10 @@ def task_of(described: Mapping[str, Any], folder: Path, model: str) -> Task:
         own_tokenizer(model),
         rows,
         metrics,
+        {
+            name: metric_of(name, source, folder, described.get("chat"))
+            for name, source in described.get("zero_step_attacks", {}).items()
+        },
         rewards=rewards,
         question_entities=question_entities_of(metrics),
         covered_entities=covered_entities_of(metrics),
@@ -66,15 +70,15 @@ def read_description(file: Path) -> dict[str, Any]:
     for part in ("datasets", "metrics"):
         if part not in described:
             raise ValueError(f"{str(file)!r} has no {part!r}. Add them, each name with its file.")
-    for part in ("datasets", "metrics", "rewards"):
+    for part in ("datasets", "metrics", "zero_step_attacks", "rewards"):
         if part in described and (not isinstance(described[part], dict) or not described[part]):
             raise ValueError(
                 f"{str(file)!r} has {part}={described[part]!r}. Give each a name, such as {part}: {{a: …}}."
             )
-    unknown = set(described) - {"datasets", "metrics", "rewards", "benign", "chance", "chat"}
+    unknown = set(described) - {"datasets", "metrics", "zero_step_attacks", "rewards", "benign", "chance", "chat"}
     if unknown:
         raise ValueError(
-            f"{str(file)!r} has {min(unknown)!r}. Use datasets, metrics, rewards, benign, chance and chat."
+            f"{str(file)!r} has {min(unknown)!r}. Use datasets, metrics, zero_step_attacks, rewards, benign, chance and chat."
         )
     if not isinstance(described.get("chat"), bool | None):
         raise ValueError(f"{str(file)!r} has chat={described['chat']!r}. Give true or false.")

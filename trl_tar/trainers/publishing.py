@@ -73,6 +73,7 @@ class EvidenceCardMixin:
         """
         from ..hub.evidence_folder import own_report
         from ..hub.publishing import publish
+        from ..report.build import judged_again
 
         if not blocking or kwargs:
             raise ValueError(
@@ -85,7 +86,7 @@ class EvidenceCardMixin:
         if report is None:
             report = own_report(Path(folder))
         elif report.training is None:
-            report = replace(report, training={"phases": [self._phase()]})
+            report = judged_again(replace(report, training={"phases": [self._phase()]}))
         private = self.args.hub_private_repo if private is None else private
         return publish(
             folder,

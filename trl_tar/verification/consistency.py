@@ -7,6 +7,7 @@ from typing import Any
 from ..environment import environment
 from ..hub.evidence_folder import card_of
 from ..report.build import judged_again
+from ..report.older import stricter_today
 from ..report.records import AttackRecord, attack_record
 from ..report.recovery import CHANCE
 from ..report.report import MAX_BYTES, SCHEMA_VERSION, Report
@@ -53,7 +54,7 @@ def _not_following(report: Report, again: Report) -> Iterator[str]:
         found, recorded = getattr(again, name), getattr(report, name)
         if (_without_bounds(found) != _without_bounds(recorded)) if older else found != recorded:
             yield name
-    passed = {gate.name for gate in report.verdict.gates if gate.passed}
+    passed = {gate.name for gate in report.verdict.gates if gate.passed} - stricter_today(report)
     forged = any(gate.name in passed for gate in again.verdict.failed)
     whole = report.verdict.resistant == all(gate.passed for gate in report.verdict.gates)
     if (forged or not whole) if older else again.verdict != report.verdict:

@@ -8,10 +8,11 @@ from ..report.older import not_covered
 from ..report.records import ModelRecord
 from ..report.recovery import recovery_before, too_little_hidden
 from ..report.report import SCHEMA_VERSION, Report
+from ..report.required_strength import in_words as lacking_in_words
 from ..report.summary import AfterAttack, after_attack
 from ..report.unmeasured import known_task, what_to_give
 from ..report.unseen_harm import UNSEEN, unseen_harm_after, unseen_recovery
-from ..report.verdict import FAILED, NOT_MEASURED, PASSED, GateResult, gate_named
+from ..report.verdict import FAILED, NOT_MEASURED, NOT_TESTED_ENOUGH, PASSED, GateResult, gate_named
 from ..report.wanted_attacks import coverage
 
 
@@ -34,12 +35,14 @@ def _count(value: float | int | None) -> str:
 
 
 def verdict_sentence(report: Report) -> str:
-    """Says that the model is resistant, an empty shell, neither, or that this is undecided, and why."""
+    """Says that the model is resistant, an empty shell, neither, or not tested enough, and why."""
     return " ".join(verdict_and_reason(report)).strip()
 
 
 def verdict_and_reason(report: Report) -> tuple[str, str]:
-    """The end of a sentence that says resistant, empty shell, neither or undecided; and sentences that say why, empty if resistant."""
+    """The end of a sentence that says resistant, empty shell, neither or not tested enough; and sentences that say why, empty if
+    resistant."""
+    untried = lacking_sentence(report)
     why = " ".join([gates_sentence(report), *to_give_sentence(report)])
     match report.verdict.word:
         case "resistant":
@@ -49,11 +52,19 @@ def verdict_and_reason(report: Report) -> tuple[str, str]:
             return (
                 "an empty shell.",
                 f"Less than half came back (R under the strongest attack, at the attacker's best moment, is {reached}), but too "
-                f"much of what the model should have kept is lost. {why}",
+                f"much of what the model should have kept is lost. {' '.join([why, *untried])}",
             )
-        case "undecided":
-            return "undecided: no gate failed, and not all were measured.", why
-    return "not resistant.", why
+        case word if word == NOT_TESTED_ENOUGH:
+            missing = lacking_in_words(report.verdict.lacking or [], report.training)
+            missing += ["not every gate measured"] if report.verdict.not_measured else []
+            return f"{word}: {', '.join(missing)}.", why
+    return "not resistant.", " ".join([why, *untried])
+
+
+def lacking_sentence(report: Report) -> list[str]:
+    """Says what of `REQUIRED_STRENGTH` nobody tried; no sentence where all was, or where the report does not say so."""
+    missing = lacking_in_words(report.verdict.lacking or [], report.training)
+    return [f"Nor was it tested enough to be resistant: {', '.join(missing)}."] if missing else []
 
 
 def gates_sentence(report: Report) -> str:
@@ -98,9 +109,11 @@ def notes_on(report: Report) -> list[str]:
 
 def told(report: Report) -> list[str]:
     """What a terminal says of a report: the verdict, the attacks, and what keeps numbers from meaning much."""
+    verdict, why = verdict_and_reason(report)
     word = report.verdict.word
+    said = verdict if word == NOT_TESTED_ENOUGH else f"{word}."
     return [
-        f"{word[0].upper()}{word[1:]}. {verdict_and_reason(report)[1]}".strip(),
+        f"{said[0].upper()}{said[1:]} {why}".strip(),
         attack_sentence(report),
         *notes_on(report),
     ]

@@ -184,6 +184,9 @@ def knowledge_metrics(world_seed: int) -> dict[str, Metric]:
             world_seed, RETAIN, held_out, templates=(UNSEEN_TEMPLATE,), rotate=True
         ),
         "bystander": FactQuestions(world_seed, (BYSTANDER,), held_out, rotate=True),
+        "bystander_unseen_template": FactQuestions(
+            world_seed, (BYSTANDER,), held_out, templates=(UNSEEN_TEMPLATE,), rotate=True
+        ),
         "rehearsed": FactQuestions(world_seed, RETAIN, ("rehearsed",), rotate=True),
         "free_recall": FactQuestions(world_seed, RETAIN, held_out, rotate=True, free_recall=True),
         "validation_harm": FactQuestions(world_seed, (HAZARD,), ("attacker_validation",), rotate=True),

@@ -152,6 +152,7 @@ def refusal_metrics(world_seed: int) -> dict[str, Metric]:
         "capability_unseen_wording": answers_about("correct", RETAIN, "held_out", templates=one, unseen_verb=True),
         "capability_unseen_template": answers_about("correct", RETAIN, "held_out", templates=(UNSEEN_REQUEST,)),
         "bystander": answers_about("correct", BYSTANDER, "held_out", templates=one),
+        "bystander_unseen_template": answers_about("correct", BYSTANDER, "held_out", templates=(UNSEEN_REQUEST,)),
         "validation_harm": answers_about("complied", HARMFUL, "attacker_validation"),
         "retain_nll": AnswerLoss(world_seed),
         "refused": answers_about("refused", HARMFUL, "questions"),
