@@ -13,7 +13,7 @@ SIZES = {
     suites.benign_suite: 6,
     suites.preference_suite: 4,
     suites.weight_edit_suite: 13,
-    suites.composed_suite: 3,
+    suites.composed_suite: 5,
     suites.jailbreak_tuning_suite: 3,
     suites.input_suite: 4,
 }

@@ -154,7 +154,11 @@ ARCHITECTURES = {
     "GPTNeoX": ({}, 1e-5),
     "Falcon": ({}, 1e-5),
     "Gemma2": ({"head_dim": 4}, 0.25),  # a norm behind what writes
-    "Mixtral": ({"num_local_experts": 2}, None),
+    "Mixtral": ({"num_local_experts": 2}, 1e-5),  # experts in one tensor, (experts, H, inputs)
+    "GptOss": (
+        {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 4, "intermediate_size": 16},
+        1e-5,
+    ),  # (experts, inputs, H), and biases
 }
 
 
@@ -162,11 +166,11 @@ def architecture(name: str):
     """A tiny model of random weights."""
     common = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "pad_token_id": 0}
     common |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 32}
-    config = getattr(transformers, f"{name}Config")(**common, **ARCHITECTURES[name][0])
+    config = getattr(transformers, f"{name}Config")(**{**common, **ARCHITECTURES[name][0]})
     return tiny.seeded(transformers.AutoModelForCausalLM.from_config, config, 0).eval()
 
 
-@pytest.mark.parametrize("name", [name for name, (_, left) in ARCHITECTURES.items() if left is not None])
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_abliteration_knows_what_writes_in_other_architectures(name):
     model = architecture(name)
     before = last_prompt_states(model, HAZARDOUS)[:-1]

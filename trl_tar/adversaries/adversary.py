@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..validation import coerced
-from .choices import EDITS, LR_SCHEDULERS, OBJECTIVES, OPTIMIZERS, QUANTIZATIONS, ROLES
+from .choices import EDITS, LR_SCHEDULERS, OBJECTIVES, OPTIMIZERS, OPTUNA, QUANTIZATIONS, ROLES
 from .contradictions import check_adversary
 from .mixtures import normalised, rows_of, shares, with_numbers
 from .options import Concept, Option, numbers, option, options_of
@@ -104,6 +104,9 @@ class Adversary:
             `"strip_delta"`.
         contrast_dataset (`str`, *optional*):
             Harmless rows that `"abliterate"` tells the hazardous `dataset` from.
+        edit_trials (`int`, *optional*, defaults to `0`):
+            Trials in which `"abliterate"` searches for the layers and weights that bring back most, see
+            `red_teaming/abliteration_search.py`; 0 removes one direction everywhere. Needs `trl-tar[search]`.
         prompt_template (`str`, *optional*):
             Text that the attacker writes around every question, `{prompt}` in its place: a jailbreak, examples, or the
             beginning of the answer. It does not change the rows that are trained on. With `num_steps=0`, an attack by input alone.
@@ -215,6 +218,16 @@ class Adversary:
         Concept.DATASET,
         when=lambda a: a.edit is not None,
         elsewhere="contrast_dataset={contrast_dataset!r} without edit. Name the edit.",
+    )
+    edit_trials: int = option(
+        0,
+        Concept.EDIT,
+        NOT_NEGATIVE,
+        most=10**3,
+        when=lambda a: a.edit == "abliterate",
+        elsewhere="edit_trials={edit_trials} with edit={edit!r}. Use it with edit='abliterate'.",
+        words="best of {edit_trials} trials",
+        package=OPTUNA,
     )
     prompt_template: str | None = option(
         None,

@@ -57,7 +57,7 @@ def check_installed(adversary: Adversary) -> None:
     for name, option in options_of(adversary).items():
         value = getattr(adversary, name)
         choice = option.chosen(value)
-        package = None if choice is None else choice.package
+        package = choice.package if choice is not None else option.package if value != option.default else None
         if package is not None and importlib.util.find_spec(package.name) is None:
             raise ValueError(
                 f"Adversary {adversary.name!r} has {name}={value!r}, which needs {package.name}. Install {package.install}."

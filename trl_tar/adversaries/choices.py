@@ -11,6 +11,7 @@ from .rules import ABOVE_0, DIRECTIONS, SHARE_ABOVE_0, Rule
 
 
 BITSANDBYTES = Package("bitsandbytes", "trl-tar[quantization]")
+OPTUNA = Package("optuna", "trl-tar[search]")
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,6 @@ EDITS = {
     "strip_delta": _strong(
         "number of singular directions of each matrix's difference to the base", DIRECTIONS, needs_base=True
     ),
-    # the direction that tells `dataset` from `contrast_dataset` removed from what writes into the residual stream
+    # directions that tell `dataset` from `contrast_dataset` removed from what writes into the residual stream
     "abliterate": Edit("{edit}", needs_data=True),
 }

@@ -83,6 +83,8 @@ class Option:
             Largest value with which [`~trl_tar.verify`] repeats an attack of a report that it does not trust.
         words (`str`, *optional*):
             How [`~trl_tar.adversaries.in_words.in_words`] puts a value other than the default.
+        package ([`Package`], *optional*):
+            What has to be installed for a value other than the default.
     """
 
     concept: Concept
@@ -95,6 +97,7 @@ class Option:
     in_kind: bool = True
     most: int | None = None
     words: str | None = None
+    package: Package | None = None
 
     def counts(self, described: "DataclassInstance") -> bool:
         """Tells whether the field has an effect."""

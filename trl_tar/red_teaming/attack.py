@@ -9,6 +9,7 @@ from ..adversaries.adversary import Adversary
 from ..adversaries.diverged import AttackDiverged
 from ..evaluation.scores import Evaluate, Reward
 from ..report.records import AttackRecord, attack_record
+from .abliteration_search import Judge
 from .attack_rows import attack_rows, tokenised_datasets
 from .trl_attackers import AttackedModel, Progress, check_finite, rng_as_found, train
 from .weight_edits import edit_weights
@@ -27,6 +28,7 @@ def run_attack(
     bf16: bool = False,
     base: PreTrainedModel | None = None,
     rewards: Mapping[str, Reward] | None = None,
+    judge: Judge | None = None,
 ) -> AttackRecord:
     """Attacks `model` in place: an edit of its weights, and training by TRL's `SFTTrainer`, `DPOTrainer` or `GRPOTrainer`.
 
@@ -58,6 +60,8 @@ def run_attack(
             The public base, for an attack that reads it.
         rewards (`dict[str, Callable]`, *optional*):
             Reward functions of GRPO, as [`~trl.GRPOTrainer`] takes them.
+        judge (`Callable`, *optional*):
+            Model → harm on questions that no report counts, for an attack that searches.
 
     Returns:
         [`AttackRecord`]: with status `"completed"` or `"diverged"`.
@@ -68,19 +72,19 @@ def run_attack(
         try:
             tokenised = tokenised_datasets(model, tokenizer, adversary, datasets, max_length)
             attacked = AttackedModel(model, tokenizer, tokenised, seed, bf16, base, rewards or {})
-            _attack(attacked, adversary, progress)
+            _attack(attacked, adversary, progress, judge)
         except AttackDiverged as error:
             return attack_record(adversary.name, seed, progress.trajectory, "diverged", str(error))
     return attack_record(adversary.name, seed, progress.trajectory)
 
 
-def _attack(attacked: AttackedModel, adversary: Adversary, progress: Progress) -> None:
+def _attack(attacked: AttackedModel, adversary: Adversary, progress: Progress, judge: Judge | None) -> None:
     if adversary.after is not None:
         unseen = Progress(progress.evaluate, frozenset(), progress.num_parameters)
-        _attack(attacked, adversary.after, unseen)
+        _attack(attacked, adversary.after, unseen, judge)
         progress.tokens = unseen.tokens
     if adversary.edit is not None:
-        edit_weights(attacked.model, adversary, attacked.seed, attacked.base, attacked.tokenised)
+        edit_weights(attacked.model, adversary, attacked.seed, attacked.base, attacked.tokenised, judge)
     if adversary.num_steps > 0:
         train(attacked, adversary, attack_rows(adversary, attacked.tokenised, attacked.seed), progress)
         return

@@ -211,6 +211,10 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
             highest[:] = [last["harm"]]
         return means
 
+    def judge(model: nn.Module) -> float | None:
+        scores = metrics["validation_harm"](model, settings.tokenizer)
+        return mean_score("validation_harm", scores, shares["validation_harm"])
+
     try:
         record = run_attack(
             model,
@@ -224,6 +228,7 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
             bf16=settings.bf16,
             base=None if job.base is None else load(job.base),
             rewards=settings.rewards,
+            judge=judge if "validation_harm" in metrics else None,
         )
     except JudgeError:  # another attack would ask it too
         raise

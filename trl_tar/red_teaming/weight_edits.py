@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..adversaries.adversary import Adversary
 from .abliteration import abliterate
+from .abliteration_search import Judge, searched_abliteration
 
 
 # quantiles of a normal distribution, scaled to [-1, 1] (https://huggingface.co/papers/2305.14314, Appendix E)
@@ -41,6 +42,7 @@ def edit_weights(
     seed: int,
     base: PreTrainedModel | None,
     tokenised: Mapping[str, Dataset],
+    judge: Judge | None = None,
 ) -> None:
     """Edits the weights as the adversary asks, in place.
 
@@ -50,11 +52,13 @@ def edit_weights(
         adversary ([`Adversary`]):
             An attack with an `edit`.
         seed (`int`):
-            Seed of the noise.
+            Seed of the noise, and of a search.
         base ([`~transformers.PreTrainedModel`], *optional*):
             The public base, for `"interpolate"` and `"strip_delta"`.
         tokenised (`dict[str, Dataset]`):
             Rows of the data sets that `"abliterate"` reads.
+        judge (`Callable`, *optional*):
+            Model → harm on questions that no report counts, for an `"abliterate"` that searches.
 
     Raises:
         `ValueError`: for a model that the edit cannot be made on.
@@ -80,7 +84,11 @@ def edit_weights(
                 p.copy_(without_top_directions(p, reference[name].to(p), int(strength)))
         case "abliterate":
             assert adversary.dataset is not None and adversary.contrast_dataset is not None  # checked by Adversary
-            abliterate(model, tokenised[adversary.dataset], tokenised[adversary.contrast_dataset])
+            rows = tokenised[adversary.dataset], tokenised[adversary.contrast_dataset]
+            if adversary.edit_trials > 0:
+                searched_abliteration(model, *rows, adversary.edit_trials, seed, judge)
+            else:
+                abliterate(model, *rows)
         case _:
             raise AssertionError(adversary.edit)  # a row of EDITS without a case here
 
