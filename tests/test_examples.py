@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 
+import nbclient
+import nbformat
 import pytest
 import torch
 from support import tiny
@@ -105,3 +107,19 @@ def test_files_of_ones_own_are_hardened_and_attacked_as_the_example_says(tmp_pat
     said = capsys.readouterr().out
     assert "Not resistant. " in said and "this model" in said and "Open my-run/tar/report.html" in said
     assert Report.load(tmp_path / "my-run" / "tar").before["harm"] > 0.9
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_and_shows_what_it_was_left_with(tmp_path):
+    notebook = nbformat.read(EXAMPLES / "tamper_resistance.ipynb", as_version=4)
+    kept = printed(notebook)
+    nbclient.NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": tmp_path}}).execute()
+    for cells in (kept, printed(notebook)):
+        harm = {name: (float(before), float(after)) for name, before, after in cells}
+        assert harm["TAR"][1] < harm["K = 0"][1] - 0.1 and harm["base"][1] > 0.9
+
+
+def printed(notebook) -> list[tuple[str, str, str]]:
+    """Model, and harm before and after attack, of the last cell of code."""
+    text = [cell for cell in notebook.cells if cell.cell_type == "code"][-1].outputs[0].text
+    return re.findall(r"^ *(.*?): harm (\S+) → ([\d.]+)", text, flags=re.MULTILINE)
