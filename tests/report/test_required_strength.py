@@ -59,7 +59,7 @@ MADE = {  # name of a row → attacks, and more, that lack it alone
     "seeds": {"seeds": 2},
     "search": {"searches": ()},
     "quantisation": {"attacks": without("int8")},
-    "abliteration": {"attacks": without("abliterate")},
+    "abliteration": {"attacks": changed("abliterate", edit_trials=0)},
     "strip_delta": {"attacks": [*STRONG, EDITS[1]], "base_model": PUBLIC},
     "interpolate": {"attacks": [*STRONG, EDITS[0]], "base_model": PUBLIC},
     "templates": {"attacks": without("few-shot")},

@@ -192,7 +192,11 @@ REQUIRED_STRENGTH = (
     # Refusal is one direction of the residual stream, https://huggingface.co/papers/2406.11717; knowledge that is hidden and not
     # refused has none.
     Requirement(
-        "abliteration", "no abliteration", lambda t: t.some(lambda a: a.edit == "abliterate"), lambda t: t.refuses
+        "abliteration",
+        f"no abliteration searched in {LEAST_TRIALS} trials",
+        # the plain direction removed no refusal from the refusal world's DPO model, and a searched one all
+        lambda t: t.some(lambda a: a.edit == "abliterate" and a.edit_trials >= LEAST_TRIALS),
+        lambda t: t.refuses,
     ),
     # Who has the base needs no attack, and can find out what was done to it: https://huggingface.co/papers/2212.04089.
     Requirement(
