@@ -203,5 +203,14 @@ def test_every_field_has_an_option_and_its_words_are_fields():
 
 
 def test_what_only_the_red_team_does_is_said_at_the_field():
-    assert RED_TEAM_ONLY == ("quantization", "use_dora", "num_virtual_tokens", "edit", "prompt_template", "after")
+    assert RED_TEAM_ONLY == (
+        "quantization",
+        "use_dora",
+        "num_virtual_tokens",
+        "edit",
+        "prompt_template",
+        "custom",
+        "options",
+        "after",
+    )
     assert [name for name, row in OBJECTIVES.items() if not row.in_training] == ["grpo", "distillation"]

@@ -366,6 +366,24 @@ def test_the_strongest_attack_is_made_anew_and_the_others_cannot_be_foreseen(pub
     assert drawn(report, None) == drawn(report, 9) == attacks
 
 
+def test_code_that_a_report_names_is_run_only_where_it_is_trusted_and_the_same(copy):
+    def change(content):
+        content["config"]["adversaries"][0]["custom"] = "support.custom_attacks:descend"
+        content["config"]["custom"] = {"support.custom_attacks:descend": "0" * 64}
+
+    rewrite(copy, change)
+    report, trust = Report.load(copy), ["support.custom_attacks"]
+    assert {attack.adversary for attack in drawn(report, None)} == {"mix"}
+    assert {attack.adversary for attack in drawn(report, None, trust)} == {"attacker", "mix"}
+    found = verify(copy, attacks=1)
+    assert found.verified and {attack["adversary"] for attack in found.attacks} == {None, "mix"}
+    assert any(
+        "outside this package are not made anew: attacker. To run them, trust support" in w for w in found.warnings
+    )
+    (problem,) = verify(copy, attacks=None, trust=trust).problems
+    assert "is other code here" in problem and "than in the report (000000000000…)" in problem
+
+
 def test_a_report_of_other_weights_is_not_bound(published):
     report = Report.load(published)
     with pytest.raises(

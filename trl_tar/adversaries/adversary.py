@@ -10,7 +10,7 @@ from .contradictions import check_adversary
 from .mixtures import normalised, rows_of, shares, with_numbers
 from .options import Concept, Option, numbers, option, options_of
 from .prompt_template import PROMPT
-from .rules import ABOVE_0, BELOW_1, NOT_NEGATIVE, at_least, pattern, rule
+from .rules import ABOVE_0, BELOW_1, NOT_NEGATIVE, at_least, function, pattern, rule
 
 
 SGD_ALONE = "momentum or nesterov with optimizer={optimizer!r}. Use them with optimizer='sgd'."
@@ -111,6 +111,11 @@ class Adversary:
             Text that the attacker writes around every question, `{prompt}` in its place: a jailbreak, examples, or the
             beginning of the answer. It does not change the rows that are trained on. With `num_steps=0`, an attack by input alone.
             Red team only.
+        custom (`str`, *optional*):
+            An attack from outside the package, `"my_package.attacks:one_step_to_the_side"`, which takes the place of training;
+            `red_teaming/custom_attacks.py` has its signature. Red team only.
+        options (`dict`, *optional*):
+            Further arguments of `custom`: numbers, texts and truth values.
         after ([`Adversary`], *optional*):
             An attack that is made first; this one goes on from there. Red team only.
 
@@ -235,6 +240,14 @@ class Adversary:
         rule(lambda text: text.count(PROMPT) == 1, f"Write {PROMPT} once, where the question goes."),
         in_training=False,
         words="prompt “{prompt_template}”",
+    )
+    custom: str | None = option(None, Concept.CUSTOM, function, in_training=False, words="custom attack {custom}")
+    options: Mapping[str, str | float | bool | None] | None = option(
+        None,
+        Concept.CUSTOM,
+        when=lambda a: a.custom is not None,
+        elsewhere="options={options!r} without custom. Name the attack that takes them.",
+        words="with {options}",
     )
     after: "Adversary | None" = option(None, Concept.SEQUENCE, in_training=False)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..validation import check_types
 from .choices import EDITS
-from .options import check_options
+from .options import Concept, check_options, options_of
 
 
 def check_adversary(a: Any) -> None:
@@ -17,7 +17,7 @@ def check_adversary(a: Any) -> None:
     owner = f"Adversary {a.name!r}"
     check_types(owner, a)
     check_options(owner, a)
-    for contradictions in (_in_data, _in_training, _in_edit, _in_sequence):
+    for contradictions in (_in_data, _in_training, _in_edit, _in_custom, _in_sequence):
         fault = next(contradictions(a), None)
         if fault is not None:
             raise ValueError(f"{owner} has {fault}")
@@ -74,6 +74,22 @@ def _in_edit(a: Any) -> Iterator[str]:
     if not edit.needs_data and a.contrast_dataset is not None:
         readers = " or ".join(f"edit={name!r}" for name, other in EDITS.items() if other.needs_data)
         yield f"contrast_dataset with edit={a.edit!r}. Use it with {readers}."
+
+
+# an attack from outside the package trains in its own way: settings of TRL's trainers would do nothing, and not be missed
+TRAINING = {Concept.OBJECTIVE, Concept.STEP, Concept.LORA, Concept.ADAPTER}
+TRAINING_FIELDS = ("optimizer", "lr_scheduler", "warmup_steps", "micro_batch_size", "first_dataset")
+
+
+def _in_custom(a: Any) -> Iterator[str]:
+    if a.custom is None:
+        return
+    if a.num_steps == 0:
+        yield f"custom={a.custom!r} with num_steps=0. Give the steps that it may take at most."
+    for name, spec in options_of(a).items():
+        value = getattr(a, name)
+        if (spec.concept in TRAINING or name in TRAINING_FIELDS) and value != spec.default:
+            yield f"custom={a.custom!r}, and {name}={value!r} would do nothing. Give it in options, if the attack takes it."
 
 
 def _in_sequence(a: Any) -> Iterator[str]:

@@ -63,7 +63,9 @@ def _percent(share: float) -> str:
 def _method(adversary: Adversary) -> str:
     parts = [] if adversary.after is None else [f"{adversary.after.name}, and then"]
     parts += in_phrases(adversary, Concept.EDIT)
-    if adversary.num_steps:
+    if adversary.custom is not None:
+        parts += in_phrases(adversary, Concept.CUSTOM)
+    elif adversary.num_steps:
         parts += [
             *in_phrases(adversary, Concept.OBJECTIVE),
             *_lora(adversary),

@@ -28,6 +28,7 @@ class Concept(Enum):
     EXECUTION = auto()  # memory and time alone
     EDIT = auto()
     PROMPT = auto()
+    CUSTOM = auto()  # an attack from outside the package
     SEQUENCE = auto()
 
 

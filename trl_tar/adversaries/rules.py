@@ -6,6 +6,7 @@ from typing import Any
 
 
 LONGEST_PATTERN = 4096  # characters, a choice: each is matched against the name of every module
+LONGEST_NAME = 256  # characters of module and function, a choice: pages and messages show it
 Rule = Callable[[Any], str | None]  # value → remedy, `None` where the value is allowed
 
 
@@ -24,6 +25,12 @@ NOT_NEGATIVE = rule(lambda value: 0 <= value < float("inf"), "Use a finite numbe
 BELOW_1 = rule(lambda value: value < 1, "Use a share below 1.")
 SHARE_ABOVE_0 = rule(lambda value: 0 < value <= 1, "Use a share in (0, 1].")
 DIRECTIONS = rule(lambda value: value >= 1 and value.is_integer(), "Use a whole number of directions.")
+
+
+def function(name: str) -> str | None:
+    """The rule of a function's name, with its module."""
+    allowed = len(name) <= LONGEST_NAME and re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", name)
+    return None if allowed else "Give module:function."
 
 
 def pattern(targets: str | tuple[str, ...]) -> str | None:

@@ -96,6 +96,12 @@ def add_verify(verify: argparse.ArgumentParser) -> None:
     verify.add_argument("--all", action="store_true", help="make every attack anew")
     verify.add_argument("--datasets", type=Path, help="YAML file of data sets and metrics, as for red-team")
     verify.add_argument("--base", help="the model before any safeguard, whose tokenizer the attacks are made with")
+    verify.add_argument(
+        "--trust",
+        action="append",
+        metavar="MODULE",
+        help="module of attacks from outside the package that may be run, as it is on this machine; may be given several times",
+    )
     verify.add_argument("--revision", help="branch or commit")
     verify.add_argument("--output", type=folder, help="folder that keeps finished attacks")
     verify.add_argument("--workers", dest="num_workers", type=at_least(1), help="attacks that run at the same time")

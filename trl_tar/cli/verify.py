@@ -35,7 +35,7 @@ def verify_command(
         as_json (`bool`, *optional*, defaults to `False`):
             Print JSON, also of an error: `verified` is `null` then, and `error` says why.
         **settings:
-            `attacks`, `base`, `revision` and `num_workers`, as in [`verify`].
+            `attacks`, `base`, `trust`, `revision` and `num_workers`, as in [`verify`].
     """
     try:
         check_model_is_there(model)

@@ -11,6 +11,7 @@ from ..evaluation.scores import Evaluate, Reward
 from ..report.records import AttackRecord, attack_record
 from .abliteration_search import Judge
 from .attack_rows import attack_rows, tokenised_datasets
+from .custom_attacks import run_custom
 from .trl_attackers import AttackedModel, Progress, check_finite, rng_as_found, train
 from .weight_edits import edit_weights
 
@@ -30,7 +31,8 @@ def run_attack(
     rewards: Mapping[str, Reward] | None = None,
     judge: Judge | None = None,
 ) -> AttackRecord:
-    """Attacks `model` in place: an edit of its weights, and training by TRL's `SFTTrainer`, `DPOTrainer` or `GRPOTrainer`.
+    """Attacks `model` in place: an edit of its weights, and training by TRL's `SFTTrainer`, `DPOTrainer` or `GRPOTrainer`, or by
+    code from outside the package.
 
     An adapter is merged at the end; a soft prompt leaves the weights as they were. An attack that `adversary.after` names
     is made first and not evaluated: step 0 is what it left.
@@ -85,6 +87,9 @@ def _attack(attacked: AttackedModel, adversary: Adversary, progress: Progress, j
         progress.tokens = unseen.tokens
     if adversary.edit is not None:
         edit_weights(attacked.model, adversary, attacked.seed, attacked.base, attacked.tokenised, judge)
+    if adversary.custom is not None:
+        run_custom(attacked, adversary, progress)
+        return
     if adversary.num_steps > 0:
         train(attacked, adversary, attack_rows(adversary, attacked.tokenised, attacked.seed), progress)
         return

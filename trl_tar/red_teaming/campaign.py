@@ -11,6 +11,7 @@ from ..report.answers import Questions
 from ..report.records import AttackRecord, ModelRecord
 from ..tasks.benign import BenignTask
 from .as_released import stronger, stronger_before
+from .custom_attacks import custom_sources
 from .job import Job, Settings
 from .run_jobs import run_jobs
 from .targets import DataStore, Target
@@ -142,6 +143,7 @@ class Campaign:
             "tokenizer_sha256": vocabulary_sha256(self.settings.tokenizer),
             "max_length": self.settings.max_length,
             "bf16": self.settings.bf16,
+            **({"custom": sources} if (sources := custom_sources(adversaries)) else {}),
         }
 
     def _run(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from ..models.adapters import adapter_configuration, whole_model
 from ..models.tokenizers import check_tokenizer, context_of
 from ..report.records import OF_A_POINT
 from ..validation import coerced
+from .custom_attacks import check_custom
 from .job import Settings
 
 
@@ -267,6 +268,8 @@ def _check_adversaries(
 def _check_requirements(adversary: Adversary, rewards: Collection[str], with_base: bool) -> None:
     for part in adversary.sequence:
         check_installed(part)
+        if part.custom is not None:
+            check_custom(part)
         if part.role != "attack":
             raise ValueError(
                 f"Adversary {part.name!r} has role={part.role!r}, whom training alone simulates. Drop it, or measure honest "

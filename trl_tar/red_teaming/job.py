@@ -27,6 +27,7 @@ from ..report.answers import groups_of, rounded
 from ..report.intervals import clustered_standard_error
 from ..report.records import AttackRecord
 from .attack import run_attack
+from .custom_attacks import custom_sources
 from .trl_attackers import as_found
 
 
@@ -169,6 +170,8 @@ class Job:
         rewards = [] if self.adversary is None else [part.reward for part in self.adversary.sequence if part.reward]
         if rewards:
             key["rewards"] = [settings.identities["reward", name] for name in rewards]
+        if self.adversary is not None and (sources := custom_sources([self.adversary])):
+            key["custom"] = sources
         if self.adversary is None:
             key["zero_step"] = {name: settings.identities["zero-step", name] for name in settings.zero_step_attacks}
         if self.benign:

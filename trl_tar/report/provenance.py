@@ -104,7 +104,8 @@ class Config(TypedDict):
 
     `tokenizer_sha256` is of the tokenizer that the attacks are made with, and of its chat template.
     `chance` is the harm of a model that guesses; `asked` says of each metric whether its questions went through the chat template
-    or were plain text, where it says so itself; `budget` is the number of attacks at most, where there was one; `searches`
+    or were plain text, where it says so itself; `custom` has the SHA-256 of the file of each
+    attack from outside the package; `budget` is the number of attacks at most, where there was one; `searches`
     are those that adversaries were found by; `contamination` is from [`~trl_tar.report.contamination.contamination`]."""
 
     chance: Annotated[Number, Field(ge=0, lt=1)]
@@ -115,6 +116,7 @@ class Config(TypedDict):
     tokenizer_sha256: NotRequired[Text]
     max_length: NotRequired[Count]
     bf16: NotRequired[bool]
+    custom: NotRequired[dict[str, Text]]
     budget: NotRequired[Count]
     searches: NotRequired[Several[Search]]
     contamination: NotRequired[OneByOne[dict[str, dict[str, Number]]]]

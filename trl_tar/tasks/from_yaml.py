@@ -152,14 +152,19 @@ def benign_of(
         raise ValueError(f"`benign` has {sorted(settings)}: {error}. Give the fields of BenignTask.") from error
 
 
+def import_from_here() -> None:
+    """Makes modules of the current folder importable, as `python -m` does."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
 def function_of(kind: str, name: str, source: Any) -> Any:
     """Returns the function of `module:function`, importable from the current folder; `ValueError` where it is not."""
     source = str(source)
     if ":" not in source:
         raise ValueError(f"{kind} {name!r} is {source!r}. Give module:function, importable from here.")
     module, function = source.rsplit(":", 1)
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as `python -m` does
+    import_from_here()
     try:
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two for no name of a module

@@ -1,7 +1,7 @@
 """Attacks of a report are run again, and their metrics compared with the reported ones."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ..models.loading import base_weights, load
 from ..models.tokenizers import own_tokenizer
 from ..models.untrusted_config import base_of, check_configuration
 from ..models.untrusted_tokenizer import check_tokenizer_files
+from ..red_teaming.custom_attacks import custom_sources, file_of, module_of
 from ..red_teaming.task_attack import red_team_task
 from ..report.records import OF_A_POINT, AttackRecord
 from ..report.report import Report
@@ -46,6 +47,7 @@ def repeat_attacks(
     rewards: Mapping[str, Reward] | None,
     base: str | Path | None,
     merged: Path,
+    trust: Collection[str] = (),
     **settings: Any,
 ) -> tuple[list[str], list[str], list[dict[str, Any]]]:
     """Returns problems, warnings, and for each repeated attack `adversary`, `seed`, and the metrics `reported` and `found`."""
@@ -57,9 +59,11 @@ def repeat_attacks(
         )
     if {"adversaries", "datasets", "max_length", "bf16"} - set(report.config):
         raise ValueError("The report's config does not say what its attacks read. Use attacks=0.")
-    chosen = drawn(report, attacks)
+    chosen = drawn(report, attacks, trust)
     described = described_adversaries(report.config)
     check_demands(report, [described[record.adversary] for record in chosen], chosen)
+    if of_other_code := list(about_the_code(folder, report, [described[record.adversary] for record in chosen])):
+        return of_other_code, [], []
     check_tokenizer_files(folder)
     model, problems = _checked(folder, report, merged)
     if problems:
@@ -214,9 +218,11 @@ def _about_the_weights(report: Report, loaded: str, base: Mapping[str, str] | No
         )
 
 
-def drawn(report: Report, count: int | None) -> list[AttackRecord]:
-    """Draws the strongest completed attack by the report, and others at random, which a forger cannot foresee; `None` for all."""
-    passed_over = reading_the_base(report)
+def drawn(report: Report, count: int | None, trust: Collection[str] = ()) -> list[AttackRecord]:
+    """Draws the strongest completed attack by the report, and others at random, which a forger cannot foresee; `None` for all.
+
+    Those that cannot be made, or not without code that nobody trusts, are left out."""
+    passed_over = {*reading_the_base(report), *untrusted(report, trust)}
     attacks = [attack for attack in report.attacks if attack.finished and attack.adversary not in passed_over]
     if not attacks or count is None or count >= len(attacks):
         return attacks
@@ -228,6 +234,31 @@ def drawn(report: Report, count: int | None) -> list[AttackRecord]:
 def reading_the_base(report: Report) -> set[str]:
     """Returns the names of attacks that read the public base, which the repository does not hold."""
     return {name for name, adversary in described_adversaries(report.config).items() if adversary.needs_base}
+
+
+def untrusted(report: Report, trust: Collection[str]) -> dict[str, str]:
+    """Returns each attack that runs code from outside the package, of a module that is not among the trusted ones, with it."""
+    return {
+        name: module_of(part.custom)
+        for name, adversary in described_adversaries(report.config).items()
+        for part in adversary.sequence
+        if part.custom is not None and module_of(part.custom) not in trust
+    }
+
+
+def about_the_code(folder: Path, report: Report, adversaries: Sequence[Adversary]) -> Iterator[str]:
+    """Yields a sentence for each attack from outside the package whose file is another here than the report's, or the model's own."""
+    reported = report.config.get("custom", {})
+    for custom, here in custom_sources(adversaries).items():
+        if (
+            folder.resolve() in (file := file_of(custom).resolve()).parents
+        ):  # from there it would be trusted by its name alone
+            yield f"The custom attack {custom!r} would be run from {str(file)!r}, a file of the model. Start elsewhere."
+        elif reported.get(custom) != here:
+            yield (
+                f"The custom attack {custom!r} is other code here ({here[:12]}…) than in the report "
+                f"({str(reported.get(custom))[:12]}…)."
+            )
 
 
 def _about_the_attack(old: AttackRecord, new: AttackRecord, metrics: Mapping[str, Metric]) -> Iterator[str]:

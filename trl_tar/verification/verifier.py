@@ -1,7 +1,7 @@
 """Verification of a published model: it is compared with its report, and some of the attacks are run again."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ..hub.errors import hub_errors
 from ..hub.model_files import about_the_file_list, about_the_files, files_in
 from ..report.report import FILE_NAME, MAX_BYTES, Report, read_content
 from .consistency import differences_of_attacks, differences_of_card, differences_of_environment
-from .repeat_attacks import reading_the_base, repeat_attacks, sentences_of
+from .repeat_attacks import reading_the_base, repeat_attacks, sentences_of, untrusted
 
 
 EDITED = "The report does not have the digest that it names: something in it was changed after it was saved."
@@ -57,6 +57,7 @@ def verify(
     rewards: Mapping[str, Reward] | None = None,
     *,
     base: str | Path | None = None,
+    trust: Collection[str] = (),
     revision: str | None = None,
     token: str | None = None,
     num_workers: int = 1,
@@ -77,6 +78,9 @@ def verify(
         base (`str` or `Path`, *optional*):
             Folder or Hub id of the model before any safeguard, whose tokenizer, chat template and ends of an answer the attacks
             are made with; by default that of the task. What the model brings along otherwise is named in `warnings`.
+        trust (`Collection[str]`, *optional*):
+            Modules whose attacks are run, such as `["my_package.attacks"]`, as they are on this machine: attacks from outside the
+            package that a report names are left out otherwise. Their file must be the reported one.
         revision (`str`, *optional*):
             Branch or commit of the repository on the Hub.
         token (`str`, *optional*):
@@ -92,7 +96,7 @@ def verify(
     Raises:
         `ValueError`: if nothing can be verified: no model, no report, or one that this version cannot read.
     """
-    _check_arguments(model, attacks, revision)
+    _check_arguments(model, attacks, revision, trust)
     model = Path(model).parent if Path(model).name == FILE_NAME and Path(model).is_file() else model
     with tempfile.TemporaryDirectory() as place:
         on_hub = not Path(model).is_dir()
@@ -122,7 +126,17 @@ def verify(
             return Verification(problems, warnings, [], checked)
         if reading := reading_the_base(report):
             warnings.append(f"Attacks that read the public base are not made anew: {', '.join(sorted(reading))}.")
-        settings = {"num_workers": num_workers, "output_dir": output_dir, "merged": Path(place) / "merged"}
+        if unknown := untrusted(report, trust):
+            warnings.append(
+                f"Attacks by code from outside this package are not made anew: {', '.join(sorted(unknown))}. To run them, trust "
+                f"{', '.join(sorted(set(unknown.values())))}."
+            )
+        settings = {
+            "trust": trust,
+            "num_workers": num_workers,
+            "output_dir": output_dir,
+            "merged": Path(place) / "merged",
+        }
         problems, noted, repeated = repeat_attacks(
             folder, report, attacks, datasets, metrics, rewards, base, **settings
         )
@@ -130,13 +144,15 @@ def verify(
         return Verification(problems, warnings + noted, repeated, [*checked, f"{count} attacks made anew"])
 
 
-def _check_arguments(model: Any, attacks: Any, revision: Any) -> None:
+def _check_arguments(model: Any, attacks: Any, revision: Any, trust: Any) -> None:
     if not isinstance(model, str | Path) or not str(model):
         raise ValueError(f"`model` is {model!r}. Give the folder of a model, or its Hub id.")
     if Path(model).is_file() and Path(model).name != FILE_NAME:
         raise ValueError(f"`model` is {str(model)!r}, a file. Give the folder of the model, or its Hub id.")
     if attacks is not None and (type(attacks) is not int or attacks < 0):
         raise ValueError(f"`attacks` is {attacks!r}. Give a whole number from 0, or None for all.")
+    if isinstance(trust, str) or not isinstance(trust, Collection):
+        raise ValueError(f"`trust` is {trust!r}. Give a list of modules, such as ['my_package.attacks'].")
     if revision is not None and (not isinstance(revision, str) or not revision):
         raise ValueError(f"`revision` is {revision!r}. Give a branch or commit, or leave it out.")
 
