@@ -209,6 +209,8 @@ def test_what_only_the_red_team_does_is_said_at_the_field():
         "num_virtual_tokens",
         "edit",
         "prompt_template",
+        "factors",
+        "pure_bf16",
         "custom",
         "options",
         "after",

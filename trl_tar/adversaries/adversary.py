@@ -111,6 +111,11 @@ class Adversary:
             Text that the attacker writes around every question, `{prompt}` in its place: a jailbreak, examples, or the
             beginning of the answer. It does not change the rows that are trained on. With `num_steps=0`, an attack by input alone.
             Red team only.
+        factors (`int`, *optional*):
+            Train each linear layer, the head aside, as a product of so many matrices, which computes the same at first and is
+            multiplied out at the end. Red team only.
+        pure_bf16 (`bool`, *optional*, defaults to `False`):
+            Weights and the optimizer's state in bfloat16, as an attacker with little memory has them. Red team only.
         custom (`str`, *optional*):
             An attack from outside the package, `"my_package.attacks:one_step_to_the_side"`, which takes the place of training;
             `red_teaming/custom_attacks.py` has its signature. Red team only.
@@ -241,6 +246,10 @@ class Adversary:
         in_training=False,
         words="prompt “{prompt_template}”",
     )
+    factors: int | None = option(
+        None, Concept.ADAPTER, at_least(2), in_training=False, most=8, words="layers as products of {factors} matrices"
+    )
+    pure_bf16: bool = option(False, Concept.STEP, in_training=False, words="pure bf16")
     custom: str | None = option(None, Concept.CUSTOM, function, in_training=False, words="custom attack {custom}")
     options: Mapping[str, str | float | bool | None] | None = option(
         None,

@@ -47,6 +47,7 @@ OPTIMIZERS = {
     "sgd": Choice(),
     "adadelta": Choice(),
     "adagrad": Choice(),
+    "muon": Choice(in_training=False),  # with AdamW for embeddings and vectors
 }
 ROLES = {"attack": Choice(), "benign": Choice()}
 LR_SCHEDULERS = {name: Choice() for name in ("constant", "constant_with_warmup", "cosine", "cosine_with_restarts")}

@@ -39,6 +39,14 @@ def _in_data(a: Any) -> Iterator[str]:
 def _in_training(a: Any) -> Iterator[str]:
     if a.num_virtual_tokens is not None and a.lora_r is not None:
         yield "both num_virtual_tokens and lora_r. Give one of the two."
+    if a.factors is not None and (a.lora_r is not None or a.num_virtual_tokens is not None):
+        yield "factors with lora_r or num_virtual_tokens. Give one of them: an adapter leaves the layers untrained."
+    if a.pure_bf16 and a.quantization is not None:
+        yield f"pure_bf16 with quantization={a.quantization!r}. Give one of the two: they hold the weights in another way."
+    if a.factors is not None and a.pure_bf16:
+        yield "factors with pure_bf16. Give one of the two: factors are found in float32."
+    if a.num_steps == 0 and (a.factors is not None or a.pure_bf16):
+        yield "num_steps=0 with factors or pure_bf16, which are about training. Give steps, or leave them out."
     if a.nesterov and not a.momentum:
         yield "nesterov=True with momentum=0. Set momentum, for example 0.9."
     if (a.objective == "grpo") != (a.reward is not None):

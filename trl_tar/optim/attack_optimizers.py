@@ -2,11 +2,13 @@
 
 import schedulefree
 import torch
+from peft import PeftModel
 from torch import nn
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 
 from ..adversaries.adversary import Adversary
 from ..adversaries.choices import RESTARTS
+from .muon import MuonWithAdamW
 
 
 def scheduler_arguments(adversary: Adversary) -> dict[str, int]:
@@ -14,8 +16,11 @@ def scheduler_arguments(adversary: Adversary) -> dict[str, int]:
     return {"num_cycles": RESTARTS} if adversary.lr_scheduler == "cosine_with_restarts" else {}
 
 
-def optimizer_class_and_arguments(adversary: Adversary) -> tuple[type[torch.optim.Optimizer], dict]:
-    """Returns the optimizer of an attack and its arguments, in the form of `Trainer`'s `optimizer_cls_and_kwargs`.
+def optimizer_class_and_arguments(
+    adversary: Adversary, model: PreTrainedModel | PeftModel | None = None
+) -> tuple[type[torch.optim.Optimizer], dict]:
+    """Returns the optimizer of an attack and its arguments, in the form of `Trainer`'s `optimizer_cls_and_kwargs`. The model says
+    which matrices are embeddings, for `"muon"`.
 
     β = (0.9, 0.999) and ε = 1e-8 are the defaults of torch and of Hugging Face's trainers."""
     lr = {"lr": adversary.learning_rate}
@@ -34,7 +39,15 @@ def optimizer_class_and_arguments(adversary: Adversary) -> tuple[type[torch.opti
             return torch.optim.Adadelta, lr
         case "adagrad":
             return torch.optim.Adagrad, lr
+        case "muon":
+            return MuonWithAdamW, {**lr, "embeddings": [] if model is None else _embeddings(model)}
     raise AssertionError(adversary.optimizer)  # a row of OPTIMIZERS without a case here
+
+
+def _embeddings(model: PreTrainedModel | PeftModel) -> list[nn.Parameter]:
+    """The matrices of a model whose rows are tokens."""
+    modules = (model.get_input_embeddings(), model.get_output_embeddings())
+    return [module.weight for module in modules if module is not None]
 
 
 def create_optimizer(model: nn.Module, parameters: list[nn.Parameter], adversary: Adversary) -> torch.optim.Optimizer:

@@ -27,6 +27,7 @@ from ..models.lora import lora_config
 from ..optim.attack_optimizers import optimizer_class_and_arguments, scheduler_arguments
 from ..optim.schedule_free import AveragedWeightsMixin
 from ..report.records import Point
+from .other_weights import as_products, in_bf16
 
 
 @dataclass(frozen=True)
@@ -221,8 +222,8 @@ QUIET = {
 
 
 def train(attacked: AttackedModel, adversary: Adversary, rows: Dataset, progress: Progress) -> None:
-    """Trains the model in place; an adapter is merged at the end."""
-    with tempfile.TemporaryDirectory() as folder:
+    """Trains the model in place; an adapter is merged at the end, and so are the factors of a product."""
+    with tempfile.TemporaryDirectory() as folder, _held(attacked.model, adversary):
         trainer = _trainer(attacked, adversary, rows, folder)
         trainer.attack_by(progress)
         try:
@@ -231,6 +232,13 @@ def train(attacked: AttackedModel, adversary: Adversary, rows: Dataset, progress
             drop_fused_head(trainer.model)
             if adversary.lora_r is not None and adversary.quantization is None:
                 merged(trainer.model)
+
+
+def _held(model: PreTrainedModel, adversary: Adversary) -> contextlib.AbstractContextManager[None]:
+    """Holds the weights as the attack trains them."""
+    if adversary.factors is not None:
+        return as_products(model, adversary.factors)
+    return in_bf16(model) if adversary.pure_bf16 else contextlib.nullcontext()
 
 
 def _trainer(attacked: AttackedModel, adversary: Adversary, rows: Dataset, folder: str) -> _Attack:
@@ -264,7 +272,9 @@ def _trainer(attacked: AttackedModel, adversary: Adversary, rows: Dataset, folde
             )
             reward = attacked.rewards[adversary.reward]
             trainer = _GRPOAttack(attacked.model, reward, args=config, train_dataset=rows, **common)
-    trainer.optimizer_cls_and_kwargs = optimizer_class_and_arguments(adversary)  # no argument of DPOTrainer
+    trainer.optimizer_cls_and_kwargs = optimizer_class_and_arguments(
+        adversary, trainer.model
+    )  # no argument of DPOTrainer
     trainer.remove_callback(PrinterCallback)
     return trainer
 

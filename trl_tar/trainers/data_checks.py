@@ -10,7 +10,6 @@ from trl import SFTTrainer
 
 from ..adversaries.adversary import Adversary
 from ..adversaries.checks import check_installed, check_reads, checked_list
-from ..adversaries.choices import OBJECTIVES
 from ..adversaries.options import options_of
 from ..data.dataset_types import check_dataset
 from ..models.architecture import outputs_of
@@ -84,12 +83,14 @@ def checked_adversaries(
                     f"Adversary {adversary.name!r} has {name}={getattr(adversary, name)!r}, which cannot be simulated in "
                     "training. Drop it, or pass the adversary to red_team only."
                 )
-        if not OBJECTIVES[adversary.objective].in_training:
-            simulated = " or ".join(repr(name) for name, objective in OBJECTIVES.items() if objective.in_training)
-            raise ValueError(
-                f"Adversary {adversary.name!r} has objective={adversary.objective!r}, which cannot be simulated in training. "
-                f"Use {simulated}, or pass the adversary to red_team only."
-            )
+        for name, option in options_of(adversary).items():
+            choice = option.chosen(getattr(adversary, name))
+            if choice is not None and not choice.in_training:
+                simulated = " or ".join(repr(value) for value, other in option.choices.items() if other.in_training)
+                raise ValueError(
+                    f"Adversary {adversary.name!r} has {name}={getattr(adversary, name)!r}, which cannot be simulated in training. "
+                    f"Use {simulated}, or pass the adversary to red_team only."
+                )
         if 0 < adversary.num_steps < args.tamper_resistance_interval:
             raise ValueError(
                 f"Adversary {adversary.name!r} has num_steps={adversary.num_steps}, below tamper_resistance_interval="
