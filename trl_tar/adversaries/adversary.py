@@ -254,6 +254,7 @@ class Adversary:
     options: Mapping[str, str | float | bool | None] | None = option(
         None,
         Concept.CUSTOM,
+        in_training=False,
         when=lambda a: a.custom is not None,
         elsewhere="options={options!r} without custom. Name the attack that takes them.",
         words="with {options}",

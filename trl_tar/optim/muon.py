@@ -1,6 +1,6 @@
 """Muon for the matrices of layers, AdamW for what is no such matrix, as one optimizer."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Any = None) -> Any:
         """Takes one step."""
         loss = None
         if closure is not None:
