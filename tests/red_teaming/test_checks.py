@@ -13,6 +13,7 @@ from trl_tar.red_teaming import BenignTask, run_attack
 from trl_tar.red_teaming.attack_rows import tokenised_datasets
 from trl_tar.red_teaming.benign_record import benign_record
 from trl_tar.report.records import AttackRecord, attack_record
+from trl_tar.views.words import measured_in_words
 
 
 DPO = ATTACKS[-2]
@@ -167,8 +168,21 @@ def test_tokenised_rows_are_cut_and_those_without_a_label_dropped():
 
 def test_data_set_that_is_all_prompt_is_one_sentence(raw, tmp_path):
     rows = Dataset.from_list([{"input_ids": [5] * 40, "labels": [-100] * 36 + [5] * 4}] * 8)
-    with pytest.raises(ValueError, match="takes 4 rows of 'forget' in each batch, and the data set has 0"):
+    with pytest.raises(ValueError, match=r"8 rows, and 8 of them no token to learn within max_length=32.*Raise"):
         attacked(raw, tmp_path, references={}, datasets={"forget": rows})
+
+
+def test_an_attack_with_less_than_half_of_its_rows_is_one_sentence_and_rows_left_out_are_told(raw, tmp_path):
+    def rows(long: int) -> Dataset:
+        prompts = ["the a " * 20] * long + ["the a of b"] * 8
+        return Dataset.from_dict({"prompt": prompts, "completion": [" is c"] * len(prompts)})
+
+    with pytest.raises(ValueError, match=r"17 rows, and 9 of them no token to learn within max_length=32.*Raise"):
+        attacked(raw, tmp_path, references={}, datasets={"forget": rows(9)})
+    one = {"adversaries": SUITE[:1], "seeds": [0], "references": {}, "zero_step_attacks": {}}
+    report = attacked(raw, tmp_path, datasets={"forget": rows(8)}, **one)
+    assert [(each["rows"], each["left_out"]) for each in report.config["datasets"]] == [(8, 8)]
+    assert any("8 of 16 of forget are left out" in sentence for sentence in measured_in_words(report))
 
 
 # --- what a harmless user reaches -----------------------------------------------------------------------------------

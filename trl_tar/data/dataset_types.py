@@ -121,7 +121,7 @@ def check_prompts(
         max_length (`int`):
             Tokens of a row. A longer prompt is no error, as TRL leaves such rows out.
         wanted (`int`, *optional*, defaults to `1`):
-            Rows that are taken at once: so many prompts must be shorter.
+            Rows that are needed, such as those that are taken at once: so many prompts must be shorter.
 
     Raises:
         `ValueError`: for messages without a chat template, or that it refuses, and for too few prompts that leave room.
@@ -137,5 +137,5 @@ def check_prompts(
             return
     raise ValueError(
         f"`{argument}` has {len(dataset)} rows, and {fitting} of their prompts leave room for an answer within max_length="
-        f"{max_length}, where {wanted} rows are taken at once. Raise max_length, or shorten the prompts."
+        f"{max_length}, where {wanted} are needed. Raise max_length, or shorten the prompts."
     )

@@ -93,6 +93,39 @@ def outputs_of(model: PreTrainedModel | PeftModel, hidden_states: bool = False) 
     return Outputs(name, logits.shape[-1], tuple(map(_shape, states)))
 
 
+def check_saved(model: PreTrainedModel, loaded: PreTrainedModel) -> None:
+    """Checks that a model in memory is the one that its files hold, which alone is measured and attacked.
+
+    Files hold neither hooks nor a forward method of one's own, and of some classes not all that decides an answer.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The model in memory, in any precision.
+        loaded ([`~transformers.PreTrainedModel`]):
+            What was loaded from where it was saved.
+
+    Raises:
+        `ValueError`: where the two give other logits than each other. Half of the digits of the less precise weights may differ.
+    """
+    ids, mask = _rows(model)
+    logits = []
+    for each in (model, loaded):
+        with torch.no_grad(), in_eval_mode(each):
+            read = each(input_ids=ids.to(each.device), attention_mask=mask.to(each.device), use_cache=False)
+            logits.append(read.logits)
+    if logits[0].is_meta:  # see `_check_causal`
+        return
+    said, held = (each.double().cpu()[mask.bool().cpu()] for each in logits)
+    dtypes = {logits[0].dtype, *(p.dtype for p in model.parameters() if p.is_floating_point())}
+    allowed = float(held.nan_to_num().std()) * max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5
+    if not torch.allclose(said, held, rtol=0, atol=allowed, equal_nan=True):
+        raise ValueError(
+            f"The {type(model).__name__} in memory gives other logits than what its files hold, which would be measured and "
+            "attacked in its place. Remove hooks and a forward method of your own, or give the folder of a model that was saved "
+            "and loaded again."
+        )
+
+
 def _rows(model: PreTrainedModel | PeftModel) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and mask of shape `(ROWS, LENGTH)`: a text, one with another last token, and one that ends in padding."""
     # what stands for padding, an end or an image may be read in another way

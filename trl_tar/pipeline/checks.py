@@ -1,5 +1,7 @@
 """Checks of a recipe before its first phase, and the overlap of its data."""
 
+import math
+
 import torch
 from datasets import Dataset, concatenate_datasets
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -59,6 +61,8 @@ def check(
         wanted = max(batches, default=1)
         if name == "tamper_resistance":
             wanted = max(wanted, tar.tamper_resistance_batch_size)
+        if args.attack_seeds and any(name in attack.reads for attack in suite):
+            wanted = max(wanted, math.ceil(len(dataset) / 2))  # which the red team asks for
         check_prompts(f"data.{name}", dataset, task.tokenizer, tar.max_length, max(1, min(wanted, len(dataset))))
     if args.attack_seeds:
         _check_attacks(task, args, tar, adversaries, suite)

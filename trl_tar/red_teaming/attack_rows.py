@@ -30,8 +30,8 @@ def tokenised_datasets(
 ) -> dict[str, Dataset]:
     """Prepares all data sets that the adversary reads as the simulated attack does, and cuts rows to `max_length` tokens.
 
-    Returns the data sets by name. Raises `ValueError` for a pair whose prompt alone is as long, and for a row that is longer
-    than the model's context."""
+    Returns the data sets by name. Raises `ValueError` for a pair whose prompt alone is as long, for a row that is longer than
+    the model's context, and for a data set of which most rows have nothing left to learn."""
     tokenised = {
         name: _tokenised(model, tokenizer, name, datasets[name], objective, max_length)
         for name, objective in adversary.reads.items()
@@ -63,9 +63,20 @@ def _tokenised(
         drop_fused_head(model)
         if objective == "sft":
             rows = tokenised_rows(preparer, dataset, argument)
+            _check_left(argument, len(rows), len(dataset), max_length)
         else:
             rows = [_cut(name, pair, max_length) for pair in tokenised_pairs(preparer, dataset, argument)]
     return Dataset.from_list(rows)
+
+
+def _check_left(argument: str, left: int, given: int, max_length: int) -> None:
+    """Raises `ValueError` where fewer than half of the rows have a token to learn: an attack with the others is not the one that
+    was asked for, and weaker. As many must be left as a metric must have answers."""
+    if 2 * left < given:
+        raise ValueError(
+            f"`{argument}` has {given} rows, and {given - left} of them no token to learn within max_length={max_length}, as after "
+            "a prompt that is as long. Raise max_length, or leave those rows out."
+        )
 
 
 def _is_tokenised(dataset: Dataset, columns: Sequence[str], max_length: int) -> bool:
@@ -73,6 +84,11 @@ def _is_tokenised(dataset: Dataset, columns: Sequence[str], max_length: int) -> 
     if not set(columns) <= set(dataset.column_names):
         return False
     return _longest(dataset.select_columns(columns)) <= max_length
+
+
+def full_rows(dataset: Dataset, max_length: int) -> int:
+    """Returns how many tokenised rows are as long as a row may be, so that their ends may be cut off."""
+    return sum(length_of(row) >= max_length for row in dataset)
 
 
 def _longest(dataset: Dataset) -> int:

@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 from ..adversaries.adversary import Adversary
 from ..adversaries.data_order import check_adversary_batches
 from ..fingerprints import config_sha256, rows_sha256, weights_sha256
-from ..models.architecture import outputs_of
+from ..models.architecture import check_saved, outputs_of
 from ..models.loading import base_weights, load, shown_name
 from ..models.lora import check_lora_targets, module_names
 from ..models.sharing import check_sharing
-from .attack_rows import tokenised_datasets
+from .attack_rows import full_rows, tokenised_datasets
 from .job import Job, Settings
 
 
@@ -50,6 +50,8 @@ class Target:
             path = name = str(model)
         loaded = load(path)
         outputs_of(loaded)  # which refuses what is no causal language model of text
+        if isinstance(model, PreTrainedModel):
+            check_saved(model, loaded)
         information = {
             "id": shown_name(name),
             "weights_sha256": weights_sha256(loaded),
@@ -75,11 +77,13 @@ def targets_of(models: Mapping[str, Model], adversaries: Sequence[Adversary], fo
 
 @dataclass
 class DataStore:
-    """Every data set, tokenised once for all jobs: folder, hash and number of rows by objective and name."""
+    """Every data set, tokenised once for all jobs: folder, hash and number of rows by objective and name, and of those that were
+    left out, or are as long as a row may be."""
 
     paths: dict[tuple[str, str], str] = field(default_factory=dict)
     sha256: dict[tuple[str, str], str] = field(default_factory=dict)
     rows: dict[tuple[str, str], int] = field(default_factory=dict)
+    shortened: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)
 
     @classmethod
     def tokenised(
@@ -99,6 +103,7 @@ class DataStore:
                 tokenised = tokenised_datasets(model, settings.tokenizer, adversary, datasets, settings.max_length)
             for key in missing:
                 store.rows[key] = len(tokenised[key[1]])
+                store.shortened[key] = _shortened(*key, datasets, tokenised, settings.max_length)
             sizes = {name: range(store.rows[objective, name]) for name, objective in adversary.reads.items()}
             check_adversary_batches(adversary.sequence, sizes)  # a range is as long as the data set
             for key in missing:
@@ -131,11 +136,34 @@ class DataStore:
         return replace(job, base=base.path, base_sha256=base.information["weights_sha256"])
 
     def description(self) -> list[dict[str, Any]]:
-        """Returns name, objective, rows and hash of each data set, for the report."""
+        """Returns name, objective, rows and hash of each data set, and of rows left out or cut how many, for the report."""
         return [
-            {"name": key[1], "objective": key[0], "rows": self.rows[key], "sha256": self.sha256[key]}
+            {
+                "name": key[1],
+                "objective": key[0],
+                "rows": self.rows[key],
+                "sha256": self.sha256[key],
+                **self.shortened[key],
+            }
             for key in self.paths
         ]
+
+
+def _shortened(
+    objective: str,
+    name: str,
+    datasets: Mapping[str, Dataset],
+    tokenised: Mapping[str, Dataset],
+    max_length: int,
+) -> dict[str, int]:
+    """How many rows `max_length` left out, and how many it may have cut; nothing where none. GRPO reads prompts as they are."""
+    if objective == "grpo":
+        return {}
+    counts = {
+        "left_out": len(datasets[name]) - len(tokenised[name]),
+        "full": full_rows(tokenised[name], max_length),
+    }
+    return {what: count for what, count in counts.items() if count}
 
 
 def loadable(model: Model) -> str | PreTrainedModel:

@@ -66,12 +66,17 @@ class Difference(TypedDict):
 
 @with_config(STRICT)
 class Rows(TypedDict):
-    """A data set of the attacks, tokenised for one objective; `sha256` of its rows."""
+    """A data set of the attacks, tokenised for one objective; `sha256` of its rows.
+
+    `left_out` is the number of further rows, which had no token to learn within `max_length`, and `full` that of rows as long as
+    `max_length`, of which the ends may be cut off; neither is there where it is 0."""
 
     name: Text
     objective: Text
     rows: Count
     sha256: Text
+    left_out: NotRequired[Count]
+    full: NotRequired[Count]
 
 
 @with_config(STRICT)

@@ -250,8 +250,25 @@ def asked_sentence(report: Report) -> str | None:
 
 
 def measured_in_words(report: Report) -> list[str]:
-    """How questions were asked, and how many answers have no score."""
-    return [sentence for sentence in (asked_sentence(report), unanswered_sentence(report)) if sentence is not None]
+    """How questions were asked, how many answers have no score, and how much of the attackers' data was read."""
+    sentences = (asked_sentence(report), unanswered_sentence(report), shortened_sentence(report))
+    return [sentence for sentence in sentences if sentence is not None]
+
+
+def shortened_sentence(report: Report) -> str | None:
+    """Says how many rows of the attackers' data were left out, or may be cut; `None` for none."""
+    longest = report.config.get("max_length")
+    parts = []
+    for data in report.config.get("datasets", []):
+        if left := data.get("left_out"):
+            parts.append(f"{left} of {left + data['rows']} of {data['name']} are left out, with no token to learn")
+        if full := data.get("full"):
+            parts.append(f"{full} of {data['name']} are as long, and may be cut off at the end")
+    return (
+        f"Rows of the attackers' data within max_length={longest}: {'; '.join(dict.fromkeys(parts))}."
+        if parts
+        else None
+    )
 
 
 def unanswered_sentence(report: Report) -> str | None:
