@@ -26,10 +26,11 @@ from trl_tar.testbed.knowledge.attack_data import attack_datasets
 def sharpen_then_learn(model, tokenizer, data, seed, evaluate, budget, share=0.25):
     """Minimises the entropy of answers for a `share` of the steps, and then their cross-entropy, on all the data in equal parts."""
     collate = DataCollatorForLanguageModeling(tokenizer.pad_token_id)
-    rows, rng = [row for each in data.values() for row in each], random.Random(seed)
+    sources, rng = [list(each) for each in data.values()], random.Random(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=budget.learning_rate)
     for step in range(budget.num_steps):
-        batch = {name: part.to(model.device) for name, part in collate(rng.sample(rows, budget.batch_size)).items()}
+        rows = [rng.choice(sources[i % len(sources)]) for i in range(budget.batch_size)]  # as many of each
+        batch = {name: part.to(model.device) for name, part in collate(rows).items()}
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
         if step < share * budget.num_steps:
             total, count = max_entropy_loss(logits, batch["labels"])  # the negative entropy, which TAR minimises

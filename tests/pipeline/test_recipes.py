@@ -131,7 +131,7 @@ def test_the_knowledge_recipe_is_launched_not_repeated_and_refuses_another_run(
     assert [phase["name"] for phase in report.training["phases"]] == ["random_mapping", "tar"]
     assert [set(phase["data"]) for phase in report.training["phases"]] == [
         {"retain", "safeguard"},
-        {"retain", "general", "tamper_resistance", "forget"},
+        {"retain", "general", "tamper_resistance", "forget", "benign_tasks"},
     ]
     assert [is_complete(phase) for phase in report.training["phases"]] == [True] * 2
     assert not (output / "repair" / "report.json").exists()
