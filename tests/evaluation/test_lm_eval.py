@@ -10,6 +10,7 @@ import yaml
 from support import tiny
 from tokenizers import processors
 
+from trl_tar.evaluation.identity import identity
 from trl_tar.evaluation.lm_eval import LMEvalTask
 from trl_tar.evaluation.multiple_choice import MultipleChoice
 from trl_tar.red_teaming.checks import check_metrics
@@ -226,3 +227,25 @@ def test_a_task_is_asked_in_the_chat_template_where_that_is_wanted(own_tasks):
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match="has no chat template"):
         metric.check(tokenizer)
+
+
+def test_questions_that_lm_eval_would_cut_are_refused(own_tasks):
+    model, tokenizer = tiny.llama(max_position_embeddings=4), tiny.tokenizer()
+    with pytest.raises(ValueError, match=r"of \d+ tokens, of which the model's context leaves \d.*Lower num_fewshot"):
+        LMEvalTask("own_few", num_fewshot=1, include_path=own_tasks)(model, tokenizer)
+    with pytest.raises(ValueError, match=r"of \d+ tokens, of which the model's context leaves 1,.*Lower num_fewshot"):
+        LMEvalTask("filtered", "exact_match", "first", include_path=own_tasks)(model, tokenizer)
+
+
+def test_a_task_of_other_files_is_another_metric(tmp_path):
+    data, task = tmp_path / "data" / "rows.jsonl", tmp_path / "tasks" / "own.yaml"
+    found = set()
+    for rows, answer in (("1", "0"), ("2", "0"), ("2", "1")):
+        for file, text in (
+            (data, rows),
+            (task, f"task: own\ndataset_kwargs: {{data_files: {data}}}\ndoc_to_target: {answer}"),
+        ):
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text)
+        found |= {identity(LMEvalTask("own", include_path=str(task.parent))) for _ in range(2)}
+    assert len(found) == 3

@@ -3,15 +3,19 @@
 import contextlib
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 from datasets.exceptions import DatasetsError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..fingerprints import file_sha256, json_sha256
 from ..models.tokenizers import check_chat_template
 from ..validation import check_at_least, shortened
 from .prompts import IN_CHAT, IN_TEXT
@@ -19,6 +23,7 @@ from .scores import DescribedMetric, Scores
 
 
 MEANS = ("mean", "nanmean")  # of lm-eval's ways to make one number of those of all questions
+WORD = re.compile(r"""[^\s'",\[\]{}]+""")  # of YAML; one may be the path of a file
 ROUNDING = 1e-6  # a choice far above the rounding of float64 in a mean, and below what lm-eval prints
 
 
@@ -60,9 +65,11 @@ class LMEvalTask(DescribedMetric):
     include_path: str | None = None
     batch_size: int = 16
     chat: bool | None = None
+    files: str = field(default="", init=False)  # in the representation, which tells apart the jobs of a red team
 
     def __post_init__(self):
         check_at_least(f"The task {self.task!r} of lm-eval", self, limit=1, num_fewshot=0, batch_size=1)
+        object.__setattr__(self, "files", _files_sha256(self.include_path))
 
     def wording(self) -> str:
         return IN_CHAT if self.chat else IN_TEXT
@@ -72,7 +79,8 @@ class LMEvalTask(DescribedMetric):
 
     def check(self, tokenizer: PreTrainedTokenizerBase, context: int | None = None) -> None:
         """Raises `ValueError` where lm-eval is not installed, has no such task, cannot read its data set, or prints no single
-        number of that metric and filter that is the mean over questions."""
+        number of that metric and filter that is the mean over questions. Questions longer than the context are refused when they
+        are asked."""
         if self.chat:
             check_chat_template(tokenizer)
         loaded = self._loaded()
@@ -134,12 +142,11 @@ class LMEvalTask(DescribedMetric):
 
     def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Scores:
         lm_eval = _library()
-        from lm_eval.models.huggingface import HFLM
 
         manager = self._checked_manager()
         with self._readable():
             found = lm_eval.simple_evaluate(
-                HFLM(
+                _whole_texts()(
                     pretrained=model,
                     tokenizer=tokenizer,
                     batch_size=self.batch_size,
@@ -199,6 +206,48 @@ def _manager(include_path: str | None) -> Any:
 def _tasks(include_path: str | None, task: str) -> Mapping[str, Any]:
     """Returns the task, or those of the group, with their data sets, which are read once in a process: MMLU has 57."""
     return _manager(include_path).load([task])
+
+
+def _files_sha256(include_path: str | None) -> str:
+    """Returns the hash of what decides the questions: the version of lm-eval, all files beside tasks of one's own, and files on this
+    machine that those name."""
+    try:
+        parts = [version("lm_eval")]
+    except PackageNotFoundError:  # which `check` says
+        parts = []
+    beside = sorted(file for file in Path(include_path or os.devnull).rglob("*") if file.is_file())
+    words = {
+        word for file in beside if file.suffix in (".yaml", ".yml") for word in WORD.findall(file.read_text("utf-8"))
+    }
+    named = sorted(word for word in words if "/" in word and Path(word).is_file())
+    return json_sha256([*parts, *(file_sha256(Path(file)) for file in [*beside, *named])])
+
+
+@cache
+def _whole_texts() -> Any:
+    """Returns lm-eval's way to a model, which here refuses what does not fit the model's context instead of cutting off its
+    beginning, where the question may be."""
+    from lm_eval.models.huggingface import HFLM
+
+    def check(length: int, longest: int) -> None:
+        if length > longest:
+            raise ValueError(
+                f"lm-eval asks something of {length} tokens, of which the model's context leaves {longest}, and would cut off its "
+                "beginning. Lower num_fewshot, or name a task with shorter questions."
+            )
+
+    class WholeTexts(HFLM):
+        def _loglikelihood_tokens(self, requests, *arguments, **named):
+            longest = max((len(before) + len(after) for _, before, after in requests), default=0)
+            check(longest, self.max_length + 1)  # nothing is predicted from the last one
+            return super()._loglikelihood_tokens(requests, *arguments, **named)
+
+        def tok_batch_encode(self, strings, padding_side="left", left_truncate_len=None, **named):
+            ids, mask = super().tok_batch_encode(strings, padding_side, **named)
+            check(ids.shape[1], left_truncate_len or ids.shape[1])
+            return ids, mask
+
+    return WholeTexts
 
 
 def _library() -> Any:

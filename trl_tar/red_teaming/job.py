@@ -139,7 +139,7 @@ class Job:
         base (`str`, *optional*):
             Folder of the public base, for an attack that reads it.
         base_sha256 (`str`, *optional*):
-            Hash of its weights.
+            Hash of its weights and configuration.
     """
 
     model: str

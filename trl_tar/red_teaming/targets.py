@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from ..adversaries.adversary import Adversary
 from ..adversaries.data_order import check_adversary_batches
-from ..fingerprints import config_sha256, rows_sha256, weights_sha256
+from ..fingerprints import config_sha256, json_sha256, rows_sha256, weights_sha256
 from ..models.architecture import check_saved, outputs_of
 from ..models.loading import base_weights, load, shown_name
 from ..models.lora import check_lora_targets, module_names
@@ -61,6 +61,10 @@ class Target:
         if (base := base_weights(path)) is not None:
             information["base_model"] = base
         return cls(path, information, tuple(module_names(loaded)))
+
+    def sha256(self) -> str:
+        """Returns the hash of weights and configuration."""
+        return json_sha256([self.information["weights_sha256"], self.information["config_sha256"]])
 
     def job(self) -> Job:
         """Returns the job that measures the model before any attack."""
@@ -133,7 +137,7 @@ class DataStore:
         if not adversary.needs_base:
             return job
         assert base is not None  # check_red_team
-        return replace(job, base=base.path, base_sha256=base.information["weights_sha256"])
+        return replace(job, base=base.path, base_sha256=base.sha256())
 
     def description(self) -> list[dict[str, Any]]:
         """Returns name, objective, rows and hash of each data set, and of rows left out or cut how many, for the report."""
