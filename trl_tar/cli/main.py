@@ -22,6 +22,7 @@ from .options import (
     add_push,
     add_red_team,
     add_report,
+    add_search,
     add_verify,
     add_write_text,
 )
@@ -70,6 +71,14 @@ def _red_team(strict: bool = False, **options: Any) -> int:
     if verdict.resistant or not strict:
         return 0
     return 1 if verdict.failed else NOT_TESTED_ENOUGH
+
+
+def _search(**options: Any) -> None:
+    for role in ("model", "twin", "base"):
+        check_model_is_there(options.get(role))
+    from .search import search_command
+
+    search_command(**options)
 
 
 def _report(folder: Path) -> None:
@@ -129,6 +138,7 @@ COMMANDS = {
     "demo": Command("safeguard, harden and attack a small model, and report what came back", add_demo, _demo),
     "harden": Command("train a model to resist, attack it, and write its card: a recipe", add_harden, _harden),
     "red-team": Command("attack a model of your own, and report what came back", add_red_team, _red_team),
+    "search": Command("look for the strongest attack on a model, and on its twin", add_search, _search),
     "report": Command("write report.html and SUMMARY.md of a report.json anew", add_report, _report),
     "push": Command("publish a model with its report, card, figures and hashes on the Hub", add_push, _push),
     "verify": Command("check a model against its report, and make some attacks anew", add_verify, _verify),

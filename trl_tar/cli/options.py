@@ -42,6 +42,7 @@ def add_red_team(red_team: argparse.ArgumentParser) -> None:
         "--output", type=folder, required=True, help="folder of attacks, report and card; resumes there"
     )
     red_team.add_argument("--seeds", type=at_least(1), help="seeds of each attack")
+    red_team.add_argument("--search", type=Path, help="folder of a search on this model, whose winner joins the suite")
     red_team.add_argument("--base", help="the model before any safeguard")
     red_team.add_argument("--twin", help="the safeguarded model before hardening")
     red_team.add_argument("--floor", help="a model that never knew the hazard")
@@ -56,6 +57,25 @@ def add_red_team(red_team: argparse.ArgumentParser) -> None:
         action="store_true",
         help="exit with 0 for resistant alone: 1 where a gate failed, 3 where none did and some were not measured",
     )
+
+
+def add_search(search: argparse.ArgumentParser) -> None:
+    search.add_argument("model", help="folder or Hub id")
+    search.add_argument("--twin", required=True, help="the model before hardening, searched with as many trials")
+    search.add_argument(
+        "--datasets", type=Path, required=True, help="YAML file, as of red-team; with a metric validation_harm"
+    )
+    search.add_argument(
+        "--output", type=folder, required=True, help="folder of the trials and the winner; resumes there"
+    )
+    search.add_argument("--base", help="the model before any safeguard")
+    search.add_argument("--trials", type=at_least(1), help="against each of the two; more go on with a search (30)")
+    search.add_argument("--space", type=Path, help="YAML file: fields of an adversary with their values or ranges")
+    search.add_argument("--learning-rate-scale", type=float, help="multiplies the learning rates of the space")
+    search.add_argument("--workers", dest="num_workers", type=at_least(1), help="trials that run at the same time")
+    search.add_argument("--max-length", type=at_least(2), help="tokens of a row; longer ones are cut")
+    search.add_argument("--bf16", action="store_true", help="autocast, as a fast attacker would")
+    search.add_argument("--seed", type=at_least(0), help="seed of the search and of every attack")
 
 
 def add_report(report: argparse.ArgumentParser) -> None:

@@ -1,5 +1,6 @@
 """`trl-tar red-team`: attacks a model of one's own with a suite, and writes the report."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,13 @@ from ..distributed.processes import rank
 from ..files import write_text
 from ..red_teaming.checks import check_models
 from ..red_teaming.task_attack import red_team_task
+from ..report.build import judged_again
 from ..report.report import Report
 from ..tasks.from_yaml import read_description, task_of
 from ..views.card import model_card
 from ..views.page import write_pages
 from ..views.terminal import print_report
+from .search import found_by_search
 
 
 def red_team_command(
@@ -26,6 +29,7 @@ def red_team_command(
     floor: str | None = None,
     steps: int | None = None,
     learning_rate_scale: float | None = None,
+    search: Path | None = None,
     **settings: Any,
 ) -> Report:
     """Attacks the model and its references, and writes report, answers, card and pages; goes on where it stopped.
@@ -45,6 +49,8 @@ def red_team_command(
             How many seeds each attack has: 0, 1, ….
         steps (`int`, *optional*), learning_rate_scale (`float`, *optional*):
             Arguments of the named suite; `ValueError` where it has none.
+        search (`Path`, *optional*):
+            Folder of [`search_command`] on this model. Its winner joins the suite, with the seeds and questions of the report.
         **settings:
             `num_workers`, `budget`, `max_length` and `bf16`, as in [`red_team`].
     """
@@ -55,7 +61,13 @@ def red_team_command(
     check_models({"model": model, **references})
     task = task_of(description, datasets.parent, base or model)
     adversaries = named_adversaries(suite, steps, learning_rate_scale)
+    searches = []
+    if search is not None:
+        winner, record = found_by_search(search, model)
+        adversaries, searches = [*adversaries, winner], [record]
     report = red_team_task(task, model, adversaries, range(seeds), references, output, **settings)
+    if searches:
+        report = judged_again(replace(report, config={**report.config, "searches": searches}))
     if rank() > 0:  # `accelerate launch`: the first process writes
         return report
     output.mkdir(parents=True, exist_ok=True)
