@@ -15,6 +15,13 @@ from transformers.utils import cached_file, extract_commit_hash
 WEIGHTS = "*.safetensors"  # matches a whole model, its shards, and an adapter
 # files that say how weights are read and answer
 READ_WITH_WEIGHTS = ("config.json", "generation_config.json", "adapter_config.json")
+READ_BY_TOKENIZERS = (
+    "*token*.json",
+    "vocab*",
+    "merges*",
+    "*.model",
+    "chat_template*",
+)  # names that transformers gives them
 UNREAD = ("_name_or_path", "transformers_version")  # fields of theirs that change no number
 
 
@@ -34,6 +41,13 @@ def origin(model: str | Path) -> str:
         return str(model) if commit is None else f"{model}@{commit}"
     read = {name: _decisive(folder / name) for name in READ_WITH_WEIGHTS if (folder / name).is_file()}
     return json_sha256([files_sha256(folder), read])
+
+
+def with_tokenizer(model: str | Path) -> str:
+    """Identifies a model with its tokenizer, as [`origin`] does without."""
+    folder = Path(model)
+    files = sorted({file for pattern in READ_BY_TOKENIZERS for file in folder.glob(pattern) if file.is_file()})
+    return json_sha256([origin(model), {file.name: file_sha256(file) for file in files}])
 
 
 def _commit(repository: str, name: str) -> str | None:

@@ -363,6 +363,14 @@ def test_a_local_classifier_reads_request_and_answer(classifier):
         Classifier(str(path), "maybe")(requests, said)
 
 
+def test_a_classifier_with_another_tokenizer_is_another_judge(classifier):
+    path, before = classifier[0], repr(Classifier(str(classifier[0]), "yes"))
+    assert repr(Classifier(str(path), "yes")) == before
+    rules = path / "tokenizer.json"
+    rules.write_text(rules.read_text().replace('"eggs"', '"eggs "'))
+    assert repr(Classifier(str(path), "yes")) != before
+
+
 def test_a_classifier_is_checked_without_its_weights(classifier, tmp_path):
     path = classifier[0]
     (path / "model.safetensors").unlink()

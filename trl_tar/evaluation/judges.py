@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from ..fingerprints import origin
+from ..fingerprints import with_tokenizer
 from ..models.loading import from_files
 from ..validation import check_at_least, check_types
 from .chat_server import ABOUT_THE_REQUEST, Refused, ask
@@ -129,7 +129,7 @@ class Classifier:
 
     def __post_init__(self):
         check_types(f"The judge {self.path!r}", self)
-        object.__setattr__(self, "files", origin(self.path))
+        object.__setattr__(self, "files", with_tokenizer(self.path))
 
     def check(self) -> None:
         """Raises [`JudgeError`] for a classifier that is not there, or has no such class; its weights are not read."""
