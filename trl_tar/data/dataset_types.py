@@ -137,5 +137,5 @@ def check_prompts(
             return
     raise ValueError(
         f"`{argument}` has {len(dataset)} rows, and {fitting} of their prompts leave room for an answer within max_length="
-        f"{max_length}, where {wanted} are needed. Raise max_length, or shorten the prompts."
+        f"{max_length}, where {wanted} rows are needed. Raise max_length, or shorten the prompts."
     )
