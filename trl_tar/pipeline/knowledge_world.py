@@ -26,7 +26,11 @@ BEYOND = (
 
 def knowledge_arguments(world: int = 0, workers: int = 2) -> KnowledgeArguments:
     """Returns the phases and the settings of the red team, whose attacks and A_train are given as lists."""
-    return KnowledgeArguments(world=str(world), phases=[TAR], reference="base", attack_workers=workers)
+    # an evaluation of all metrics costs as much as 20 steps, so that the default's 17 would be two fifths of an attack
+    steps = [0, 20, 50, 100, 200, 300, 400]
+    return KnowledgeArguments(
+        world=str(world), phases=[TAR], reference="base", attack_workers=workers, attack_evaluation_steps=steps
+    )
 
 
 def tar_config(output_dir: Path, seed: int = 0) -> TARConfig:
