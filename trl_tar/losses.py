@@ -63,16 +63,18 @@ def negative_cross_entropy_loss(logits: torch.Tensor, labels: torch.Tensor) -> t
     return -total, count
 
 
-def inverse_cross_entropy_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def inverse_cross_entropy_loss(
+    logits: torch.Tensor, labels: torch.Tensor, threshold: float = -math.inf
+) -> tuple[torch.Tensor, torch.Tensor]:
     """−log(1 − p_y) of SOPHON (https://huggingface.co/papers/2404.12699), in nats, ≥ 0, minimised.
 
     Shapes and return are those of [`language_modeling_loss`]. It is formed as logsumexp(all) − logsumexp(all but y), which stays finite
-    as p_y → 1.
+    as p_y → 1. A token with log p_y < `threshold` adds 0, and counts.
     """
-    wanted = labels[:, 1:] != IGNORED
+    wanted, token_loss = labels[:, 1:] != IGNORED, partial(_inverse_cross_entropy, threshold=threshold)
     if logits.numel() > MOST_LOGITS:
-        return _in_chunks(_inverse_cross_entropy, logits, labels).sum(), wanted.sum()
-    return _inverse_cross_entropy(logits[:, :-1][wanted], labels[:, 1:][wanted]).sum(), wanted.sum()
+        return _in_chunks(token_loss, logits, labels).sum(), wanted.sum()
+    return token_loss(logits[:, :-1][wanted], labels[:, 1:][wanted]).sum(), wanted.sum()
 
 
 def kl_divergence_loss(
@@ -135,9 +137,10 @@ def _negative_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tens
     return (log_p.exp() * log_p).sum(-1)
 
 
-def _inverse_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    others = logits.scatter(1, targets[:, None], -torch.inf)
-    return logits.logsumexp(-1) - others.logsumexp(-1)
+def _inverse_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, threshold: float) -> torch.Tensor:
+    others, total = logits.scatter(1, targets[:, None], -torch.inf), logits.logsumexp(-1)
+    log_p = logits.detach().gather(1, targets[:, None])[:, 0] - total.detach()
+    return (total - others.logsumexp(-1)).masked_fill(log_p < threshold, 0)
 
 
 def _kl_divergence(

@@ -1,0 +1,1 @@
+"""The earlier defences that TAR is compared with, one file each."""
