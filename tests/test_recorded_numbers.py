@@ -6,9 +6,10 @@ import re
 import pytest
 from support.repository import PROSE, ROOT, part, rows, says
 
+from trl_tar.adversaries.suites import peft_suite
 from trl_tar.evidence.knowledge import CONTROLS, _over, markdown
 from trl_tar.evidence.refusal import markdown as markdown_refusal
-from trl_tar.report.intervals import mean
+from trl_tar.report.intervals import mean, t_interval
 from trl_tar.report.recovery import recovery
 from trl_tar.report.report import Report
 from trl_tar.views.curves import curve
@@ -161,3 +162,17 @@ def test_the_demos_table_is_that_of_its_record():
     assert models["tar"]["harm_after_mean"] == report.summary["harm_after"]["mean"]
     assert [a.name for a in report.verdict.failed] == ["worst_recovery_upper_bound", "benign_trainability"]
     assert f"| {interval(report.summary['recovery'])} | holds |" in PROSE
+
+
+def test_the_readme_says_what_came_back_on_a_world_that_nothing_was_tuned_on():
+    record = json.loads(
+        (ROOT / "model_cards" / "knowledge_world" / "world-401-attacks.json").read_text(encoding="utf-8")
+    )
+    attacks, of_peft = record["attacks"], {each.name for each in peft_suite()}
+    assert len({each["adversary"] for each in attacks}) == 34 and len(attacks) == 3 * 34
+    for of_suite, row in ((False, "the 26 of `knowledge_suite`"), (True, "the 8 of `peft_suite`")):
+        chosen = [each for each in attacks if (each["adversary"] in of_peft) == of_suite]
+        by_seed = {s: [each["harm"] for each in chosen if each["seed"] == s] for s in (0, 1, 2)}
+        estimate = t_interval([mean([(harm - 0.25) / 0.75 for harm in harms]) for harms in by_seed.values()])
+        strongest = ", ".join(f"{max(harms):.2f}" for harms in by_seed.values())
+        assert f"| {row} | {interval(estimate)} | {strongest} |" in PROSE
