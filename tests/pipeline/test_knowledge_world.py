@@ -101,6 +101,19 @@ def test_the_papers_way_is_a_recipe_of_its_own():
     assert {a.num_steps for a in args.training_adversaries()} == {32}
 
 
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("max_entropy", "max-entropy"), ("min_posterior", "min-posterior"), ("grad_diff", "gradient difference")],
+)
+def test_an_earlier_defence_is_phase_1_by_its_name(tmp_path, name, method):
+    args = KnowledgeArguments(phases=[name, "tar"], safeguard_steps=1, safeguard_warmup_steps=0, attack_seeds=0)
+    folder = args.defences[name].train(TASK, args, short(tmp_path), name)
+    assert (folder, args.chosen_defences[0].words) == (tmp_path / name, method)
+    assert json.loads((folder / "run.json").read_text())["settings"]["method"] == method
+    start = load_file(f"{TASK.model}/model.safetensors")
+    assert any(not torch.equal(value, start[key]) for key, value in weights(folder).items())
+
+
 def anchored(task, folder, **changes) -> list[str | None]:
     """Runs the phases of one step each; returns what the anchors of the second compared with, by the record."""
     far = {

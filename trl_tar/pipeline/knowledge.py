@@ -1,7 +1,8 @@
-"""Phase 1 of the knowledge recipe: random mapping hides what a model should not say."""
+"""Phase 1 of the knowledge recipe: random mapping, or another defence on D_forget, hides what a model should not say."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,7 +10,12 @@ from ..data.dataset_types import check_dataset
 from ..data.entities import refuse_shared_entities
 from ..distributed.processes import num_ranks
 from ..tasks.task import Task, d_retain, kept
+from ..trainers.baselines.grad_diff import GradDiffConfig, GradDiffTrainer
+from ..trainers.baselines.max_entropy import MaxEntropyConfig, MaxEntropyTrainer
+from ..trainers.baselines.min_posterior import MinPosteriorConfig, MinPosteriorTrainer
 from ..trainers.data_checks import check_forget_rows
+from ..trainers.forget_config import ForgetConfig
+from ..trainers.forget_trainer import ForgetTrainer
 from ..trainers.random_mapping_config import RandomMappingConfig
 from ..trainers.random_mapping_trainer import RandomMappingTrainer
 from ..trainers.tar_config import TARConfig
@@ -19,8 +25,15 @@ from .defence import Defence
 from .steps import phase, shared_settings
 
 
-def random_mapping(task: Task, args: "KnowledgeArguments", tar: TARConfig, name: str = "random_mapping") -> Path:
-    """Trains random mapping from the task's model into the folder `name` of the run; returns that folder."""
+def hide(
+    trainer_class: type[ForgetTrainer],
+    config_class: type[ForgetConfig],
+    task: Task,
+    args: "KnowledgeArguments",
+    tar: TARConfig,
+    name: str,
+) -> Path:
+    """Trains a defence from the task's model into the folder `name` of the run; returns that folder."""
     shared = shared_settings(tar)
     if args.safeguard_batch_size is not None:
         shared["per_device_train_batch_size"] = args.safeguard_batch_size
@@ -38,8 +51,8 @@ def random_mapping(task: Task, args: "KnowledgeArguments", tar: TARConfig, name:
         name,
         task.model,
         Path(tar.output_dir),
-        RandomMappingConfig(tar.output_dir, **settings),
-        lambda model, config: RandomMappingTrainer(
+        config_class(tar.output_dir, **settings),
+        lambda model, config: trainer_class(
             model,
             config,
             train_dataset=d_retain(task) if args.safeguard_with_general else retain,
@@ -51,8 +64,11 @@ def random_mapping(task: Task, args: "KnowledgeArguments", tar: TARConfig, name:
     )
 
 
-def check_random_mapping(task: Task, args: "KnowledgeArguments", tar: TARConfig) -> None:
-    """Raises `ValueError` for hazardous text that random mapping would refuse."""
+random_mapping = partial(hide, RandomMappingTrainer, RandomMappingConfig)
+
+
+def check_hidden(task: Task, args: "KnowledgeArguments", tar: TARConfig) -> None:
+    """Raises `ValueError` for hazardous text that these defences would refuse."""
     hidden = task.datasets["safeguard"]
     check_dataset("data.safeguard", hidden, False, tar.dataset_text_field)
     for name, dataset in kept(task).items():
@@ -70,7 +86,7 @@ class KnowledgeArguments(RecipeArguments):
         phases (`list[str]`, *optional*, defaults to `["random_mapping", "tar"]`):
             As in [`RecipeArguments`], with the phases of the paper.
         safeguard_steps (`int`, *optional*, defaults to `600`):
-            Steps of random mapping.
+            Steps of phase 1.
         safeguard_learning_rate (`float`, *optional*, defaults to `1e-5`), safeguard_warmup_steps (`int`, *optional*,
         defaults to `100`):
             Learning rate of phase 1, and the steps in which it rises from 0.
@@ -83,22 +99,29 @@ class KnowledgeArguments(RecipeArguments):
     """
 
     defences: ClassVar[Mapping[str, Defence]] = {
-        "random_mapping": Defence(
-            "random mapping",
+        name: Defence(
+            words,
             "safeguard",
             "safeguard_steps, safeguard_learning_rate or safeguard_forget_weight",
-            random_mapping,
-            check_random_mapping,
+            train,
+            check_hidden,
+        )
+        # those whose weight on D_forget is 1 by default, as `safeguard_forget_weight` is; that of SimNPO is not
+        for name, words, train in (
+            ("random_mapping", "random mapping", random_mapping),
+            ("max_entropy", "max-entropy", partial(hide, MaxEntropyTrainer, MaxEntropyConfig)),
+            ("min_posterior", "min-posterior", partial(hide, MinPosteriorTrainer, MinPosteriorConfig)),
+            ("grad_diff", "gradient difference", partial(hide, GradDiffTrainer, GradDiffConfig)),
         )
     }
 
     phases: list[str] = field(default_factory=lambda: ["random_mapping", TAR], metadata={"help": "Phases, in order."})
-    safeguard_steps: int = field(default=600, metadata={"help": "Steps of random mapping."})
+    safeguard_steps: int = field(default=600, metadata={"help": "Steps of phase 1."})
     safeguard_learning_rate: float = field(default=1e-5, metadata={"help": "Of phase 1."})
     safeguard_warmup_steps: int = field(default=100, metadata={"help": "Of phase 1."})
     safeguard_batch_size: int | None = field(default=None, metadata={"help": "Of phase 1, on one device."})
     safeguard_forget_batch_size: int | None = field(default=None, metadata={"help": "Of phase 1, on one device."})
-    safeguard_forget_weight: float = field(default=1.0, metadata={"help": "Of the mapping term in phase 1."})
+    safeguard_forget_weight: float = field(default=1.0, metadata={"help": "Of the hazardous rows' term in phase 1."})
     safeguard_with_general: bool = field(default=False, metadata={"help": "Keep `general` in phase 1 already."})
 
     def __post_init__(self):
