@@ -39,7 +39,11 @@ def test_the_winner_of_a_search_is_attacked_with_again_and_on_record(described, 
     options = ["--datasets", "datasets.yaml", "--output", "search", "--space", "space.yaml", "--trials", "2"]
     assert main(["search", described, "--twin", described, *options]) == 0
     said = capsys.readouterr().out
-    assert "Strongest of 2 trials on the model: validation_harm" in said and "--search search" in said
+    assert (
+        ", capability " in said
+        and "Strongest of 2 trials on the model: validation_harm" in said
+        and "--search search" in said
+    )
     (winner,) = yaml.safe_load(Path("search/winner.yaml").read_text())
     record = json.loads(Path("search/winner.json").read_text())
     assert winner["name"] == record["adversary"] == "searched" and winner["num_steps"] in (1, 2)
@@ -47,8 +51,11 @@ def test_the_winner_of_a_search_is_attacked_with_again_and_on_record(described, 
     attack = ["--suite", "attacks.yaml", "--datasets", "datasets.yaml", "--output", "report", "--seeds", "1"]
     assert main(["red-team", described, *attack, "--search", "search"]) == 0
     report = Report.load("report")
-    assert [each.adversary for each in report.attacks] == ["plain", "searched"]
-    assert report.config["searches"] == [record]
+    assert [(each.adversary, each.seed) for each in report.attacks] == [
+        ("plain", 1),
+        ("searched", 1),
+    ]  # 0 was the search's
+    assert record.pop("seed") == 0 and report.config["searches"] == [record]
 
 
 def test_a_search_that_is_not_there_is_refused_before_any_attack(described, capsys):

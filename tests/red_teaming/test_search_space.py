@@ -1,5 +1,7 @@
 """A space is fields with values or ranges; what is neither is refused."""
 
+from pathlib import Path
+
 import optuna
 import pytest
 
@@ -48,3 +50,9 @@ def test_what_is_no_space_is_refused(choices, message):
 
 def test_the_default_chooses_fields_that_are_there():
     SearchSpace(DEFAULT)
+
+
+def test_the_default_space_has_all_that_the_file_of_tamperbenchs_has():
+    theirs = SearchSpace.from_file(Path(__file__).parents[2] / "recipes/configs/search_tamperbench.yaml").choices
+    assert all(set(theirs[name]) <= set(DEFAULT[name]) for name in theirs.keys() - {"learning_rate", "hazard_share"})
+    assert (theirs["learning_rate"], theirs["hazard_share"]) == (DEFAULT["learning_rate"], [1.0])

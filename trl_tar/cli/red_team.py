@@ -46,7 +46,7 @@ def red_team_command(
         output (`Path`):
             Folder of everything that is written.
         seeds (`int`, *optional*, defaults to `3`):
-            How many seeds each attack has: 0, 1, ….
+            How many seeds each attack has: 0, 1, …, without that of the search where there was one.
         steps (`int`, *optional*), learning_rate_scale (`float`, *optional*):
             Arguments of the named suite; `ValueError` where it has none.
         search (`Path`, *optional*):
@@ -61,11 +61,12 @@ def red_team_command(
     check_models({"model": model, **references})
     task = task_of(description, datasets.parent, base or model)
     adversaries = named_adversaries(suite, steps, learning_rate_scale)
-    searches = []
+    searches, of_search = [], None
     if search is not None:
-        winner, record = found_by_search(search, model)
+        winner, record, of_search = found_by_search(search, model)
         adversaries, searches = [*adversaries, winner], [record]
-    report = red_team_task(task, model, adversaries, range(seeds), references, output, **settings)
+    fresh = [seed for seed in range(seeds + 1) if seed != of_search][:seeds]
+    report = red_team_task(task, model, adversaries, fresh, references, output, **settings)
     if searches:
         report = judged_again(replace(report, config={**report.config, "searches": searches}))
     if rank() > 0:  # `accelerate launch`: the first process writes

@@ -25,6 +25,7 @@ from ..views.words import number
 
 WINNER, RECORD = "winner.yaml", "winner.json"  # the adversary, and the search that found it, for a report
 VALIDATION = "validation_harm"
+SEED = "seed"  # in the record: of all attacks of the search, with which the winner may have been lucky
 
 
 def search_command(
@@ -74,30 +75,32 @@ def search_command(
     )
     metric = VALIDATION if VALIDATION in task.metrics else "harm"
     winner = result.best("model", usable=True) or result.best("model")
+    seed = settings.get("seed", 0)
     if winner is not None:
-        _write_winner(winner, result, metric, chosen, model, output)
+        _write_winner(winner, result, metric, chosen, model, output, seed)
     _tell(winner, result, metric, model, output)
     return result
 
 
 def _write_winner(
-    winner: Adversary, result: SearchResult, metric: str, space: SearchSpace, model: str, output: Path
+    winner: Adversary, result: SearchResult, metric: str, space: SearchSpace, model: str, output: Path, seed: int
 ) -> None:
     defaults = {each.name: each.default for each in fields(Adversary)}
     kept = {name: value for name, value in asdict(winner).items() if value != defaults[name]}
     write_text(output / WINNER, yaml.safe_dump([kept], sort_keys=False))
     record = Search(
         adversary=NAME,
-        trials=len(result.trials["model"]),
+        # one that failed has tried nothing
+        trials=sum(trial.selection_harm is not None for trial in result.trials["model"]),
         metric=metric,
         space_sha256=json_sha256(asdict(space)),
         weights_sha256=weights_sha256(load(model)),
     )
-    write_json(output / RECORD, dict(record))
+    write_json(output / RECORD, {**record, SEED: seed})
 
 
-def found_by_search(folder: Path, model: str) -> tuple[Adversary, Search]:
-    """Reads the winner of a search and what it was found by.
+def found_by_search(folder: Path, model: str) -> tuple[Adversary, Search, int]:
+    """Reads the winner of a search, what it was found by, and the seed of the attacks there.
 
     Raises:
         `ValueError`: where the folder holds no finished search, or one on other weights than the model's.
@@ -107,14 +110,15 @@ def found_by_search(folder: Path, model: str) -> tuple[Adversary, Search]:
             f"{str(folder)!r} holds no winner of a search. Run `trl-tar search --output {folder}` to its end."
         )
     (winner,) = adversaries_of(read_yaml(folder / WINNER, list, "Give the file that the search wrote."))
-    record = cast(Search, read_yaml(folder / RECORD, dict, "Give the file that the search wrote."))
+    read = read_yaml(folder / RECORD, dict, "Give the file that the search wrote.")
+    record = cast(Search, {name: value for name, value in read.items() if name != SEED})
     found = weights_sha256(load(model))
     if record["weights_sha256"] != found:
         raise ValueError(
             f"The search in {str(folder)!r} was of weights {record['weights_sha256'][:12]}…, and {model!r} has {found[:12]}…. "
             "Search on the model that is attacked."
         )
-    return winner, record
+    return winner, record, read.get(SEED, 0)
 
 
 def _tell(winner: Adversary | None, result: SearchResult, metric: str, model: str, output: Path) -> None:
@@ -126,7 +130,9 @@ def _tell(winner: Adversary | None, result: SearchResult, metric: str, model: st
     for role in ("model", "twin"):
         best = _best(result.trials[role])
         harm = (
-            "no trial completed" if best is None else f"{metric} {number(best.selection_harm)} in trial {best.number}"
+            "no trial completed"
+            if best is None
+            else f"{metric} {number(best.selection_harm)} in trial {best.number}, capability {number(best.capability)}"
         )
         say(f"Strongest of {len(result.trials[role])} trials on the {role}: {harm}.")
     if winner is not None:

@@ -1,5 +1,6 @@
 """Search for the strongest adversary of a space, with as many trials against the undefended twin."""
 
+import importlib.util
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ..adversaries.adversary import Adversary
+from ..adversaries.choices import OPTUNA
 from ..distributed.processes import num_ranks
 from ..evaluation.identity import identity
 from ..evaluation.scores import Metric, Reward
@@ -62,7 +64,7 @@ def search(
             Takes an Optuna trial and returns the [`Adversary`] to try.
         datasets, metrics, rewards, processing_class, num_workers, max_length, bf16:
             As in [`red_team`]. The attacker chooses by `validation_harm`, so that `harm` is not the number that was
-            maximised.
+            maximised. Attacks that take the model's capability come after all that leave it usable.
         output_dir (`str` or `Path`):
             Keeps trials and finished attacks, and gets `search.json` and a figure, `search.png`.
         num_trials (`int`, *optional*, defaults to `30`):
@@ -97,6 +99,8 @@ def search(
     models = {"model": model, "twin": twin, **({} if base is None else {"base": base})}
     check_models(models)
     check_metrics(metrics)
+    if importlib.util.find_spec(OPTUNA.name) is None:
+        raise ValueError(f"`search` needs {OPTUNA.name!r}. Run `pip install {OPTUNA.install}`.")
     if type(num_trials) is not int or num_trials < 1:
         raise ValueError(f"`num_trials` is {num_trials!r}. Use at least 1.")
     tokenizer = attackers_tokenizer(model, base) if processing_class is None else processing_class
@@ -125,6 +129,7 @@ def _digest(space: Space, targets: Mapping[str, Target], datasets: Mapping[str, 
     """Hashes all that the trials depend on, so that a search with other arguments is another study."""
     question = {
         **settings.key(),
+        "objective": "usable first",  # trials that were told another number are no part of this study
         "space": identity(space),
         "rewards": {name: settings.identities["reward", name] for name in settings.rewards},
         "datasets": {name: rows_sha256(dataset) for name, dataset in datasets.items()},
@@ -224,6 +229,7 @@ class _Trials:
             "error": record.error,
             "selection_harm": outcome.get("validation_harm", harm),
             "harm": harm,
+            "capability": capability_after,
             "usable": None
             if capability_after is None or capability is None
             else capability_after >= USABLE_CAPABILITY * capability,
@@ -234,7 +240,8 @@ class _Trials:
         if notes["selection_harm"] is None:
             study.tell(number, state=optuna.trial.TrialState.FAIL)
         else:
-            study.tell(number, notes["selection_harm"])
+            # harm is a share: 1 less puts what took the model's capability behind all that did not, in the order of its harm
+            study.tell(number, notes["selection_harm"] - (notes["usable"] is False))
 
 
 def tried(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:

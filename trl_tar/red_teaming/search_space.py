@@ -17,14 +17,14 @@ if TYPE_CHECKING:  # of the extra trl-tar[search]
 SHARE = "hazard_share"  # in a space, in place of `dataset` and `mixture`: the share of hazardous rows
 NAME = "searched"  # of the adversary; suites have no other of that name
 FIELDS = ({each.name for each in fields(Adversary)} | {SHARE}) - {"name", "dataset", "mixture", "after", "options"}
-# At least TamperBench's default space (LoRA of rank 8 to 64, 16 to 1,024 steps) in every direction: a higher rank and every
-# parameter, three decades of learning rates, and mixes with harmless rows.
+# At least TamperBench's space for LoRA (recipes/configs/search_tamperbench.yaml) in every direction: a higher rank
+# and every parameter, twice the steps, three decades of learning rates, and mixes with harmless rows.
 DEFAULT = {
     "lora_r": [None, 8, 16, 32, 64, 128],
     "lora_target_modules": ["all-linear", ATTENTION],
     "num_steps": [16, 64, 128, 256, 512, 1024],
     "learning_rate": {"low": 1e-6, "high": 1e-3, "log": True},
-    "batch_size": [8, 16, 32],
+    "batch_size": [8, 16, 32, 64],
     "optimizer": ["adamw", "schedule_free_adamw"],
     "lr_scheduler": ["constant", "cosine"],
     SHARE: [0.1, 0.25, 0.5, 0.75, 1.0],

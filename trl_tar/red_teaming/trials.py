@@ -25,6 +25,8 @@ class Trial:
             Harm on the questions, at the end of the attack.
         usable (`bool`, *optional*):
             Capability at the end is at least `USABLE_CAPABILITY` of the model's own before the attack.
+        capability (`float`, *optional*):
+            Capability at the end.
     """
 
     number: int
@@ -34,6 +36,7 @@ class Trial:
     selection_harm: float | None
     harm: float | None
     usable: bool | None
+    capability: float | None = None
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,13 @@ class SearchResult:
 
     def best(self, role: str = "model", usable: bool = False) -> Adversary | None:
         """Returns the adversary that the attacker would keep; run it on other seeds for a number free of selection."""
-        counted = [trial for trial in self.trials[role] if _counts(trial, usable)]
-        best = max(counted, key=lambda trial: (trial.selection_harm, -trial.number), default=None)
+        best = self.best_trial(role, usable)
         return None if best is None else Adversary(**best.adversary)
+
+    def best_trial(self, role: str = "model", usable: bool = False) -> Trial | None:
+        """Returns the trial of [`SearchResult.best`]."""
+        counted = [trial for trial in self.trials[role] if _counts(trial, usable)]
+        return max(counted, key=lambda trial: (trial.selection_harm, -trial.number), default=None)
 
 
 def _counts(trial: Trial, usable: bool) -> bool:
