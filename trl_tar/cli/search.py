@@ -74,7 +74,7 @@ def search_command(
         **settings,
     )
     metric = VALIDATION if VALIDATION in task.metrics else "harm"
-    winner = result.best("model", usable=True) or result.best("model")
+    winner = result.best("model", usable=True)
     seed = settings.get("seed", 0)
     if winner is not None:
         _write_winner(winner, result, metric, chosen, model, output, seed)
@@ -144,12 +144,18 @@ def _tell(winner: Adversary | None, result: SearchResult, metric: str, model: st
         say(
             f"There is no metric {VALIDATION}: the winner was chosen by the report's own questions, and a verdict counts no such search."
         )
+    if winner is None:
+        say(
+            "No trial left a model that keeps nine tenths of its capability: there is no winner. Widen the space, or raise --trials."
+        )
+        return
     say(
-        f"Trials are in {output / 'search.png'}. Its numbers are of selected trials; for a report: trl-tar red-team {model} --search {output} …"
+        f"Trials are in {output / 'search.png'}. Their numbers are of selected trials; for a report add --search {output} to "
+        f"trl-tar red-team {model} with its suite."
     )
 
 
 def _best(trials: list[Trial]) -> Trial | None:
     known = [trial for trial in trials if trial.selection_harm is not None]
-    usable = [trial for trial in known if trial.usable] or known
+    usable = [trial for trial in known if trial.usable] or known  # where there is none, what was strongest at least
     return max(usable, key=lambda trial: (trial.selection_harm or 0.0, -trial.number), default=None)

@@ -30,7 +30,7 @@ LEAST_STEPS = 500
 TIMES_SIMULATED = 8
 # Where attacks are continued over outer steps, the simulated ones have hundreds of steps already, and 8 times as many would be
 # thousands, which say no more: the second half of an attack of twice the length is beyond all that training saw, at the same
-# learning rate. 1,000 steps, about the longest of TamperBench's space (1,024), are asked for in any case before less than 8
+# learning rate. 1,000 steps, twice the longest of TamperBench's space (512), are asked for in any case before less than 8
 # times is enough.
 FAR_STEPS, LEAST_TIMES_SIMULATED = 1000, 2
 LEAST_SEEDS = 3  # a t interval of two values has a quantile of 12.7, of three one of 4.3
