@@ -59,7 +59,28 @@ def _commit(repository: str, name: str) -> str | None:
 
 def _decisive(file: Path) -> dict[str, Any]:
     content = json.loads(file.read_text(encoding="utf-8"))
-    return {name: value for name, value in content.items() if name not in UNREAD}
+    repeated = older_names(content)  # a model saved with them starts the same run as one without
+    return {
+        name: value
+        for name, value in content.items()
+        if name not in UNREAD and not (name in repeated and value == repeated[name])
+    }
+
+
+def older_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a configuration of transformers 5 says, in the fields that transformers 4 reads; beside the newer ones they
+    change no number.
+
+    Positions by a scheme for each kind of layer have no such fields."""
+    older = {}
+    if isinstance(config.get("dtype"), str):
+        older["torch_dtype"] = config["dtype"]
+    rope = config.get("rope_parameters")
+    if isinstance(rope, Mapping) and isinstance(rope.get("rope_theta"), int | float):
+        older |= {name: rope[name] for name in ("rope_theta", "partial_rotary_factor") if name in rope}
+        if rope.get("rope_type", "default") != "default":
+            older["rope_scaling"] = {name: value for name, value in rope.items() if name not in older}
+    return older
 
 
 def files_sha256(folder: str | Path) -> str:

@@ -8,6 +8,7 @@ from typing import Literal
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from ..files import write_text
+from ..models.transformers_4 import write_for_transformers_4
 from ..report.answers import QUESTIONS_FILE
 from ..report.report import FILE_NAME, Report
 from ..views.card import DIGEST, unattacked_card
@@ -76,6 +77,7 @@ def publish(
     _check_base(folder)
     if not overwrite_card:
         _check_card(folder / "README.md")
+    write_for_transformers_4(folder)  # before the report is bound to the files
     if report is None and (folder / FILE_NAME).is_file():
         report = load_with_answers(folder)
     if not report:

@@ -15,6 +15,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from ..distributed.gradients import all_reduce
 from ..distributed.sharding import local
 from ..files import finite, write_json
+from ..models.transformers_4 import write_for_transformers_4
 from .run_folder import LOG, UNWRITTEN
 
 
@@ -56,6 +57,7 @@ def train_phase(trainer: Trainer, folder: Path) -> Path:
         ) from error
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
+        write_for_transformers_4(unfinished)  # trainers of TRL, such as that of DPO, save as transformers does
         for file in unfinished.iterdir():
             os.replace(file, folder / file.name)
         unfinished.rmdir()

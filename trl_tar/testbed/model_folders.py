@@ -10,6 +10,8 @@ from filelock import FileLock
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from ..models.transformers_4 import write_for_transformers_4
+
 
 SHIPPED = Path(__file__).parent / "shipped"
 Build = Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]]
@@ -51,6 +53,7 @@ def save_in_one_piece(folder: Path, model: PreTrainedModel, tokenizer: PreTraine
     unfinished.chmod(0o755)  # mkdtemp lets the user alone read
     model.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
+    write_for_transformers_4(unfinished)
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(unfinished, folder)

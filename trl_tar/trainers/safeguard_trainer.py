@@ -14,6 +14,7 @@ from ..models.architecture import outputs_of
 from ..models.loading import load, without_router_logits
 from ..models.tokenizers import check_context, check_tokenizer, context_of, tokenizer_of
 from ..models.training_noise import configured_noise, configured_with, disable_training_noise
+from ..models.transformers_4 import write_for_transformers_4
 from ..optim.schedule_free import AveragedWeightsMixin
 from .data_checks import check_retain_rows, check_train_and_eval_datasets, each_evaluation
 from .global_means import EvaluationMeans
@@ -112,9 +113,11 @@ class SafeguardTrainer(EvidenceCardMixin, AveragedWeightsMixin, SFTTrainer):
     def check_data(self, args: Any, train_dataset: Dataset) -> None:
         """Raises `ValueError` for data sets of the subclass that cannot be trained with; called before a model is loaded."""
 
-    def _save(self, *args, **kwargs):
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         with configured_with(self.model.config, self._noise_as_given):
-            super()._save(*args, **kwargs)
+            super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            write_for_transformers_4(output_dir or self.args.output_dir)
 
     def tokenised(self, argument: str, dataset: Dataset, objective: str) -> list[dict]:
         """Rows of a data set that an objective, `"sft"` or `"dpo"`, reads; `ValueError`, in the name of the argument, for those
