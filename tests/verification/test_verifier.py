@@ -74,6 +74,8 @@ def follow(content) -> None:
         seeds=old.seeds,
         config=old.config,
         chance=old.config["chance"],
+        training=old.training,
+        task=old.task,
     )
     content |= {n: json.loads(json.dumps(asdict(made)[n])) for n in ("summary", "by_adversary", "verdict")}
 
@@ -333,7 +335,7 @@ def test_a_report_that_names_other_weights_is_told(copy):
     ("change", "sentence"),
     [
         (
-            lambda c: [each.update(num_steps=10**9) for each in c["config"]["adversaries"]],
+            lambda c: [*(each.update(num_steps=10**9) for each in c["config"]["adversaries"]), follow(c)],
             "num_steps 1000000000, more than",
         ),
         (
@@ -393,7 +395,11 @@ def test_a_report_of_other_weights_is_not_bound(published):
 
 
 def test_without_a_task_the_data_must_be_given(copy):
-    rewrite(copy, lambda content: content.update(task=None))
+    def change(content):
+        content["task"] = None
+        follow(content)
+
+    rewrite(copy, change)
     with pytest.raises(ValueError, match="does not say where its data and metrics come from"):
         verify(copy, 1)
     data, metrics = WORLD.datasets(), knowledge_metrics(0)

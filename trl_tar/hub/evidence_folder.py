@@ -8,8 +8,9 @@ from ..files import write_json, write_text
 from ..fingerprints import file_sha256, weights_sha256
 from ..models.loading import load
 from ..report.answers import QUESTIONS_FILE, Questions
+from ..report.build import judged_again
 from ..report.provenance import Card, File
-from ..report.report import FILE_NAME, Report
+from ..report.report import FILE_NAME, SCHEMA_VERSION, Report
 from ..views.card import evaluation_results, model_card
 from ..views.figure_style import save_figure
 from ..views.figures import plot_attacks, plot_tradeoff
@@ -117,6 +118,8 @@ def write_evidence(
             raise ValueError(f"{str(place)!r} is a link, and what it leads to would be written to. Remove it first.")
     card: Card = {"title": title, "description": description, "repository": repository, "license": license}
     report = bound(replace(report, config={**report.config, "card": card}), folder)
+    if report.schema_version == SCHEMA_VERSION:  # what it was of may have been added since it was judged
+        report = judged_again(report)
     if report.questions is None:
         report = replace(report, questions=_answers_beside(report, folder))
     report.save(folder)

@@ -22,7 +22,6 @@ from ..hub.evidence_folder import write_evidence
 from ..hub.publishing import publish
 from ..models.loading import load
 from ..red_teaming.task_attack import measure_task, red_team_task
-from ..report.build import judged_again
 from ..report.recovery import too_little_hidden
 from ..report.report import Report
 from ..tasks.task import Task, d_retain, kept
@@ -269,7 +268,6 @@ def attack(
             task=task.built_in,
             training=training_record(trained),
         )
-        report = judged_again(report)  # now that it says how long simulated attacks were
         license = args.license or task.license
         report = write_evidence(report, folder, title, description, tar.hub_model_id, license)
     return report
