@@ -51,6 +51,7 @@ def test_everything_is_sent_in_one_commit_and_found_again(hub, model):
         *("README.md", "SUMMARY.md", "report.html", "report.json", "figures/attacks.png", "figures/tradeoff.png"),
         *(".eval_results/trl-tar.yaml", "model.safetensors", "config.json", "tokenizer.json"),
     }
+    assert b'"PreTrainedTokenizerFast"' in repository.files["tokenizer_config.json"]  # for transformers 4
     assert load_report("someone/a-model", token=TOKEN) == Report.load(model)
     found = verify("someone/a-model", 0, token=TOKEN)
     assert found.verified and found.warnings == []

@@ -10,9 +10,11 @@ import pytest
 import torch
 from support import tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from trl import SFTConfig, SFTTrainer
 
 from trl_tar.fingerprints import config_sha256, origin, vocabulary_sha256
 from trl_tar.models.transformers_4 import write_for_transformers_4
+from trl_tar.pipeline.phases import train_phase
 from trl_tar.testbed.model_folders import SHIPPED, save_in_one_piece
 
 
@@ -105,9 +107,16 @@ def is_for_4(folder: Path) -> bool:
 def test_trainers_checkpoints_worlds_and_shipped_models_are_saved_for_4(make_trainer, tmp_path):
     make_trainer(max_steps=1, save_strategy="steps", save_steps=1, output_dir=tmp_path / "run").train()
     assert is_for_4(tmp_path / "run" / "checkpoint-1")
+    trainer = SFTTrainer(
+        tiny.llama(),
+        SFTConfig(str(tmp_path / "phase"), **tiny.TRAINER),
+        train_dataset=tiny.raw()["retain"],
+        processing_class=tiny.tokenizer(),
+    )
+    train_phase(trainer, tmp_path / "phase")
     save_in_one_piece(tmp_path / "world", tiny.llama(), tiny.tokenizer())
     shipped = [file.parent for file in SHIPPED.rglob("config.json")]
-    assert len(shipped) == 3 and all(map(is_for_4, [tmp_path / "world", *shipped]))
+    assert len(shipped) == 3 and all(map(is_for_4, [tmp_path / "phase", tmp_path / "world", *shipped]))
 
 
 @pytest.mark.slow
