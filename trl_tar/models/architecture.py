@@ -116,7 +116,9 @@ def check_saved(model: PreTrainedModel, loaded: PreTrainedModel) -> None:
     if logits[0].is_meta:  # see `_check_causal`
         return
     said, held = (each.double().cpu()[mask.bool().cpu()] for each in logits)
-    dtypes = {p.dtype for each in (model, loaded) for p in each.parameters() if p.is_floating_point()} | {logits[0].dtype}
+    dtypes = {p.dtype for each in (model, loaded) for p in each.parameters() if p.is_floating_point()} | {
+        logits[0].dtype
+    }
     allowed = float(held.nan_to_num().std()) * max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5
     if not torch.allclose(said, held, rtol=0, atol=allowed, equal_nan=True):
         raise ValueError(
