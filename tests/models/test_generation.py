@@ -3,10 +3,12 @@
 import pytest
 import torch
 from support import tiny
+from transformers import MarianConfig, MarianForCausalLM, RwkvConfig, RwkvForCausalLM
 
 from trl_tar.data.self_written import self_written
 from trl_tar.evaluation.coherence import generated
 from trl_tar.evaluation.generation import answers
+from trl_tar.models.architecture import reads_left_padding
 from trl_tar.models.generation import continued, set_end_tokens
 
 
@@ -72,3 +74,37 @@ def test_settings_are_the_models_own_again_after_an_error():
     with pytest.raises(IndexError):
         continued(model, tiny.tokenizer(), torch.tensor([[999]]), torch.ones(1, 1, dtype=torch.long), 2)
     assert model.generation_config is own
+
+
+def rwkv():
+    torch.manual_seed(0)
+    size = {"vocab_size": len(tiny.VOCABULARY), "hidden_size": 16, "attention_hidden_size": 16, "num_hidden_layers": 2}
+    return RwkvForCausalLM(RwkvConfig(**size, context_length=64, bos_token_id=1, eos_token_id=1)).eval()
+
+
+def marian():
+    torch.manual_seed(0)
+    size = {"vocab_size": len(tiny.VOCABULARY), "d_model": 16, "decoder_layers": 2, "decoder_attention_heads": 2}
+    config = MarianConfig(
+        **size, decoder_ffn_dim=32, max_position_embeddings=64, pad_token_id=0, eos_token_id=1, is_decoder=True
+    )
+    model = MarianForCausalLM(config).eval()
+    torch.nn.init.normal_(model.get_decoder().embed_positions.weight)  # sinusoids are small beside random words
+    return model
+
+
+@pytest.mark.parametrize("build", [tiny.gpt2, tiny.llama, rwkv, marian])
+def test_an_answer_does_not_depend_on_what_is_asked_beside_it(build):
+    model, tokenizer = build().float().eval(), tiny.tokenizer()
+    requests = ["w1", "w2 w3 w4 w5", "w6 w7", "w8 w9 w1 w2 w3 w4"]
+    alone = [answers(model, tokenizer, [request], 6)[0] for request in requests]
+    assert answers(model, tokenizer, requests, 6) == alone
+
+
+def test_models_that_read_padding_are_told_from_those_that_do_not():
+    assert [reads_left_padding(build()) for build in (tiny.gpt2, tiny.llama, rwkv, marian)] == [
+        False,
+        False,
+        True,
+        True,
+    ]

@@ -1,6 +1,7 @@
 """What an architecture makes of tokens, found out in one small pass: whether it reads as a causal language model does, and what
 it returns."""
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -126,6 +127,34 @@ def check_saved(model: PreTrainedModel, loaded: PreTrainedModel) -> None:
             "attacked in its place. Remove hooks and a forward method of your own, or give the folder of a model that was saved "
             "and loaded again."
         )
+
+
+def reads_left_padding(model: PreTrainedModel | PeftModel) -> bool:
+    """Tells whether what a text is followed by changes with padding in front of it.
+
+    It does for models with a state that passes through padding too, such as RWKV, and for those that count positions from the first
+    token whatever the mask says, such as the decoders of Marian and Pegasus: their texts are to be continued without padding."""
+    ids, _ = _rows(model)
+    alone = ids[:1]
+    padded = torch.cat([ids[2:, -1:], alone], 1)
+    mask = torch.ones_like(padded)
+    mask[:, 0] = 0
+    try:
+        with torch.no_grad(), in_eval_mode(model):
+            expected, found = (_last_logits(model, *each) for each in ((alone, torch.ones_like(alone)), (padded, mask)))
+    except (IndexError, RuntimeError, TypeError, ValueError):  # no room for another token, for one
+        return True
+    # half of the digits of the weights' precision may differ, as in `_check_causal`
+    allowed = float(expected.std()) * torch.finfo(next(model.parameters()).dtype).eps ** 0.5
+    return not torch.allclose(found, expected, rtol=0, atol=allowed)
+
+
+def _last_logits(model: PreTrainedModel | PeftModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Logits after the last token, shape `(B, V)`, with the positions that `generate` gives to models which take them."""
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    takes = "position_ids" in inspect.signature(inner.forward).parameters
+    positions = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if takes else {}
+    return model(input_ids=ids, attention_mask=mask, use_cache=False, **positions).logits[:, -1].double()
 
 
 def _rows(model: PreTrainedModel | PeftModel) -> tuple[torch.Tensor, torch.Tensor]:

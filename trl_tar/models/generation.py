@@ -5,8 +5,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from peft import PeftModel
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from .architecture import reads_left_padding
 
 
 def end_tokens(
@@ -53,7 +56,8 @@ def continued(
             Fields of [`~transformers.GenerationConfig`], such as `do_sample`.
 
     Returns:
-        `torch.Tensor`: token ids of the continuations alone, shape `(B, A)`, padded after their end.
+        `torch.Tensor`: token ids of the continuations alone, shape `(B, A)`, padded after their end. Where a model reads the padding
+        in front of a text, texts of different lengths are continued one after another.
     """
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     ends = end_tokens(inner.config, inner.generation_config, tokenizer)
@@ -64,9 +68,21 @@ def continued(
         eos_token_id=list(ends) or None,
         **sampling,
     )
+    lengths = mask.sum(1)
+    padded = int(lengths.min()) < ids.shape[1] and reads_left_padding(model)
+    groups = (
+        [lengths == length for length in lengths.unique()] if padded else [torch.ones_like(lengths, dtype=torch.bool)]
+    )
+    said = ids.new_full((len(ids), 0), 0 if settings.pad_token_id is None else settings.pad_token_id)
     with _settings_of(inner, settings), torch.no_grad():
-        output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
-    return output[:, ids.shape[1] :]
+        for group in groups:  # rows of one length have no padding
+            start = ids.shape[1] - int(lengths[group].max())
+            output = model.generate(
+                input_ids=ids[group, start:], attention_mask=mask[group, start:], generation_config=settings
+            )[:, ids.shape[1] - start :]
+            said = F.pad(said, (0, max(0, output.shape[1] - said.shape[1])), value=settings.pad_token_id or 0)
+            said[group, : output.shape[1]] = output
+    return said
 
 
 @contextlib.contextmanager
