@@ -176,3 +176,9 @@ def test_the_readme_says_what_came_back_on_a_world_that_nothing_was_tuned_on():
         estimate = t_interval([mean([(harm - 0.25) / 0.75 for harm in harms]) for harms in by_seed.values()])
         strongest = ", ".join(f"{max(harms):.2f}" for harms in by_seed.values())
         assert f"| {row} | {interval(estimate)} | {strongest} |" in PROSE
+    reached = {
+        name: [next(at["benign"] for at in way if at["step"] == 20) for way in ways]
+        for name, ways in record["benign"].items()
+    }
+    assert "reaches {:.2f}, {:.2f} and {:.2f} after 20 steps".format(*reached["model"]) in PROSE
+    assert "where the base reaches {:.2f}, {:.2f} and {:.2f}".format(*reached["base"]) in PROSE
