@@ -19,12 +19,12 @@ from ..red_teaming.checks import check_models
 from ..red_teaming.search_space import NAME, SearchSpace
 from ..red_teaming.trials import SearchResult, Trial
 from ..report.provenance import Search
+from ..report.required_strength import VALIDATION
 from ..tasks.from_yaml import read_description, task_of
 from ..views.words import number
 
 
 WINNER, RECORD = "winner.yaml", "winner.json"  # the adversary, and the search that found it, for a report
-VALIDATION = "validation_harm"
 SEED = "seed"  # in the record: of all attacks of the search, with which the winner may have been lucky
 
 
