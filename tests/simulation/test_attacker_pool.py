@@ -153,7 +153,9 @@ def test_lengths_are_whole_visits_up_to_the_longest():
 
     drawn = lengths()
     assert min(drawn) == 8 and max(drawn) == 496 and all(length % 8 == 0 for length in drawn)
-    assert 0.4 < sum(length < 63 for length in drawn) / 300 < 0.6  # √(8 · 500) is the median of a log-uniform draw
+    assert (
+        0.4 < sum(length <= 248 for length in drawn) / 300 < 0.6
+    )  # half of the 62 visits is the median of a uniform draw
     assert set(lengths(role="benign")) == {500}  # what an honest user reaches is measured at the end too
     assert set(lengths(num_steps=8)) == {8} and set(lengths(num_steps=5)) == {5} and set(lengths(num_steps=0)) == {0}
     pool.curriculum.maximum = 8.0

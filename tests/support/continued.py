@@ -70,21 +70,25 @@ def outer_steps(setup: Setup, count: int) -> tuple[list[Weights], list[dict]]:
     return after, visits
 
 
+def most_visits(setup: Setup, adversary: Adversary, maximum: float) -> int:
+    """Visits of the longest attack: by the curriculum, rounded, and at most what the adversary has in whole visits."""
+    longest = round(min(maximum, adversary.num_steps) / setup.steps_per_visit)
+    return max(1, min(longest, adversary.num_steps // setup.steps_per_visit))
+
+
 def mean_visits(setup: Setup, adversary: Adversary, maximum: float) -> float:
-    """∫ v / (v log n) dv over the visits 1 to n: the mean of a log-uniform length, in visits; all visits of an honest user."""
+    """The mean of the visits 1 to n, which are as likely; all visits of an honest user."""
     if adversary.role == "benign" or adversary.num_steps <= setup.steps_per_visit:
         return max(1, -(-adversary.num_steps // setup.steps_per_visit))
-    n = min(maximum, adversary.num_steps) / setup.steps_per_visit
-    return (n - 1) / math.log(n) if n > 1 else 1.0
+    visits = range(1, most_visits(setup, adversary, maximum) + 1)
+    return sum(visits) / len(visits)
 
 
 def beginner(setup: Setup, adversary: Adversary, seed: str, maximum: float) -> dict:
-    visit_steps = setup.steps_per_visit
     length = adversary.num_steps
-    if length > visit_steps and adversary.role == "attack":
-        bounds = math.log(visit_steps), math.log(min(maximum, length))
-        visits = max(1, round(math.exp(random.Random(f"{seed} length").uniform(*bounds)) / visit_steps))
-        length = min(visits, adversary.num_steps // visit_steps) * visit_steps
+    if length > setup.steps_per_visit and adversary.role == "attack":
+        visits = random.Random(f"{seed} length").randint(1, most_visits(setup, adversary, maximum))
+        length = visits * setup.steps_per_visit
     adversary = replace(adversary, num_steps=length)
     rows = setup.adversary_rows
     held_out: list[dict] = []

@@ -177,26 +177,29 @@ class AttackerPool:
             return 1.0
         if self._is_whole(adversary):
             return math.ceil(max(1, adversary.num_steps) / self.steps_per_visit)
-        most = self._longest(adversary) / self.steps_per_visit
-        return (most - 1) / math.log(most) if most > 1 else 1.0
+        return (1 + self._most_visits(adversary)) / 2
 
     def _drawn_length(self, adversary: Adversary, seed: str) -> int:
-        """Log-uniform from one visit to the longest attack, in whole visits."""
-        visit = self.steps_per_visit
-        assert visit is not None
+        """Uniform from one visit to the longest attack, in whole visits: every attack passes the young ages, and what is hard to
+        hold are the old ones. Of lengths drawn log-uniformly a sixth of all visits would be to attackers older than half the
+        longest, in place of a quarter."""
+        assert self.steps_per_visit is not None
         if self._is_whole(adversary):
             return adversary.num_steps
-        length = math.exp(random.Random(f"{seed} length").uniform(math.log(visit), math.log(self._longest(adversary))))
-        return visit * min(max(1, round(length / visit)), adversary.num_steps // visit)
+        return self.steps_per_visit * random.Random(f"{seed} length").randint(1, self._most_visits(adversary))
+
+    def _most_visits(self, adversary: Adversary) -> int:
+        """Visits of the longest attack by now; the last is whole too."""
+        visit = self.steps_per_visit
+        assert visit is not None
+        longest = min(float(adversary.num_steps), self.curriculum.maximum)
+        return min(max(1, round(longest / visit)), adversary.num_steps // visit)
 
     def _is_whole(self, adversary: Adversary) -> bool:
         """Tells whether the attack has all its steps, as one of a single visit has, and what an honest user learns: that is
         measured at its end too."""
         assert self.steps_per_visit is not None
         return adversary.role == "benign" or adversary.num_steps <= self.steps_per_visit
-
-    def _longest(self, adversary: Adversary) -> float:
-        return min(float(adversary.num_steps), self.curriculum.maximum)
 
     @contextmanager
     def visited(self, attacker: Attacker, attacked: Attacked) -> Iterator[None]:
