@@ -200,11 +200,13 @@ def test_the_control_of_continued_attacks_has_a_visits_weight_and_passes(tmp_pat
 def test_two_fifths_of_the_demos_attackers_are_lora():
     everybody = training_adversaries()
     adversaries = [a for a in everybody if a.role == "attack"]
-    weights = {rank: sum(a.weight for a in adversaries if a.lora_r == rank) for rank in (None, 8, 32, 64)}
-    total = sum(weights.values())
+    everywhere = [a for a in adversaries if a.lora_target_modules == "all-linear"]
+    weights = {rank: sum(a.weight for a in everywhere if a.lora_r == rank) for rank in (None, 8, 32, 64)}
+    total = sum(a.weight for a in adversaries)
     assert sum(a.weight for a in everybody) == pytest.approx(5 / 3 * total, rel=1e-4)  # two in five are honest users
     assert weights[None] / total == pytest.approx(3 / 5, abs=1e-4)
-    assert [weights[rank] / total for rank in (8, 32, 64)] == pytest.approx([2 / 15] * 3, abs=1e-4)
+    assert [weights[rank] / total for rank in (8, 32, 64)] == pytest.approx([4 / 45] * 3, abs=1e-4)
+    # the rest is on attention alone, 2 / 15
 
 
 def test_a_demos_folder_tells_how_its_models_were_made(tmp_path):

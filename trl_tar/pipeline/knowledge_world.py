@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from ..adversaries.adversary import Adversary
+from ..adversaries.suites import ATTENTION
 from ..adversaries.sweeps import sweep
 from ..losses import inner_weight
 from ..testbed.knowledge.attack_data import prompt_templates
@@ -74,7 +75,7 @@ def tar_config(output_dir: Path, seed: int = 0) -> TARConfig:
 
 def training_adversaries() -> list[Adversary]:
     """Returns A_train: balanced mixes (twice as often as the others), forget and retain→forget, at three learning rates, two
-    fifths of them LoRA of three ranks; and honest users, two visits in five once the longest attack is reached."""
+    fifths of them LoRA of three ranks or on attention alone; and honest users, two visits in five once the longest attack is reached."""
     common = {"num_steps": LONGEST, "batch_size": 32}
     kinds = [
         Adversary("mix", mixture=MIX, weight=2.0, **common),
@@ -84,9 +85,17 @@ def training_adversaries() -> list[Adversary]:
     rates, ranks = [2e-4, 1e-3, 2e-3], [8, 32, 64]
     adversaries = []
     for kind in kinds:
-        # three ranks with 2/9 of the weight each: 2/3 to 1, so two fifths of all
-        lora = replace(kind, name=f"lora-{kind.name}", weight=round(kind.weight * 2 / 9, 4))
-        adversaries += [*sweep(kind, learning_rate=rates), *sweep(lora, learning_rate=rates, lora_r=ranks)]
+        # 2/3 of the kind's own weight: a third of it on attention alone, two thirds on all layers at three ranks
+        lora = round(kind.weight * 2 / 9, 4)
+        everywhere = replace(kind, name=f"lora-{kind.name}", weight=round(kind.weight * 4 / 27, 4))
+        attention = replace(
+            kind, name=f"lora-attention-{kind.name}", weight=lora, lora_r=32, lora_target_modules=ATTENTION
+        )
+        adversaries += [
+            *sweep(kind, learning_rate=rates),
+            *sweep(everywhere, learning_rate=rates, lora_r=ranks),
+            *sweep(attention, learning_rate=rates),
+        ]
     # The attackers weigh 20 together. How fast somebody learns is decided in the first steps, so most are brief; what is kept is
     # lost late, so others are a little longer than the gate's task. Rates are the gate's and half of it.
     brief = Adversary("benign-brief", "benign_tasks", role="benign", num_steps=16, batch_size=32, weight=4.0)
