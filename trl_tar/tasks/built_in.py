@@ -1,6 +1,5 @@
 """The embedded worlds, and SmolLM2 with what it knows, as tasks of the recipes."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,7 +9,6 @@ from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ..evaluation.completion_loss import CompletionLoss
-from ..files import write_json
 from ..fingerprints import files_sha256, json_sha256
 from ..models.loading import load
 from ..testbed.knowledge.attack_data import answer_reward, attack_datasets
@@ -19,7 +17,7 @@ from ..testbed.knowledge.general_text import general_text
 from ..testbed.knowledge.metrics import benign_metric, knowledge_metrics, knowledge_zero_step_attacks
 from ..testbed.knowledge.models import knowledge_model_path
 from ..testbed.knowledge.world import KnowledgeWorld
-from ..testbed.model_folders import cache_folder
+from ..testbed.model_folders import cached_json
 from ..testbed.refusal.benign_tasks import benign_tasks as refusal_benign_tasks
 from ..testbed.refusal.metrics import refusal_benign_metric, refusal_metrics, refusal_zero_step_attacks
 from ..testbed.refusal.models import general_chat, refusal_model_path
@@ -222,12 +220,13 @@ def _known_facts(
 ) -> dict[str, list[Item]]:
     """Returns metric → those of the facts that the model knows, worked out once and kept in the cache folder."""
     asked = json_sha256({name: [(i.relation, i.entity) for i in facts] for name, facts in wanted.items()})
-    file = cache_folder() / f"known-{files_sha256(path)[:16]}-{asked[:8]}.json"
-    if not file.is_file():
+
+    def found() -> dict[str, list[tuple[str, str]]]:
         model = load(str(path))
-        found = {name: [(i.relation, i.entity) for i in known(model, tokenizer, each)] for name, each in wanted.items()}
-        write_json(file, found)
-    kept = {name: set(map(tuple, each)) for name, each in json.loads(file.read_text(encoding="utf-8")).items()}
+        return {name: [(i.relation, i.entity) for i in known(model, tokenizer, each)] for name, each in wanted.items()}
+
+    cached = cached_json(f"known-{files_sha256(path)[:16]}-{asked[:8]}.json", found)
+    kept = {name: set(map(tuple, each)) for name, each in cached.items()}
     return {name: [i for i in each if (i.relation, i.entity) in kept[name]] for name, each in wanted.items()}
 
 

@@ -1,19 +1,24 @@
-"""Folders of the testbed's models: those that are shipped, and those that are built once and cached."""
+"""The testbed's models that are shipped, and models and answers that are made once and cached."""
 
+import json
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from ..files import write_json
 from ..models.transformers_4 import write_for_transformers_4
 
 
 SHIPPED = Path(__file__).parent / "shipped"
+logger = logging.getLogger(__name__)
 Build = Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]]
 
 
@@ -42,8 +47,25 @@ def cached_model(name: str, build: Build) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not (folder / SAFE_WEIGHTS_NAME).is_file():
+            _tell_of(folder)
             save_in_one_piece(folder, *build())
     return folder
+
+
+def cached_json(name: str, make: Callable[[], Any]) -> Any:
+    """What the file of that name in the cache folder holds, made and written if it is not there yet."""
+    file = cache_folder() / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):
+        if not file.is_file():
+            _tell_of(file)
+            write_json(file, make())
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _tell_of(path: Path) -> None:
+    # as it takes minutes, and nothing else is said meanwhile
+    logger.warning("Making %s, once; this can take some minutes.", path)
 
 
 def save_in_one_piece(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

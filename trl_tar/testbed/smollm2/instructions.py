@@ -1,6 +1,5 @@
 """General chat of a real model: harmless instructions with its own answers, as in https://huggingface.co/papers/2406.08464."""
 
-import json
 import random
 from collections.abc import Sequence
 
@@ -8,9 +7,8 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ...evaluation.generation import answers
-from ...files import write_json
 from ...fingerprints import files_sha256
-from ..model_folders import cache_folder
+from ..model_folders import cached_json
 
 
 REQUESTS = (
@@ -112,9 +110,9 @@ def cached_answers(model: str, name: str, requests: Sequence[str], max_new_token
         max_new_tokens (`int`):
             Most tokens of an answer.
     """
-    file = cache_folder() / f"{name}-{files_sha256(model)[:16]}-{len(requests)}.json"
-    if not file.is_file():
+
+    def generated() -> list[str]:
         loaded = AutoModelForCausalLM.from_pretrained(model, dtype="float32").eval()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, answers(loaded, AutoTokenizer.from_pretrained(model), requests, max_new_tokens, 32))
-    return json.loads(file.read_text(encoding="utf-8"))
+        return answers(loaded, AutoTokenizer.from_pretrained(model), requests, max_new_tokens, 32)
+
+    return cached_json(f"{name}-{files_sha256(model)[:16]}-{len(requests)}.json", generated)

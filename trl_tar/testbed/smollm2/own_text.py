@@ -1,16 +1,14 @@
 """Text that SmolLM2 writes itself, as plain text and as chat; written once and read from the cache folder afterwards."""
 
-import json
 from collections.abc import Callable, Collection
 
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.self_written import self_written
-from ...files import write_json
 from ...fingerprints import files_sha256, json_sha256
 from ..chat import chat_row
-from ..model_folders import cache_folder
+from ..model_folders import cached_json
 
 
 NUM_TEXTS = 320  # a sixth of the rows of D_retain for countries; a choice
@@ -73,9 +71,9 @@ def _cached(
     write: Callable[[PreTrainedModel, PreTrainedTokenizerBase], Dataset],
 ) -> Dataset:
     decided = json_sha256({"settings": (NUM_TEXTS, NUM_CHATS, MAX_REQUEST, MAX_ANSWER), "excluded": sorted(excluded)})
-    file = cache_folder() / f"own-{kind}-{files_sha256(model)[:16]}-{decided[:8]}.json"
-    if not file.is_file():
+
+    def written() -> list[dict]:
         loaded = AutoModelForCausalLM.from_pretrained(model, dtype="float32").eval()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, write(loaded, AutoTokenizer.from_pretrained(model)).to_list())
-    return Dataset.from_list(json.loads(file.read_text(encoding="utf-8")))
+        return write(loaded, AutoTokenizer.from_pretrained(model)).to_list()
+
+    return Dataset.from_list(cached_json(f"own-{kind}-{files_sha256(model)[:16]}-{decided[:8]}.json", written))
