@@ -7,6 +7,8 @@ import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -96,6 +98,25 @@ def llama(seed: int = 0, **config) -> LlamaForCausalLM:
         "bos_token_id": 1,
     }
     return seeded(LlamaForCausalLM, LlamaConfig(**{**defaults, **config}), seed)
+
+
+def gemma(seed: int = 0) -> GemmaForCausalLM:
+    """Tied and scaled embeddings, and one key for all heads, in float32."""
+    config = GemmaConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=4,
+        max_position_embeddings=16,
+        initializer_range=0.3,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=1,
+    )
+    return seeded(GemmaForCausalLM, config, seed)
 
 
 def saying(words: str, **config) -> LlamaForCausalLM:

@@ -74,7 +74,7 @@ def outputs_of(model: PreTrainedModel | PeftModel, hidden_states: bool = False) 
     """
     name = type(model.get_base_model() if isinstance(model, PeftModel) else model).__name__
     arguments = {"output_hidden_states": True} if hidden_states else {}
-    ids, mask = _rows(model)
+    ids, mask = sample_rows(model)
     try:
         with torch.no_grad(), in_eval_mode(model):
             outputs = model(input_ids=ids, attention_mask=mask, use_cache=False, **arguments)
@@ -108,7 +108,7 @@ def check_saved(model: PreTrainedModel, loaded: PreTrainedModel) -> None:
     Raises:
         `ValueError`: where the two give other logits than each other. Half of the digits of the less precise weights may differ.
     """
-    ids, mask = _rows(model)
+    ids, mask = sample_rows(model)
     logits = []
     for each in (model, loaded):
         with torch.no_grad(), in_eval_mode(each):
@@ -134,7 +134,7 @@ def reads_left_padding(model: PreTrainedModel | PeftModel) -> bool:
 
     It does for models with a state that passes through padding too, such as RWKV, and for those that count positions from the first
     token whatever the mask says, such as the decoders of Marian and Pegasus: their texts are to be continued without padding."""
-    ids, _ = _rows(model)
+    ids, _ = sample_rows(model)
     alone = ids[:1]
     padded = torch.cat([ids[2:, -1:], alone], 1)
     mask = torch.ones_like(padded)
@@ -157,7 +157,7 @@ def _last_logits(model: PreTrainedModel | PeftModel, ids: torch.Tensor, mask: to
     return model(input_ids=ids, attention_mask=mask, use_cache=False, **positions).logits[:, -1].double()
 
 
-def _rows(model: PreTrainedModel | PeftModel) -> tuple[torch.Tensor, torch.Tensor]:
+def sample_rows(model: PreTrainedModel | PeftModel) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and mask of shape `(ROWS, LENGTH)`: a text, one with another last token, and one that ends in padding."""
     # what stands for padding, an end or an image may be read in another way
     special = {value for name, value in _fields(model.config) if "token" in str(name) and type(value) is int}
@@ -179,7 +179,7 @@ def _fields(config: PretrainedConfig) -> Iterator[tuple[str, Any]]:
 
 
 def _check_causal(name: str, logits: torch.Tensor, dtype: torch.dtype) -> None:
-    """Raises `ValueError` where logits of [`_rows`] before the last token change with it.
+    """Raises `ValueError` where logits of [`sample_rows`] before the last token change with it.
 
     Half of the digits of the weights' precision may differ, as experts multiply other rows together."""
     if logits.is_meta:  # a device that waits for the weights of another: nothing can be seen, and that one looks

@@ -118,10 +118,10 @@ def check_tamper_resistance_rows(rows: Sized, args: TARConfig) -> None:
         )
 
 
-def check_forget_rows(rows: int, batch: int) -> None:
+def check_forget_rows(rows: int, batch: int, argument: str = "forget_dataset") -> None:
     """Raises `ValueError` for a D_forget with fewer rows than the `batch` that all devices and micro-batches of a step take."""
     if rows < batch:
         raise ValueError(
-            f"`forget_dataset` has {rows} rows, fewer than the {batch} that all devices take at once. Lower "
+            f"`{argument}` has {rows} rows, fewer than the {batch} that all devices take at once. Lower "
             "forget_batch_size or give more rows."
         )

@@ -126,7 +126,8 @@ class ForgetTrainer(SafeguardTrainer):
             retain, *forget = self._means.values()
             if retain is not None:
                 self._log(f"retain_loss/{self.retain_name}", retain)
-            self._log("forget_loss", sum(mean for mean in forget if mean is not None))
+            if forget:
+                self._log("forget_loss", sum(mean for mean in forget if mean is not None))
         return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -157,13 +158,16 @@ class ForgetTrainer(SafeguardTrainer):
         return batches, num_items_in_batch
 
     def draw_forget_batches(self, micro_batches: int) -> list[Batch]:
-        """This device's micro-batches of D_forget for a step: one draw without replacement over all devices, a function of
-        (seed, step), is cut into so many."""
+        """This device's micro-batches of D_forget for a step."""
+        return self.draw_batches("forget", self._forget_rows, micro_batches, self.forget_objective)
+
+    def draw_batches(self, name: str, rows: list[dict], micro_batches: int, objective: str = "sft") -> list[Batch]:
+        """This device's micro-batches of tokenised rows for a step: one draw without replacement over all devices, a function
+        of (seed, name, step), is cut into so many."""
         # recorded results were drawn under this name, whose 0 numbered the micro-batch
-        seed_name = f"{self.args.seed} forget {self.state.global_step} 0"
-        drawn = draw_rows(len(self._forget_rows), self._rows_of_a_step(micro_batches), seed_name)
-        rows = [self._forget_rows[i] for i in drawn]
-        return self._batches.micro_batches(rows, self.forget_objective, self._forget_batch_size)
+        seed_name = f"{self.args.seed} {name} {self.state.global_step} 0"
+        drawn = [rows[i] for i in draw_rows(len(rows), self._rows_of_a_step(micro_batches), seed_name)]
+        return self._batches.micro_batches(drawn, objective, self._forget_batch_size)
 
     def _rows_of_a_step(self, micro_batches: int) -> int:
         return self._forget_batch_size * micro_batches * self.accelerator.num_processes

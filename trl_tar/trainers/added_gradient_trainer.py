@@ -1,0 +1,106 @@
+"""What the defences share whose step has a part that is the gradient of no loss, such as a difference of gradients."""
+
+import torch
+from torch import nn
+
+from ..distributed.gradients import Batch, LossFunction, mean_gradient, means
+from ..distributed.sharding import inner_product, total_norm
+from ..losses import language_modeling_loss
+from ..models.forward_passes import labelled_logits
+from .forget_trainer import ForgetTrainer
+
+
+class AddedGradientTrainer(ForgetTrainer):
+    """
+    Base class of the defences that step with
+
+        g = λ_retain ∇L_retain(θ) + added_gradient
+
+    A defence is a subclass with an `added_gradient`, which is made of [`~AddedGradientTrainer.gradient_of`], here and at
+    weights beside θ. It is formed once a step, of the batch of all micro-batches and devices, so that norms and cosines in it
+    are those of the global batch; with λ_forget in it, where the defence has one. Evaluation gives the retain term.
+
+    Args:
+        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            The model to safeguard. A path is loaded in float32.
+        args ([`ForgetConfig`], *optional*):
+            Configuration. If `None`, a default configuration is used.
+        train_dataset ([`~datasets.Dataset`]):
+            D_retain, in a type that [`~trl.SFTTrainer`] takes.
+        forget_dataset ([`~datasets.Dataset`]):
+            D_forget, the hazardous text, likewise.
+        eval_dataset, processing_class, data_collator, callbacks, optimizers, formatting_func, peft_config, …:
+            As in [`~trl.SFTTrainer`].
+
+    Raises:
+        `ValueError`: for data sets, options and launches that cannot be trained with, before anything is trained.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.is_fsdp_enabled:
+            raise ValueError(
+                f"{type(self).__name__} takes gradients beside the model's weights, and FSDP2 shards them. Launch it without "
+                "FSDP."
+            )
+
+    def added_gradient(self, retain: list[Batch], forget: list[Batch]) -> list[torch.Tensor]:
+        """The part of the step's gradient that is added to λ_retain ∇L_retain(θ), which is in `.grad`.
+
+        Args:
+            retain, forget (`list[dict[str, torch.Tensor]]`):
+                This device's micro-batches of the step.
+
+        Returns:
+            `list[torch.Tensor]`: for each of `parameters`, the same on all devices.
+        """
+        raise NotImplementedError
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained: all parameters of the model, or those of its adapter."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def gradient_of(self, batches: list[Batch], loss: LossFunction | None = None) -> tuple[float, list[torch.Tensor]]:
+        """The mean over all devices' batches of a loss, by default next-token cross-entropy, and its gradient at the weights
+        that the model has now."""
+        sums, gradient = mean_gradient(self.model, self.parameters, batches, loss or cross_entropy)
+        return means([sums])[0], gradient
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def forget_loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """No mean: what D_forget adds to the gradient is no part of a loss."""
+        return torch.zeros(0, device=batch["labels"].device)
+
+    def forget_count(self, batch: Batch) -> torch.Tensor:
+        """No mean, no count."""
+        return torch.zeros(0, device=batch["labels"].device)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """One micro-batch of the retain term; with the last one of a step, the added gradient too."""
+        loss = super().training_step(model, inputs, num_items_in_batch)  # .grad = λ_retain ∇L_retain(θ)
+        if self.accelerator.sync_gradients:
+            added = self.added_gradient(*self._step_batches)
+            for p, g in zip(self.parameters, added, strict=True):
+                p.grad = g if p.grad is None else p.grad.add_(g)
+        return loss
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
+        forget = list(self._forget_batches)
+        self._forget_batches = iter(forget)
+        self._step_batches = batches, forget
+        return batches, num_items_in_batch
+
+
+def cross_entropy(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Next-token cross-entropy of a batch: sum, and tokens to predict."""
+    return language_modeling_loss(*labelled_logits(model, batch))
+
+
+def cosine(first: list[torch.Tensor], second: list[torch.Tensor]) -> float:
+    """The cosine of two gradients, each as one vector; 0 where one of them is 0."""
+    lengths = (total_norm(first) * total_norm(second)).item()
+    product = torch.stack([inner_product(f, s) for f, s in zip(first, second, strict=True)]).sum().item()
+    return product / lengths if lengths > 0 else 0.0
