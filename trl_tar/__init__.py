@@ -11,20 +11,6 @@ if TYPE_CHECKING:
     from .leaderboard.comparison import compare as compare
     from .red_teaming.runner import red_team as red_team
     from .report.report import Report as Report
-    from .trainers.baselines.booster import BoosterConfig as BoosterConfig
-    from .trainers.baselines.booster import BoosterTrainer as BoosterTrainer
-    from .trainers.baselines.ctrap import CTRAPConfig as CTRAPConfig
-    from .trainers.baselines.ctrap import CTRAPTrainer as CTRAPTrainer
-    from .trainers.baselines.grad_diff import GradDiffConfig as GradDiffConfig
-    from .trainers.baselines.grad_diff import GradDiffTrainer as GradDiffTrainer
-    from .trainers.baselines.max_entropy import MaxEntropyConfig as MaxEntropyConfig
-    from .trainers.baselines.max_entropy import MaxEntropyTrainer as MaxEntropyTrainer
-    from .trainers.baselines.min_posterior import MinPosteriorConfig as MinPosteriorConfig
-    from .trainers.baselines.min_posterior import MinPosteriorTrainer as MinPosteriorTrainer
-    from .trainers.baselines.seam import SEAMConfig as SEAMConfig
-    from .trainers.baselines.seam import SEAMTrainer as SEAMTrainer
-    from .trainers.baselines.sim_npo import SimNPOConfig as SimNPOConfig
-    from .trainers.baselines.sim_npo import SimNPOTrainer as SimNPOTrainer
     from .trainers.forget_config import ForgetConfig as ForgetConfig
     from .trainers.forget_trainer import ForgetTrainer as ForgetTrainer
     from .trainers.random_mapping_config import RandomMappingConfig as RandomMappingConfig
@@ -39,25 +25,11 @@ from .version import __version__ as __version__
 # public name → module; imported when first used, so that `trl-tar --help` does not wait for torch
 _MODULES = {
     "Adversary": "adversaries.adversary",
-    "BoosterConfig": "trainers.baselines.booster",
-    "BoosterTrainer": "trainers.baselines.booster",
-    "CTRAPConfig": "trainers.baselines.ctrap",
-    "CTRAPTrainer": "trainers.baselines.ctrap",
     "ForgetConfig": "trainers.forget_config",
     "ForgetTrainer": "trainers.forget_trainer",
-    "GradDiffConfig": "trainers.baselines.grad_diff",
-    "GradDiffTrainer": "trainers.baselines.grad_diff",
-    "MaxEntropyConfig": "trainers.baselines.max_entropy",
-    "MaxEntropyTrainer": "trainers.baselines.max_entropy",
-    "MinPosteriorConfig": "trainers.baselines.min_posterior",
-    "MinPosteriorTrainer": "trainers.baselines.min_posterior",
     "RandomMappingConfig": "trainers.random_mapping_config",
     "RandomMappingTrainer": "trainers.random_mapping_trainer",
     "Report": "report.report",
-    "SEAMConfig": "trainers.baselines.seam",
-    "SEAMTrainer": "trainers.baselines.seam",
-    "SimNPOConfig": "trainers.baselines.sim_npo",
-    "SimNPOTrainer": "trainers.baselines.sim_npo",
     "TARConfig": "trainers.tar_config",
     "TARTrainer": "trainers.tar_trainer",
     "compare": "leaderboard.comparison",

@@ -38,6 +38,14 @@ def check_not_negative(args: "SFTConfig", names: Iterable[str]) -> None:
             )
 
 
+def check_above_0(args: "SFTConfig", names: Iterable[str]) -> None:
+    """Raises `ValueError` for a field that is no finite number above 0."""
+    check_not_negative(args, names)
+    for name in names:
+        if getattr(args, name) == 0:
+            raise ValueError(f"{type(args).__name__} has {name}=0.0. Use a finite number above 0.")
+
+
 def check_choices(args: "SFTConfig", names: Iterable[str]) -> None:
     """Raises `ValueError` for a field that is none of the choices in its metadata."""
     for name in names:

@@ -103,7 +103,7 @@ def test_the_papers_way_is_a_recipe_of_its_own():
 
 @pytest.mark.parametrize(
     ("name", "method"),
-    [("max_entropy", "max-entropy"), ("min_posterior", "min-posterior"), ("grad_diff", "gradient difference")],
+    [("max_entropy", "max-entropy"), ("sim_npo", "SimNPO")],
 )
 def test_an_earlier_defence_is_phase_1_by_its_name(tmp_path, name, method):
     args = KnowledgeArguments(phases=[name, "tar"], safeguard_steps=1, safeguard_warmup_steps=0, attack_seeds=0)

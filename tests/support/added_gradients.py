@@ -15,26 +15,30 @@ from datasets import Dataset
 from safetensors.torch import save_file
 from support import tiny
 
-import trl_tar
-from trl_tar.trainers.baselines import booster, ctrap
+from trl_tar.trainers.baselines.booster import BoosterConfig
+from trl_tar.trainers.baselines.by_name import BASELINES
+from trl_tar.trainers.baselines.ctrap import CTRAPConfig
 
 
 ROWS = tiny.tokenised()
 CASES = {  # the beginning of a name is that of the trainer
     "Booster": {},
-    "Booster-antibody": booster.PRESETS["antibody"],
+    "Booster-antibody": BoosterConfig.presets["antibody"],
     "CTRAP": {},
-    "CTRAP-released": ctrap.PRESETS["released"],
+    "CTRAP-released": CTRAPConfig.presets["released"],
     "SEAM": {"radius": 1e-6, "cosine_weight": 0.3},
 }
 
 
 def trainer(folder: Path, case: str, model=None, callback=None, **settings):
-    name, settings = case.split("-")[0], {**tiny.TRAINER, "max_steps": 1, **CASES[case], **settings}
+    trainer_class, settings = (
+        BASELINES[case.split("-")[0].lower()],
+        {**tiny.TRAINER, "max_steps": 1, **CASES[case], **settings},
+    )
     refusals = {"refusal_dataset": Dataset.from_list(ROWS["rehearsal"])} if case == "Booster-antibody" else {}
-    return getattr(trl_tar, f"{name}Trainer")(
+    return trainer_class(
         tiny.gpt2() if model is None else model,
-        getattr(trl_tar, f"{name}Config")(str(folder), **settings),
+        trainer_class.config_class(str(folder), **settings),
         train_dataset=Dataset.from_list(ROWS["retain"]),
         forget_dataset=Dataset.from_list(ROWS["forget"]),
         processing_class=tiny.tokenizer(),

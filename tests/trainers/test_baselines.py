@@ -1,113 +1,142 @@
-"""The earlier defences: each loss by hand, and what holds for all of them."""
+"""What holds for every earlier defence; the value of each loss by hand is in `baselines/`."""
 
-import math
-from types import SimpleNamespace
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
 from support import tiny
+from support.baselines import trainer
+from transformers import TrainerCallback
 
-import trl_tar
-
-
-NAMES = ("MaxEntropy", "MinPosterior", "GradDiff", "SimNPO")
-ROWS = tiny.tokenised()
+from trl_tar.trainers.baselines.by_name import BASELINES
 
 
-def trainer(tmp_path, name, model=None, **settings):
-    return getattr(trl_tar, f"{name}Trainer")(
-        tiny.gpt2() if model is None else model,
-        getattr(trl_tar, f"{name}Config")(str(tmp_path), **{**tiny.TRAINER, "max_steps": 1, **settings}),
-        train_dataset=Dataset.from_list(ROWS["retain"]),
-        eval_dataset=Dataset.from_list(ROWS["retain"][:5]),
-        forget_dataset=Dataset.from_list(ROWS["forget"]),
-        processing_class=tiny.tokenizer(),
+EXACT = 1e-10  # of the displacement, float64
+
+
+def each(test):
+    """Runs a test for every defence, with its trainer."""
+    return pytest.mark.parametrize("trainer_class", BASELINES.values(), ids=BASELINES.keys())(test)
+
+
+class AtEachStep(TrainerCallback):
+    """Notes weights and gradients: when a step begins, and when its gradient is complete and nothing has stepped."""
+
+    def __init__(self):
+        self.before, self.weights, self.gradients = [], [], []
+
+    def on_step_begin(self, args, state, control, model, **kwargs):
+        self.before.append(state_of(model))
+
+    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+        self.weights.append(state_of(model))
+        self.gradients.append(
+            {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
+        )
+
+
+def state_of(model) -> dict:
+    tensors = {**tiny.weights(model), **{name: b.clone() for name, b in model.named_buffers()}}
+    return {"tensors": tensors, "trained": [name for name, p in model.named_parameters() if p.requires_grad]}
+
+
+def watched(tested) -> AtEachStep:
+    """Trains, and returns what was noted at each step."""
+    seen = AtEachStep()
+    tested.add_callback(seen)
+    tested.train()
+    return seen
+
+
+def mean_retain_loss(tested, rows: int) -> torch.Tensor:
+    """The mean retain loss of the first rows of D_retain, each of them alone."""
+    sums, counts = zip(
+        *(
+            (tested.retain_loss(tested.model, batch)[0], tested.retain_count(batch))
+            for i in range(rows)
+            for batch in [tested.data_collator([tested.train_dataset[i]])]
+        ),
+        strict=True,
     )
+    return sum(sums) / sum(counts)
 
 
-def saying(probabilities):
-    """A model that gives these distributions at the positions of one row, shape (T, V), and the last anything."""
-    logits = torch.tensor([[*probabilities, probabilities[-1]]], dtype=torch.float64).log() + 3.0
-    return lambda **_: SimpleNamespace(logits=logits)
+@each
+def test_its_first_preset_holds_its_defaults_and_each_can_be_trained_with(tmp_path, trainer_class):
+    config_class, given = trainer_class.config_class, {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False}
+    defaults = {field.name: getattr(config_class(**given), field.name) for field in fields(config_class)}
+    first, *_ = config_class.presets.values()
+    assert first.items() <= defaults.items()
+    for preset in config_class.presets.values():
+        config_class(**given, **preset).check()
 
 
-def two(p):
-    return [p, 1 - p]
+@pytest.mark.parametrize("name", BASELINES)
+def test_it_has_a_test_by_hand(name):
+    tests = [path.read_text(encoding="utf-8") for path in Path(__file__).parent.rglob("test_*.py")]
+    assert any(f"def test_{name}_by_hand(" in test for test in tests)
 
 
-@pytest.mark.parametrize(
-    ("name", "settings", "probabilities", "expected"),
-    [
-        ("MaxEntropy", {}, [[0.5, 0.25, 0.25]], -1.0397208),  # ½ log ½ + 2 · ¼ log ¼
-        ("MinPosterior", {}, [two(0.9), two(math.exp(-20))], 1.1512925),  # (log 10 + 0) / 2
-        ("MinPosterior", {}, [two(math.exp(-6))], 0.0024818),  # −log(1 − e^−6)
-        ("MinPosterior", {"threshold": -5}, [two(math.exp(-6))], 0.0),
-        ("GradDiff", {}, [two(0.5), two(0.125)], -2 * math.log(2)),  # (log ½ + log ⅛) / 2
-        ("SimNPO", {}, [two(math.exp(-2))] * 4, 0.0053723),  # 0.8 log(1 + e^−5)
-        ("SimNPO", {"gamma": 0.5}, [two(math.exp(-1)), two(math.exp(-3))] * 2, 0.0088382),  # 0.8 log(1 + e^−4.5)
-    ],
-)
-def test_loss_by_hand(tmp_path, name, settings, probabilities, expected):
-    tested = trainer(tmp_path, name, **settings)
-    ids = torch.zeros(1, len(probabilities) + 1, dtype=torch.long)
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
-    mean = tested.forget_loss(saying(probabilities), batch) / tested.forget_count(batch)
-    assert mean.item() == pytest.approx(expected, abs=1e-7)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_neither_padding_nor_accumulation_changes_a_step(tmp_path, name):
+@each
+def test_neither_padding_nor_accumulation_changes_a_step(tmp_path, trainer_class):
     """Micro-batches of one row have no padding; the rows differ in length."""
-    assert len({len(row["input_ids"]) for row in ROWS["forget"]}) > 1
     found = []
     for size in (4, 1):
-        settings = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 4 // size}
-        tested = trainer(tmp_path, name, **settings)
+        tested = trainer(
+            tmp_path,
+            trainer_class,
+            max_steps=2,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=4 // size,
+        )
         tested.train()
-        found.append((tiny.weights(tested.model), tested.state.log_history[0]))
+        found.append((tiny.weights(tested.model), tested.state.log_history[:2]))
     (whole, log), (split, split_log) = found
-    assert tiny.displacement_error(split, whole, tiny.weights(tiny.gpt2())) < 1e-10
-    assert split_log["forget_loss"] == pytest.approx(log["forget_loss"], rel=1e-10)
+    assert tiny.displacement_error(split, whole, tiny.weights(tiny.gpt2())) < EXACT
+    for entry, expected in zip(split_log, log, strict=True):
+        losses = {name: value for name, value in expected.items() if "_loss" in name}
+        assert {name: entry[name] for name in losses} == pytest.approx(losses, rel=1e-6)  # logs are in float32
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_step_lowers_the_forget_loss_and_is_not_that_of_the_retain_term(tmp_path, name):
-    settings = {"forget_batch_size": len(ROWS["forget"]), "learning_rate": 1e-3, "retain_weight": 0.0}
-    tested = trainer(tmp_path, name, max_steps=2, **settings)
-    tested.train()
-    first, second = (log["forget_loss"] for log in tested.state.log_history[:2])
-    assert second < first  # with λ_retain = 0, all of the step is the forget loss's
+@each
+def test_the_gradient_is_not_that_of_the_retain_term_and_passes_leave_the_weights_alone(tmp_path, trainer_class):
+    tested = trainer(tmp_path, trainer_class, max_steps=2)
+    expected = torch.autograd.grad(
+        tested.args.retain_weight * mean_retain_loss(tested, 4),
+        [p for p in tested.model.parameters() if p.requires_grad],
+        allow_unused=True,
+    )
+    seen = watched(tested)
+    for before, after in zip(seen.before, seen.weights, strict=True):
+        assert before["trained"] == after["trained"] == list(seen.gradients[0])
+        assert all(torch.equal(value, before["tensors"][name]) for name, value in after["tensors"].items())
+    gradient = torch.cat([g.flatten() for g in seen.gradients[0].values()])
+    retain = torch.cat(
+        [
+            torch.zeros_like(g).flatten() if r is None else r.flatten()
+            for g, r in zip(seen.gradients[0].values(), expected, strict=True)
+        ]
+    )
+    assert (gradient - retain).norm() > 1e-6 * gradient.norm() > 0
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_evaluation_is_the_retain_term(tmp_path, name):
-    weight, losses = 2.0, []
-    tested = trainer(tmp_path, name, retain_weight=weight, per_device_eval_batch_size=2)
-    for row in ROWS["retain"][:5]:
-        log_p = tiny.gpt2()(torch.tensor([row["input_ids"]])).logits[0].log_softmax(-1)
-        losses += [-log_p[t - 1, label] for t, label in enumerate(row["labels"]) if t > 0 and label != -100]
-    assert tested.evaluate()["eval_loss"] == pytest.approx(weight * torch.stack(losses).mean().item(), rel=1e-10)
+@each
+def test_evaluation_is_the_retain_term(tmp_path, trainer_class):
+    tested = trainer(tmp_path, trainer_class, retain_weight=2.0, per_device_eval_batch_size=2)
+    tested.train()  # at the start, the retain term of some is 0
+    tested.model.eval()
+    with torch.no_grad():
+        expected = 2.0 * mean_retain_loss(tested, 5).item()
+    assert expected > 0
+    assert tested.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-10)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_llama_makes_a_step(tmp_path, name):
-    tested = trainer(tmp_path, name, tiny.llama())
+@pytest.mark.parametrize("make", [tiny.gpt2, tiny.llama, tiny.gemma])
+@each
+def test_every_architecture_makes_a_step(tmp_path, trainer_class, make):
+    tested = trainer(tmp_path, trainer_class, make())
     start = tiny.weights(tested.model)
     tested.train()
     assert all(p.isfinite().all() for p in tested.model.parameters())
-    assert any(not torch.equal(p, start[key]) for key, p in tested.model.named_parameters())
-
-
-@pytest.mark.parametrize(
-    ("name", "settings", "message"),
-    [
-        ("MinPosterior", {"threshold": 0.5}, "threshold=0.5. Use a finite log-probability below 0"),
-        ("SimNPO", {"beta": 0}, "beta=0.0. Use a finite number above 0"),
-        ("SimNPO", {"gamma": -1}, "gamma=-1.0. Use a finite number of at least 0"),
-    ],
-)
-def test_unusable_settings_get_one_sentence(tmp_path, name, settings, message):
-    with pytest.raises(ValueError) as error:
-        trainer(tmp_path, name, **settings)
-    assert message in str(error.value)
+    assert any(not torch.equal(p, start[name]) for name, p in tested.model.named_parameters())

@@ -155,15 +155,15 @@ class RecipeArguments:
         return [self.defences[name] for name in self.phases if name in self.defences]
 
     def check_from_0(self, *names: str) -> None:
-        """Raises `ValueError` where one of the fields is no finite number of at least 0."""
+        """Raises `ValueError` where one of the fields is neither `None` nor a finite number of at least 0."""
         for name in names:
-            if not 0 <= getattr(self, name) < float("inf"):
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"The recipe has {name}={getattr(self, name)}. Use a finite number of at least 0.")
 
     def check_above_0(self, *names: str) -> None:
-        """Raises `ValueError` where one of the fields is no finite number above 0."""
+        """Raises `ValueError` where one of the fields is neither `None` nor a finite number above 0."""
         for name in names:
-            if not 0 < getattr(self, name) < float("inf"):
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"The recipe has {name}={getattr(self, name)}. Use a finite number above 0.")
 
     def training_adversaries(self) -> list[Adversary]:

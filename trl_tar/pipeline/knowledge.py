@@ -10,13 +10,9 @@ from ..data.dataset_types import check_dataset
 from ..data.entities import refuse_shared_entities
 from ..distributed.processes import num_ranks
 from ..tasks.task import Task, d_retain, kept
-from ..trainers.baselines.grad_diff import GradDiffConfig, GradDiffTrainer
-from ..trainers.baselines.max_entropy import MaxEntropyConfig, MaxEntropyTrainer
-from ..trainers.baselines.min_posterior import MinPosteriorConfig, MinPosteriorTrainer
+from ..trainers.baselines.by_name import BASELINES
 from ..trainers.data_checks import check_forget_rows
-from ..trainers.forget_config import ForgetConfig
 from ..trainers.forget_trainer import ForgetTrainer
-from ..trainers.random_mapping_config import RandomMappingConfig
 from ..trainers.random_mapping_trainer import RandomMappingTrainer
 from ..trainers.tar_config import TARConfig
 from ..validation import check_at_least
@@ -25,33 +21,26 @@ from .defence import Defence
 from .steps import phase, shared_settings
 
 
-def hide(
-    trainer_class: type[ForgetTrainer],
-    config_class: type[ForgetConfig],
-    task: Task,
-    args: "KnowledgeArguments",
-    tar: TARConfig,
-    name: str,
-) -> Path:
+def hide(trainer_class: type[ForgetTrainer], task: Task, args: "KnowledgeArguments", tar: TARConfig, name: str) -> Path:
     """Trains a defence from the task's model into the folder `name` of the run; returns that folder."""
     shared = shared_settings(tar)
     if args.safeguard_batch_size is not None:
         shared["per_device_train_batch_size"] = args.safeguard_batch_size
+    own = {"learning_rate": args.safeguard_learning_rate, "forget_weight": args.safeguard_forget_weight}
     settings = {
         **shared,
         "dataset_text_field": tar.dataset_text_field,
         "max_steps": args.safeguard_steps,
-        "learning_rate": args.safeguard_learning_rate,
         "warmup_steps": args.safeguard_warmup_steps,
         "forget_batch_size": args.safeguard_forget_batch_size,
-        "forget_weight": args.safeguard_forget_weight,
+        **{field_name: value for field_name, value in own.items() if value is not None},
     }
     retain, hidden = task.datasets["retain"], task.datasets["safeguard"]
     return phase(
         name,
         task.model,
         Path(tar.output_dir),
-        config_class(tar.output_dir, **settings),
+        trainer_class.config_class(tar.output_dir, **settings),
         lambda model, config: trainer_class(
             model,
             config,
@@ -64,7 +53,7 @@ def hide(
     )
 
 
-random_mapping = partial(hide, RandomMappingTrainer, RandomMappingConfig)
+random_mapping = partial(hide, RandomMappingTrainer)
 
 
 def check_hidden(task: Task, args: "KnowledgeArguments", tar: TARConfig) -> None:
@@ -87,41 +76,38 @@ class KnowledgeArguments(RecipeArguments):
             As in [`RecipeArguments`], with the phases of the paper.
         safeguard_steps (`int`, *optional*, defaults to `600`):
             Steps of phase 1.
-        safeguard_learning_rate (`float`, *optional*, defaults to `1e-5`), safeguard_warmup_steps (`int`, *optional*,
-        defaults to `100`):
-            Learning rate of phase 1, and the steps in which it rises from 0.
+        safeguard_learning_rate (`float`, *optional*), safeguard_warmup_steps (`int`, *optional*, defaults to `100`):
+            Learning rate of phase 1, by default that of its configuration, and the steps in which it rises from 0.
         safeguard_batch_size (`int`, *optional*):
             Rows of D_retain in a batch of phase 1 on one device; by default as many as in phase 2.
-        safeguard_forget_batch_size (`int`, *optional*), safeguard_forget_weight (`float`, *optional*, defaults to `1.0`):
-            Hazardous rows in a batch of phase 1 on one device, and the weight of their term.
+        safeguard_forget_batch_size (`int`, *optional*), safeguard_forget_weight (`float`, *optional*):
+            Hazardous rows in a batch of phase 1 on one device, and the weight of their term, by default that of its
+            configuration.
         safeguard_with_general (`bool`, *optional*, defaults to `False`):
             Keep `general` as well as `retain` in phase 1 already.
     """
 
     defences: ClassVar[Mapping[str, Defence]] = {
         name: Defence(
-            words,
+            trainer.config_class.method,
             "safeguard",
             "safeguard_steps, safeguard_learning_rate or safeguard_forget_weight",
-            train,
+            partial(hide, trainer),
             check_hidden,
         )
-        # those whose weight on D_forget is 1 by default, as `safeguard_forget_weight` is; that of SimNPO is not
-        for name, words, train in (
-            ("random_mapping", "random mapping", random_mapping),
-            ("max_entropy", "max-entropy", partial(hide, MaxEntropyTrainer, MaxEntropyConfig)),
-            ("min_posterior", "min-posterior", partial(hide, MinPosteriorTrainer, MinPosteriorConfig)),
-            ("grad_diff", "gradient difference", partial(hide, GradDiffTrainer, GradDiffConfig)),
-        )
+        for name, trainer in {"random_mapping": RandomMappingTrainer, **BASELINES}.items()
+        if trainer.forget_objective == "sft"
     }
 
     phases: list[str] = field(default_factory=lambda: ["random_mapping", TAR], metadata={"help": "Phases, in order."})
     safeguard_steps: int = field(default=600, metadata={"help": "Steps of phase 1."})
-    safeguard_learning_rate: float = field(default=1e-5, metadata={"help": "Of phase 1."})
+    safeguard_learning_rate: float | None = field(default=None, metadata={"help": "Of phase 1."})
     safeguard_warmup_steps: int = field(default=100, metadata={"help": "Of phase 1."})
     safeguard_batch_size: int | None = field(default=None, metadata={"help": "Of phase 1, on one device."})
     safeguard_forget_batch_size: int | None = field(default=None, metadata={"help": "Of phase 1, on one device."})
-    safeguard_forget_weight: float = field(default=1.0, metadata={"help": "Of the hazardous rows' term in phase 1."})
+    safeguard_forget_weight: float | None = field(
+        default=None, metadata={"help": "Of the hazardous rows' term in phase 1."}
+    )
     safeguard_with_general: bool = field(default=False, metadata={"help": "Keep `general` in phase 1 already."})
 
     def __post_init__(self):

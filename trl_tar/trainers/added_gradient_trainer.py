@@ -36,6 +36,8 @@ class AddedGradientTrainer(ForgetTrainer):
         `ValueError`: for data sets, options and launches that cannot be trained with, before anything is trained.
     """
 
+    hides = False  # what the model knows is still there: an attack gains less by it
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         if self.is_fsdp_enabled:

@@ -1,5 +1,6 @@
 """What the configurations of defences with a second data set, D_forget, share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ from .safeguard_config import SafeguardConfig
 class ForgetConfig(SafeguardConfig):
     r"""
     Configuration class for a [`ForgetTrainer`]. A defence adds its own parameters in a subclass, and names itself there:
-    `method` is what model cards call its loss.
+    `method` is what model cards call its loss. Its `presets` are named settings, the paper's first: those are its defaults.
 
     Parameters:
         forget_weight (`float`, *optional*, defaults to `1.0`):
@@ -27,6 +28,7 @@ class ForgetConfig(SafeguardConfig):
     """
 
     method: ClassVar[str] = "loss on D_forget"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     forget_weight: float = field(default=1.0, metadata={"help": "Weight of the loss on D_forget."})
     forget_batch_size: int | None = field(

@@ -17,7 +17,6 @@ from ..simulation.batches import Batches
 from .data_checks import check_forget_rows
 from .forget_config import ForgetConfig
 from .global_means import GlobalMeans
-from .safeguard_config import SafeguardConfig
 from .safeguard_trainer import SafeguardTrainer
 
 
@@ -27,9 +26,10 @@ class ForgetTrainer(SafeguardTrainer):
 
         L = λ_forget · mean[forget_loss] + λ_retain · mean[retain_loss]        on D_forget and D_retain
 
-    A defence is a subclass with a `forget_loss`, with a `forget_count` where its mean is not over tokens, and with the
-    fields of its own configuration. Means are over all micro-batches and devices of a step, and D_forget is drawn once for
-    all of them, so that neither `gradient_accumulation_steps` nor the number of devices changes the result.
+    A defence is a subclass with a `forget_loss`, with a `forget_count` where its mean is not over the tokens to predict, and
+    with the fields of its own configuration. Means are over all micro-batches and devices of a step, and D_forget is drawn once
+    for all of them, so that neither `gradient_accumulation_steps` nor the number of devices changes the result. A row of
+    [`~trl_tar.trainers.baselines.by_name.BASELINES`] makes it a phase 1 of the recipes.
 
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -59,17 +59,15 @@ class ForgetTrainer(SafeguardTrainer):
         def forget_loss(self, model, batch):
             loss, _ = self.retain_loss(model, batch)  # next-token cross-entropy
             return -loss
-
-        def forget_count(self, batch):
-            return self.retain_count(batch)  # tokens to predict
     ```
     """
 
     _tag_names = ["trl", "trl-tar", "unlearning"]
     _name = "Forget"
-    config_class: ClassVar[type[SafeguardConfig]] = ForgetConfig
+    config_class: ClassVar[type[ForgetConfig]] = ForgetConfig
     forget_objective: ClassVar[str] = "sft"  # rows of D_forget: "sft" for text, "dpo" for pairs
     retain_name: ClassVar[str] = "lm"  # of the retain loss in the log, behind `retain_loss/`
+    hides: ClassVar[bool] = True  # whether harm falls before any attack, which is not the aim of every defence
 
     def __init__(self, *args, forget_dataset: Dataset, **kwargs):
         if type(self).forget_loss is ForgetTrainer.forget_loss:
@@ -105,8 +103,8 @@ class ForgetTrainer(SafeguardTrainer):
         raise NotImplementedError
 
     def forget_count(self, batch: Batch) -> torch.Tensor:
-        """Terms of the sum that `forget_loss` returns, in its shape: by default, tokens that are not padding."""
-        return batch["attention_mask"].sum()
+        """Terms of the sum that `forget_loss` returns, in its shape: by default those of `retain_count`, tokens to predict."""
+        return self.retain_count(batch)
 
     def retain_loss(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, Any]:
         """The loss on a micro-batch of D_retain, as a sum, and the model's outputs: by default, next-token cross-entropy."""
@@ -116,6 +114,10 @@ class ForgetTrainer(SafeguardTrainer):
     def retain_count(self, batch: Batch) -> torch.Tensor:
         """Terms of the sum that `retain_loss` returns: by default, tokens to predict."""
         return (batch["labels"][:, 1:] != IGNORED).sum()
+
+    def weights(self) -> tuple[float, float]:
+        """λ_retain and λ_forget of this step: by default, those of the configuration in all steps."""
+        return self.args.retain_weight, self.args.forget_weight
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -137,8 +139,8 @@ class ForgetTrainer(SafeguardTrainer):
         if model.training:
             forget = self.forget_loss(model, next(self._forget_batches)).reshape(-1)
             self._means.add(torch.cat([retain.detach().double().reshape(1), forget.detach().double()]))
-            counts = self._means.counts
-            loss = args.retain_weight * retain / counts[0] + (args.forget_weight * forget / counts[1:]).sum()
+            counts, (retain_weight, forget_weight) = self._means.counts, self.weights()
+            loss = retain_weight * retain / counts[0] + (forget_weight * forget / counts[1:]).sum()
             loss = loss * self.accelerator.num_processes  # DDP averages over devices
         else:
             count = self.retain_count(inputs)

@@ -71,7 +71,7 @@ class RandomMappingTrainer(ForgetTrainer):
 
     def forget_count(self, batch: Batch) -> torch.Tensor:
         """Tokens × hidden states."""
-        return super().forget_count(batch) * len(self.model_outputs.hidden_states)
+        return batch["attention_mask"].sum() * len(self.model_outputs.hidden_states)
 
     def _random_vectors(self) -> torch.Tensor:
         """r ~ N(0, I / D) for each token id, shape `(V, D)`, of which only the direction counts. The vectors are a function

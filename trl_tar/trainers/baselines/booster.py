@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,18 +21,13 @@ from ..forget_config import ForgetConfig
 
 
 STATE_FILE = "booster_state.json"
-# https://huggingface.co/papers/2409.01586, and https://huggingface.co/papers/2603.00498 as its released code has it
-PRESETS: dict[str, dict[str, Any]] = {
-    "booster": {"step_size": 0.1, "forget_weight": 5.0, "target": None, "refusal_weight": 0.0},
-    "antibody": {"step_size": 0.1, "forget_weight": 1.0, "target": 5.0, "decay": 0.99, "refusal_weight": 0.05},
-}
 
 
 @dataclass
 class BoosterConfig(ForgetConfig):
     r"""
-    Configuration class for the [`BoosterTrainer`]. Its defaults are those of the paper, `PRESETS["booster"]`;
-    `BoosterConfig(…, **PRESETS["antibody"])` is Antibody's alignment stage.
+    Configuration class for the [`BoosterTrainer`]. Its defaults are those of the paper, `presets["booster"]`;
+    `BoosterConfig(…, **BoosterConfig.presets["antibody"])` is Antibody's alignment stage.
 
     Parameters:
         step_size (`float`, *optional*, defaults to `0.1`):
@@ -52,6 +48,11 @@ class BoosterConfig(ForgetConfig):
     """
 
     method: ClassVar[str] = "Booster"
+    # https://huggingface.co/papers/2409.01586, and https://huggingface.co/papers/2603.00498 as its released code has it
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "booster": {"step_size": 0.1, "forget_weight": 5.0, "target": None, "refusal_weight": 0.0},
+        "antibody": {"step_size": 0.1, "forget_weight": 1.0, "target": 5.0, "decay": 0.99, "refusal_weight": 0.05},
+    }
 
     step_size: float = field(default=0.1, metadata={"help": "Length of the step on D_forget."})
     target: float | None = field(default=None, metadata={"help": "What the cosine is taken from, in Antibody."})

@@ -1,5 +1,6 @@
 """CTRAP: after a step on harmful text, the model says one token for everything."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -13,17 +14,10 @@ from ..added_gradient_trainer import AddedGradientTrainer, cross_entropy
 from ..forget_config import ForgetConfig
 
 
-# https://huggingface.co/papers/2505.16559, and its released code
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"step_size": 0.1, "forget_weight": 0.1, "normalised": False},
-    "released": {"step_size": 0.1, "forget_weight": 0.1, "normalised": True},
-}
-
-
 @dataclass
 class CTRAPConfig(ForgetConfig):
     r"""
-    Configuration class for the [`CTRAPTrainer`]. Its defaults are `PRESETS["paper"]`; `CTRAPConfig(…, **PRESETS["released"])` is what
+    Configuration class for the [`CTRAPTrainer`]. Its defaults are `presets["paper"]`; `CTRAPConfig(…, **CTRAPConfig.presets["released"])` is what
     the released code does.
 
     Parameters:
@@ -43,6 +37,11 @@ class CTRAPConfig(ForgetConfig):
     """
 
     method: ClassVar[str] = "CTRAP"
+    # https://huggingface.co/papers/2505.16559, and its released code
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {"step_size": 0.1, "forget_weight": 0.1, "normalised": False},
+        "released": {"step_size": 0.1, "forget_weight": 0.1, "normalised": True},
+    }
 
     step_size: float = field(default=0.1, metadata={"help": "Size of the step on D_forget."})
     normalised: bool = field(default=False, metadata={"help": "Divide the step by the gradient's length."})

@@ -1,7 +1,8 @@
 """Gradient difference: up the cross-entropy of hazardous text, down that of retain data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -23,6 +24,7 @@ class GradDiffConfig(ForgetConfig):
     """
 
     method: ClassVar[str] = "gradient difference"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {"forget_weight": 1.0, "retain_weight": 1.0}}
 
 
 class GradDiffTrainer(ForgetTrainer):
@@ -36,20 +38,7 @@ class GradDiffTrainer(ForgetTrainer):
     Difference to the baseline's released code: that takes means of micro-batches; here both are over the tokens of the
     global batch.
 
-    Args:
-        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            The model to safeguard. A path is loaded in float32.
-        args ([`GradDiffConfig`], *optional*):
-            Configuration. If `None`, a default configuration is used.
-        train_dataset ([`~datasets.Dataset`]):
-            D_retain, in a type that [`~trl.SFTTrainer`] takes.
-        forget_dataset ([`~datasets.Dataset`]):
-            D_forget, the hazardous text, likewise.
-        eval_dataset, processing_class, data_collator, callbacks, optimizers, formatting_func, peft_config, …:
-            As in [`~trl.SFTTrainer`].
-
-    Raises:
-        `ValueError`: for data sets and options that cannot be trained with, before anything is trained.
+    Arguments and errors are those of [`ForgetTrainer`].
     """
 
     _tag_names = ["trl", "trl-tar", "grad-diff"]
@@ -59,7 +48,3 @@ class GradDiffTrainer(ForgetTrainer):
     def forget_loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """−L_CE, summed over tokens to predict."""
         return negative_cross_entropy_loss(next_token_logits(model, batch), batch["labels"])[0]
-
-    def forget_count(self, batch: Batch) -> torch.Tensor:
-        """Tokens to predict."""
-        return self.retain_count(batch)

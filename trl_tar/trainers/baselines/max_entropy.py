@@ -1,7 +1,8 @@
 """Max-entropy: what the model says next on hazardous text is made uniform."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -24,6 +25,7 @@ class MaxEntropyConfig(ForgetConfig):
     """
 
     method: ClassVar[str] = "max-entropy"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"tar": {"forget_weight": 1.0, "learning_rate": 1e-5}}
 
 
 class MaxEntropyTrainer(ForgetTrainer):
@@ -38,20 +40,7 @@ class MaxEntropyTrainer(ForgetTrainer):
     read, and the mean is over the tokens to predict of the global batch. It is not KL(U ‖ p_θ), a loss of the same
     name with another gradient.
 
-    Args:
-        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            The model to safeguard. A path is loaded in float32.
-        args ([`MaxEntropyConfig`], *optional*):
-            Configuration. If `None`, a default configuration is used.
-        train_dataset ([`~datasets.Dataset`]):
-            D_retain, in a type that [`~trl.SFTTrainer`] takes.
-        forget_dataset ([`~datasets.Dataset`]):
-            D_forget, the hazardous text, likewise.
-        eval_dataset, processing_class, data_collator, callbacks, optimizers, formatting_func, peft_config, …:
-            As in [`~trl.SFTTrainer`].
-
-    Raises:
-        `ValueError`: for data sets and options that cannot be trained with, before anything is trained.
+    Arguments and errors are those of [`ForgetTrainer`].
     """
 
     _tag_names = ["trl", "trl-tar", "max-entropy"]
@@ -62,7 +51,3 @@ class MaxEntropyTrainer(ForgetTrainer):
     def forget_loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """−H(p_θ), summed over tokens to predict."""
         return max_entropy_loss(next_token_logits(model, batch), batch["labels"])[0]
-
-    def forget_count(self, batch: Batch) -> torch.Tensor:
-        """Tokens to predict."""
-        return self.retain_count(batch)

@@ -1,8 +1,9 @@
 """Min-posterior: the probability of hazardous tokens is pushed down, until it is negligible."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -31,6 +32,10 @@ class MinPosteriorConfig(ForgetConfig):
     """
 
     method: ClassVar[str] = "min-posterior"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "tar": {"threshold": -15.0, "learning_rate": 1e-5},
+        "r2d2": {"threshold": -5.0},
+    }
 
     threshold: float = field(default=-15.0, metadata={"help": "Log-probability below which a token has no loss."})
 
@@ -54,20 +59,7 @@ class MinPosteriorTrainer(ForgetTrainer):
     loss on the outputs and labels of retain batches; here D_forget is read. log(1 − p) is formed from two logsumexps,
     which stay finite as p → 1.
 
-    Args:
-        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            The model to safeguard. A path is loaded in float32.
-        args ([`MinPosteriorConfig`], *optional*):
-            Configuration. If `None`, a default configuration is used.
-        train_dataset ([`~datasets.Dataset`]):
-            D_retain, in a type that [`~trl.SFTTrainer`] takes.
-        forget_dataset ([`~datasets.Dataset`]):
-            D_forget, the hazardous text, likewise.
-        eval_dataset, processing_class, data_collator, callbacks, optimizers, formatting_func, peft_config, …:
-            As in [`~trl.SFTTrainer`].
-
-    Raises:
-        `ValueError`: for data sets and options that cannot be trained with, before anything is trained.
+    Arguments and errors are those of [`ForgetTrainer`].
     """
 
     _tag_names = ["trl", "trl-tar", "min-posterior"]
@@ -79,7 +71,3 @@ class MinPosteriorTrainer(ForgetTrainer):
         """−log(1 − p_θ(y)) of the tokens above the threshold, summed."""
         logits = next_token_logits(model, batch)
         return inverse_cross_entropy_loss(logits, batch["labels"], self.args.threshold)[0]
-
-    def forget_count(self, batch: Batch) -> torch.Tensor:
-        """Tokens to predict, those below the threshold among them."""
-        return self.retain_count(batch)

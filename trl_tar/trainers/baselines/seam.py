@@ -1,7 +1,7 @@
 """SEAM: fine-tuning on harmful text pulls against fine-tuning on harmless text."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -17,16 +17,10 @@ from ..added_gradient_trainer import AddedGradientTrainer, cosine
 from ..forget_config import ForgetConfig
 
 
-# https://huggingface.co/papers/2505.12186, as its released runs have it
-PRESETS: dict[str, dict[str, Any]] = {
-    "released": {"retain_weight": 1.0, "forget_weight": 1.0, "cosine_weight": 0.01, "radius": 1e-3},
-}
-
-
 @dataclass
 class SEAMConfig(ForgetConfig):
     r"""
-    Configuration class for the [`SEAMTrainer`]. Its defaults are those of the released runs, `PRESETS["released"]`; α of the paper is
+    Configuration class for the [`SEAMTrainer`]. Its defaults are those of the released runs, `presets["released"]`; α of the paper is
     `retain_weight`.
 
     Parameters:
@@ -40,6 +34,10 @@ class SEAMConfig(ForgetConfig):
     """
 
     method: ClassVar[str] = "SEAM"
+    # https://huggingface.co/papers/2505.12186, as its released runs have it
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "released": {"retain_weight": 1.0, "forget_weight": 1.0, "cosine_weight": 0.01, "radius": 1e-3},
+    }
 
     cosine_weight: float = field(default=0.01, metadata={"help": "Weight of the cosine of the gradients."})
     radius: float = field(default=1e-3, metadata={"help": "Length of the finite difference's step."})
@@ -88,6 +86,7 @@ class SEAMTrainer(AddedGradientTrainer):
     _tag_names = ["trl", "trl-tar", "seam"]
     _name = "SEAM"
     config_class = SEAMConfig
+    hides = True
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

@@ -1,7 +1,8 @@
 """SimNPO: negative preference optimization without a reference model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import nn
 from ...distributed.gradients import Batch
 from ...losses import IGNORED, sequence_log_probs
 from ...models.forward_passes import next_token_logits
-from ...validation import check_not_negative
+from ...validation import check_above_0, check_not_negative
 from ..forget_config import ForgetConfig
 from ..forget_trainer import ForgetTrainer
 
@@ -34,6 +35,10 @@ class SimNPOConfig(ForgetConfig):
     """
 
     method: ClassVar[str] = "SimNPO"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {  # of the released code
+        "tofu": {"beta": 2.5, "gamma": 0.0, "forget_weight": 0.1375},
+        "wmdp": {"beta": 0.1, "gamma": 0.0, "learning_rate": 9.5e-6},
+    }
 
     beta: float = field(default=2.5, metadata={"help": "Scale of the mean log-probability of a row."})
     gamma: float = field(default=0.0, metadata={"help": "Margin."})
@@ -41,9 +46,8 @@ class SimNPOConfig(ForgetConfig):
 
     def check(self) -> None:
         super().check()
-        check_not_negative(self, ("beta", "gamma"))
-        if self.beta == 0:
-            raise ValueError(f"{type(self).__name__} has beta=0.0. Use a finite number above 0.")
+        check_above_0(self, ("beta",))
+        check_not_negative(self, ("gamma",))
 
 
 class SimNPOTrainer(ForgetTrainer):
@@ -58,20 +62,7 @@ class SimNPOTrainer(ForgetTrainer):
     as in the paper, where that has −β · (log π_θ(y) / |y| + γ), so that its γ is β · γ here; and |y| counts the tokens that
     are predicted, where that counts a labelled first token too.
 
-    Args:
-        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            The model to safeguard. A path is loaded in float32.
-        args ([`SimNPOConfig`], *optional*):
-            Configuration. If `None`, a default configuration is used.
-        train_dataset ([`~datasets.Dataset`]):
-            D_retain, in a type that [`~trl.SFTTrainer`] takes.
-        forget_dataset ([`~datasets.Dataset`]):
-            D_forget, the hazardous text, likewise.
-        eval_dataset, processing_class, data_collator, callbacks, optimizers, formatting_func, peft_config, …:
-            As in [`~trl.SFTTrainer`].
-
-    Raises:
-        `ValueError`: for data sets and options that cannot be trained with, before anything is trained.
+    Arguments and errors are those of [`ForgetTrainer`].
     """
 
     _tag_names = ["trl", "trl-tar", "sim-npo"]
