@@ -1,6 +1,7 @@
 """What a plan says of memory, from a configuration alone, is what a training is measured to take."""
 
 import json
+import time
 from dataclasses import asdict, replace
 
 import pytest
@@ -246,6 +247,19 @@ def test_the_plans_of_large_models_are_what_is_told(config, rows, mode):
 
 
 @pytest.mark.slow
+def test_the_command_plans_eight_billion_parameters_in_two_minutes_of_one_core(tmp_path, capsys):
+    LLAMA_8B.save_pretrained(tmp_path)
+    begun = time.process_time()
+    assert main(["plan", str(tmp_path), "--device-memory", "24GB", "--fit"]) == 0
+    assert time.process_time() - begun < 120  # seen were 55
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "A LoRA attack takes at least 70.5 GB" in said
+        and "24 GB are for 2.6 B parameters, and the model has 8 B." in said
+    )
+
+
+@pytest.mark.slow
 def test_more_devices_hold_less_each_and_share_the_rows():
     plans = [plan(CONFIGS["untied"], Cost(**LONG), Mode(devices=count)) for count in (1, 2, 4)]
     held = [each.device_bytes for each in plans]
@@ -275,9 +289,32 @@ def test_the_command_says_what_fits_and_how_long_it_takes(tmp_path, capsys):
     assert not found[0]["fits"] and not found[0]["mode"]["offload"]
     assert all(each["hours"] > 0 for each in found)
     assert main(["plan", str(tmp_path / "config.json"), "--device-memory", "1GB", *size]) == 0
-    said = " ".join(capsys.readouterr().out.split())
+    written = capsys.readouterr()
+    assert "Counting the bytes" in written.err
+    said = " ".join(written.out.split())
     assert "An attack on all parameters fits with: all parameters (fullest in the" in said
     assert "A LoRA attack fits with: LoRA, rank 2 (" in said
+
+
+def test_the_command_finds_the_largest_batch_and_says_where_there_is_none(tmp_path, capsys):
+    config = LlamaConfig(hidden_size=96, num_hidden_layers=2, vocab_size=2000, tie_word_embeddings=False, **SMALL)
+    config.save_pretrained(tmp_path)
+    size = ["--seq-len", "64", "--attack-steps", "4", "--lora-r", "0", "--fit", "--json"]
+    assert main(["plan", str(tmp_path), "--device-memory", "30MB", *size]) == 0
+    *of_modes, found = json.loads(capsys.readouterr().out)
+    assert found["fits"] and found["length"] == 64
+    mode = replace(LEANEST, optimizer="adamw_8bit")
+    held = [
+        plan(config, Cost(rows, 64, 4), mode, pinned=True).fits(30e6)
+        for rows in (found["batch_size"], 2 * found["batch_size"])
+    ]
+    assert held == [True, False] and {each["batch_size"] for each in of_modes} == {8}
+    assert main(["plan", str(tmp_path), "--device-memory", "3MB", *size[:-2]]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    parameters = AutoModelForCausalLM.from_config(config).num_parameters()
+    assert "An attack on all parameters does not fit, on 8 devices with a row each either. An attack on all" in said
+    assert f"however small the batch, with: {mode}. In proportion, 0.003 GB are for" in said
+    assert f"the model has {parameters / 1e9:.2g} B." in said
 
 
 @pytest.mark.slow

@@ -160,6 +160,7 @@ def add_plan(plan: argparse.ArgumentParser) -> None:
     plan.add_argument("--steps", type=at_least(1), help="outer steps")
     plan.add_argument("--mfu", type=share, help="share of the device's FLOP/s that is reached")
     plan.add_argument("--device-flops", type=positive, help="FLOP/s of a device; an H100's in bfloat16")
+    plan.add_argument("--fit", action="store_true", help="look for the largest batch that fits too")
     plan.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
 
 

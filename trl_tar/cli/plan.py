@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -14,34 +14,14 @@ from rich.table import Table
 from transformers import AutoConfig, PretrainedConfig
 
 from ..costs.cost import Cost
+from ..costs.fitting import Room, largest, on_more_devices
 from ..costs.mode import Mode
-from ..costs.plan import Plan, plan
+from ..costs.plan import Plan, least, plan
 from ..models.errors import NONSENSE
 from ..pipeline.console import quiet
 
 
 SIZES = {"batch_size": 8, "length": 256, "num_steps": 64}  # rows and tokens of one device, and the paper's K
-
-
-@dataclass(frozen=True)
-class Room:
-    """Memory there is.
-
-    Args:
-        device (`float`):
-            Bytes of a device.
-        host (`float`):
-            Bytes on the host of a machine.
-        devices_per_node (`int`):
-            Devices of a machine at most.
-    """
-
-    device: float
-    host: float
-    devices_per_node: int
-
-    def holds(self, planned: Plan) -> bool:
-        return planned.fits(self.device, self.host, self.devices_per_node)
 
 
 @dataclass(frozen=True)
@@ -68,6 +48,7 @@ def plan_command(
     device_flops: float = 989e12,
     host_memory: float | None = None,
     devices_per_node: int = 8,
+    fit: bool = False,
     as_json: bool = False,
     **sizes: int,
 ) -> list[Plan]:
@@ -94,6 +75,8 @@ def plan_command(
             Bytes on the host of each machine. Without them only devices have to hold it.
         devices_per_node (`int`, *optional*, defaults to `8`):
             Devices of a machine at most.
+        fit (`bool`, *optional*, defaults to `False`):
+            Also look for the largest batch that fits in the mode that takes least, of each kind of attack.
         as_json (`bool`, *optional*, defaults to `False`):
             Print JSON.
         **sizes (`int`):
@@ -110,27 +93,71 @@ def plan_command(
         )
     room = Room(device_memory, math.inf if host_memory is None else host_memory, devices_per_node)
     work = Work(steps, mfu, device_flops)
-    with Console(stderr=True).status("Counting the bytes of an outer step"):
-        plans = _plans(config, cost, lora_r, common, room)
+    console = Console(stderr=True)
+    console.print(
+        "Counting the bytes of an outer step in each mode: about a minute for billions of parameters, on an idle core.",
+        soft_wrap=True,
+    )
+    with console.status("") as status:
+
+        def doing(what: str) -> None:
+            status.update(escape(what))
+
+        plans = _plans(config, cost, lora_r, common, room, doing)
+        found = _largest(config, cost, plans, room, fit, doing)
     if as_json:
-        print(json.dumps([_fields(planned, room, work) for planned in plans], indent=1, default=str))
+        sized = [*((cost, each) for each in plans), *(each for each in found.values() if not isinstance(each, str))]
+        print(json.dumps([_fields(size, each, room, work) for size, each in sized], indent=1, default=str))
     else:
-        _print(plans, cost, room, work)
+        _print(plans, found, cost, room, work)
     return plans
 
 
-def _plans(config: PretrainedConfig, cost: Cost, lora_r: int, common: dict[str, Any], room: Room) -> list[Plan]:
+def _plans(
+    config: PretrainedConfig,
+    cost: Cost,
+    lora_r: int,
+    common: dict[str, Any],
+    room: Room,
+    doing: Callable[[str], None],
+) -> list[Plan]:
     """The plans of all modes, and for an attack that fits in none of them the one on more devices, if it fits there."""
-    plans = [plan(config, cost, mode, pinned=True) for mode in modes(lora_r, common, cost.attackers > 0)]
+    plans, looked_at = [], modes(lora_r, common, cost.attackers > 0)
+    for number, mode in enumerate(looked_at, 1):
+        doing(f"{number} of {len(looked_at)}: {mode}")
+        plans.append(plan(config, cost, mode, pinned=True))
     for rank in (None, lora_r) if lora_r else (None,):
         fits = any(room.holds(planned) for planned in plans if planned.mode.lora_r == rank)
         if not fits and common["dtype"] == torch.float32:
+            doing("On more devices")
             plans += on_more_devices(config, cost, Mode(rank, **common), room)
     return plans
 
 
-def _fields(planned: Plan, room: Room, work: Work) -> dict[str, Any]:
+def _largest(
+    config: PretrainedConfig, cost: Cost, plans: list[Plan], room: Room, fit: bool, doing: Callable[[str], None]
+) -> dict[str, str | tuple[Cost, Plan]]:
+    """Kind of attack → the largest batch that fits in its leanest mode, looked for with `fit` alone, or why there is none."""
+    found: dict[str, str | tuple[Cost, Plan]] = {}
+    for what, of_kind in by_kind(plans):
+        mode = [each.mode for each in of_kind if each.mode.devices == plans[0].mode.devices][-1]
+        held, parameters = least(config, cost, mode)
+        if not room.has(held):
+            found[what] = (
+                f"{what} takes at least {held / 1e9:.1f} GB on a device, however small the batch, with: {mode}. In "
+                f"proportion, {room.device / 1e9:g} GB are for {room.share_of(held) * parameters / 1e9:.2g} B parameters, and "
+                f"the model has {parameters / 1e9:.2g} B."
+            )
+        elif fit:
+            doing(f"The largest batch: {mode}")
+            found[what] = largest(config, cost, mode, room) or f"{what} does not fit with one short row either."
+    return found
+
+
+def _fields(cost: Cost, planned: Plan, room: Room, work: Work) -> dict[str, Any]:
     return {
+        "batch_size": cost.batch_size,
+        "length": cost.length,
         **asdict(planned),
         "machine_bytes": planned.machine_bytes(room.devices_per_node),
         "fits": room.holds(planned),
@@ -138,14 +165,14 @@ def _fields(planned: Plan, room: Room, work: Work) -> dict[str, Any]:
     }
 
 
-def _print(plans: list[Plan], cost: Cost, room: Room, work: Work) -> None:
+def _print(plans: list[Plan], found: dict[str, str | tuple[Cost, Plan]], cost: Cost, room: Room, work: Work) -> None:
     console = Console()
     console.print(_table(plans, room, work))
     shardable = plans[0].mode.dtype == torch.float32
-    for sentence in sentences(plans, room, cost.batch_size if shardable else 1):
+    for sentence in sentences(plans, room, cost.batch_size if shardable else 1, found):
         console.print(escape(sentence), highlight=False, soft_wrap=True)
     console.print(
-        f"Memory and FLOPs of one outer step: {cost.passes} passes of {cost.batch_size} × {cost.length} tokens over all "
+        f"Devices of {room.device / 1e9:g} GB. Memory and FLOPs of one outer step: {cost.passes} passes of {cost.batch_size} × {cost.length} tokens over all "
         f"devices. Hours of {work.steps} steps at {work.mfu:.0%} of {work.device_flops / 1e12:.0f} TFLOP/s. A host is that "
         f"of up to {room.devices_per_node} devices.",
         highlight=False,
@@ -181,43 +208,45 @@ def modes(lora_r: int, common: dict[str, Any], continued: bool = False) -> list[
     ]
 
 
-def on_more_devices(config: PretrainedConfig, cost: Cost, mode: Mode, room: Room) -> list[Plan]:
-    """The plan on the smallest power of two of devices, above those of the mode, on which it fits with FSDP2, if any.
-
-    Each device has at least one row."""
-    count = 2 ** mode.devices.bit_length()
-    while count <= cost.batch_size:
-        sharded = plan(config, cost, replace(mode, activation_checkpointing=True, devices=count), pinned=True)
-        if room.holds(sharded):
-            return [sharded]
-        count *= 2
-    return []
+def in_words(cost: Cost, planned: Plan) -> str:
+    """The size of a batch that fits, with its mode."""
+    return (
+        f"At most {cost.batch_size} × {cost.length} tokens, by factors of two, fit with: {planned.mode} "
+        f"({planned.device_bytes / 1e9:.1f} GB on a device)."
+    )
 
 
-def sentences(plans: list[Plan], room: Room, most_devices: int) -> Iterator[str]:
-    """Yields a sentence for each kind of attack on its first mode that fits, or on what to change if none does."""
+def by_kind(plans: list[Plan]) -> Iterator[tuple[str, list[Plan]]]:
+    """Yields the kinds of attack that there are plans of, and these."""
     for what, lora in (("An attack on all parameters", False), ("A LoRA attack", True)):
         of_kind = [planned for planned in plans if (planned.mode.lora_r is not None) == lora]
-        if not of_kind:
-            continue
+        if of_kind:
+            yield what, of_kind
+
+
+def sentences(
+    plans: list[Plan], room: Room, most_devices: int, found: Mapping[str, str | tuple[Cost, Plan]]
+) -> Iterator[str]:
+    """Yields a sentence for each kind of attack on its first mode that fits, or on what to change if none does, and on the
+    largest batch that was found."""
+    for what, of_kind in by_kind(plans):
         fitting = next(filter(room.holds, of_kind), None)
+        on_devices = next((planned for planned in of_kind if planned.fits(room.device)), None)
+        answer = found.get(what)
         if fitting is not None:
             yield f"{what} fits with: {fitting.mode} (fullest in the {fitting.moment})."
-            continue
-        on_devices = next((planned for planned in of_kind if planned.fits(room.device)), None)
-        if on_devices is not None:
+        elif on_devices is not None:
             yield (
                 f"{what} fits the devices with: {on_devices.mode}, but not the host, where it takes "
                 f"{on_devices.machine_bytes(room.devices_per_node) / 1e9:.1f} GB. Take more memory there, or fewer devices of "
                 "a machine."
             )
-        elif most_devices > 1:
-            yield (
-                f"{what} does not fit, on {most_devices} devices with a row each either. Take more memory or shorter rows, "
-                "or a larger batch for more devices."
-            )
         else:
-            yield f"{what} does not fit. Take more memory, or shorter and fewer rows."
+            either = f", on {most_devices} devices with a row each either" if most_devices > 1 else ""
+            remedy = "" if answer else " Take more memory or devices, or look for a smaller batch that fits with --fit."
+            yield f"{what} does not fit{either}.{remedy}"
+        if answer is not None:
+            yield answer if isinstance(answer, str) else in_words(*answer)
 
 
 def _table(plans: list[Plan], room: Room, work: Work) -> Table:

@@ -17,7 +17,7 @@ from ..optim.offload import StateOnHost
 from ..optim.schedule_free import is_schedule_free
 from ..optim.stochastic_rounding import at_least_float32, in_bfloat16, step_in_float32
 from ..trainers.tar_config import TARConfig
-from .cost import Cost
+from .cost import Cost, PassName
 from .fake_model import FLOPS_OF_KERNELS, Models, Pass, without_content
 from .memory_ledger import Ledger
 from .mode import Mode
@@ -27,6 +27,9 @@ Counts = dict[str, int]
 # Layers of the two models from which a deep one is extrapolated: this many, and twice as many. The numbers are a choice;
 # `test_a_deep_model_is_planned_from_few_of_its_layers` holds that the bytes are within 0.1 % of those of all layers.
 FEW_LAYERS = {"memory": 8, "flops": 4}
+ROWS_OF_FLOPS = 2  # rows whose operations are counted; each row takes as many, so that all batches share one count
+OF_WHOLE: frozenset[PassName] = frozenset({"reference", "retain"})  # passes of the model that is not under attack
+OF_ATTACKED: frozenset[PassName] = frozenset({"attack", "judgement"})
 
 
 @dataclass(frozen=True)
@@ -66,21 +69,28 @@ def counted(config: PretrainedConfig, cost: Cost, mode: Mode, optim: str) -> Cou
         optim (`str`):
             Outer optimizer, as in [`TARConfig`].
     """
-    alone = replace(mode, devices=1)
-    rows, length = math.ceil(cost.batch_size / mode.devices), cost.length
-    sizes, steps = _extrapolated(config, FEW_LAYERS["memory"], lambda *model: _state(*model, alone, optim))
-    passing = replace(alone, dtype=dtype_of_passes(mode))
-    peaks, gradients = _extrapolated(
+    sizes, steps = counted_state(config, mode, optim)
+    rows = math.ceil(cost.batch_size / mode.devices)
+    passing = replace(mode, devices=1, dtype=dtype_of_passes(mode), optimizer="adamw")  # no pass reads its state
+    peaks, gradients = _of_all_passes(
         config,
         FEW_LAYERS["memory"],
-        lambda *model: _passes(*model, rows, length, cost.output_anchor, passing, mode.devices),
+        lambda *model: _passes(*model, rows, cost.length, cost.output_anchor, mode.devices),
+        passing,
     )
     # with `backward`, as hooks of torch's counter fail for `autograd.grad` with adapters on experts
-    plain = replace(
-        alone, bf16=False, dtype=torch.float32, offload=False, optimizer="adamw", optimizer_in_backward=True
+    plain = Mode(mode.lora_r, False, True, mode.activation_checkpointing, bf16=False)
+    (flops,) = _of_all_passes(
+        config, FEW_LAYERS["flops"], lambda *model: _flops(*model, ROWS_OF_FLOPS, cost.length), plain
     )
-    (flops,) = _extrapolated(config, FEW_LAYERS["flops"], lambda *model: _flops(*model, rows, length, plain))
-    return Counted(sizes, steps, peaks, gradients, flops)
+    return Counted(sizes, steps, peaks, gradients, {name: n * rows // ROWS_OF_FLOPS for name, n in flops.items()})
+
+
+def counted_state(config: PretrainedConfig, mode: Mode, optim: str) -> tuple[Counts, Counts]:
+    """The sizes and steps of [`Counted`], which no size of a batch changes."""
+    held = Mode(mode.lora_r, dtype=mode.dtype, optimizer=mode.optimizer)  # all that they depend on, to count them once
+    sizes, steps = _extrapolated(config, FEW_LAYERS["memory"], lambda *model: _state(*model, held, optim))
+    return sizes, {**steps, "attack's step": 0} if mode.optimizer_in_backward else steps
 
 
 def dtype_of_passes(mode: Mode) -> torch.dtype:
@@ -110,6 +120,20 @@ def _extrapolated(
         {name: size + (twice[name] - size) * (depth - few) // few for name, size in once.items()}
         for once, twice in zip(of_layers(few), of_layers(2 * few), strict=True)
     )
+
+
+def _of_all_passes(
+    config: PretrainedConfig, few: int, count: Callable[..., tuple[Counts, ...]], mode: Mode
+) -> tuple[Counts, ...]:
+    """The extrapolated result of `count` for all passes.
+
+    Those of the whole model are alike beside every attack: they are asked for with one mode for all, and counted once."""
+    of_whole = replace(mode, lora_r=None, optimizer_in_backward=False)
+    parts = [
+        _extrapolated(config, few, lambda *model, names=names, mode=mode: count(*model, mode, names))
+        for names, mode in ((OF_WHOLE, of_whole), (OF_ATTACKED, mode))
+    ]
+    return tuple({**whole, **attacked} for whole, attacked in zip(*parts, strict=True))
 
 
 @cache
@@ -144,7 +168,7 @@ def _state(config: str, config_class: type[PretrainedConfig], mode: Mode, optim:
     steps = {
         "outer step": step,
         "outer step, offloaded": offloaded,
-        "attack's step": 0 if mode.optimizer_in_backward else attacks_step,
+        "attack's step": attacks_step,
     }
     return sizes, steps
 
@@ -153,29 +177,32 @@ def _state(config: str, config_class: type[PretrainedConfig], mode: Mode, optim:
 def _passes(
     config: str,
     config_class: type[PretrainedConfig],
+    mode: Mode,
+    names: frozenset[PassName],
     rows: int,
     length: int,
     output_anchor: bool,
-    mode: Mode,
     devices: int,
 ) -> tuple[Counts, Counts]:
-    """Bytes that each pass adds at most on one of `devices`, and those of them that are left as its gradient."""
+    """Bytes that each pass of these names adds at most on one of `devices`, and those of them that are left as its gradient."""
     peaks: Counts = {}
     gradients: Counts = {}
     with without_content():
         models = Models.of(config, config_class, mode)
-        for run in models.passes(rows, length, output_anchor):
+        for run in models.passes(names, rows, length, output_anchor):
             peaks[run.name], gradients[run.name] = _peak(run, mode, devices, models.reference)
     return peaks, gradients
 
 
 @cache
-def _flops(config: str, config_class: type[PretrainedConfig], rows: int, length: int, mode: Mode) -> tuple[Counts]:
-    """Floating-point operations of each pass; counted apart from memory, as the counter keeps tensors alive."""
+def _flops(
+    config: str, config_class: type[PretrainedConfig], mode: Mode, names: frozenset[PassName], rows: int, length: int
+) -> tuple[Counts]:
+    """Floating-point operations of each pass of these names; counted apart from memory, as the counter keeps tensors alive."""
     operations: Counts = {}
     with without_content():
         models = Models.of(config, config_class, mode)
-        for run in models.passes(rows, length, output_anchor=False):  # which multiplies no matrices
+        for run in models.passes(names, rows, length, output_anchor=False):  # which multiplies no matrices
             with FlopCounterMode(display=False, custom_mapping=FLOPS_OF_KERNELS) as counter:
                 run.run(mode)
             operations[run.name] = counter.get_total_flops()

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -126,11 +126,14 @@ class Models:
         """Builds the models from the JSON text of a configuration."""
         fields = json.loads(config)
         whole, _ = _empty(config_class.from_dict(fields), None, mode)
+        if mode.lora_r is None:
+            return cls(whole, whole, list(whole.parameters()), [])
         attacked, adapter = _empty(config_class.from_dict(fields), mode.lora_r, mode)
-        return cls(whole, attacked, adapter or list(attacked.parameters()), [])
+        return cls(whole, attacked, adapter, [])
 
-    def passes(self, rows: int, length: int, output_anchor: bool) -> list[Pass]:
-        """One pass of each name in [`Cost.outer_step`], in the order of their first use, on `rows` of `length` tokens."""
+    def passes(self, names: Collection[PassName], rows: int, length: int, output_anchor: bool) -> list[Pass]:
+        """One pass of each of these names in [`Cost.outer_step`], in the order of their first use, on `rows` of `length`
+        tokens."""
         ids = torch.zeros(rows, length, dtype=torch.long)
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
         attacking = set(self.attacking)
@@ -146,12 +149,13 @@ class Models:
         def retain(model: nn.Module, batch: Batch):
             return _retain(model, batch, self.reference)
 
-        return [
+        passes = [
             Pass("reference", self.whole, batch, [], reference),
             Pass("retain", self.whole, batch, list(self.whole.parameters()), retain),
             Pass("attack", self.attacked, batch, self.attacking, likelihood, _step_without_state),
             Pass("judgement", self.attacked, batch, base, _entropy, lambda p, gradient: None),
         ]
+        return [each for each in passes if each.name in names]
 
 
 def _empty(config: PretrainedConfig, lora_r: int | None, mode: Mode) -> tuple[nn.Module, list[nn.Parameter]]:

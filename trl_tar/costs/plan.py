@@ -12,7 +12,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
 
 from ..models.errors import NONSENSE
 from ..validation import check_at_least, check_types
-from .bytes_and_flops import Counted, counted, dtype_of_passes
+from .bytes_and_flops import Counted, counted, counted_state, dtype_of_passes
 from .cost import Cost
 from .mode import Mode
 
@@ -139,6 +139,16 @@ def plan(
             f"A LoRA attack on a model of type {config.model_type!r} cannot be planned ({reason}). Plan the attack on all "
             "parameters alone, with --lora-r 0."
         ) from error
+
+
+def least(config: PretrainedConfig, cost: Cost, mode: Mode, optim: str = "schedule_free_adamw") -> tuple[int, int]:
+    """Bytes that each device holds at its fullest moment whatever the size of a batch, and the model's parameters.
+
+    The first is a bound from below, which needs no pass: no gradient and no activation is in it."""
+    sizes, steps = counted_state(config, mode, optim)
+    nothing: dict[str, int] = dict.fromkeys(cost.outer_step, 0)
+    moments = _moments(Counted(sizes, steps, nothing, nothing, nothing), mode, cost.attackers)
+    return max(sum(kinds.values()) for kinds in moments.values()), sizes["parameters"] // mode.dtype.itemsize
 
 
 def _planned(config: PretrainedConfig, cost: Cost, mode: Mode, optim: str, pinned: bool) -> Plan:
