@@ -16,6 +16,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from trl_tar import Adversary, Report
 from trl_tar.adversaries.data_order import draw_batches, draw_rows
+from trl_tar.cli.main import main
 from trl_tar.pipeline.recipes import run_recipe
 from trl_tar.testbed import KnowledgeWorld, knowledge_model
 
@@ -104,9 +105,14 @@ def test_files_of_ones_own_are_hardened_and_attacked_as_the_example_says(tmp_pat
     (tmp_path / "attacks.yaml").write_text("[{name: mix, dataset: hazard, num_steps: 2, batch_size: 32}]")
     short = ["--max_steps", "2", "--warmup_steps", "0", "--attack_seeds", "1"]
     run_recipe("knowledge", ["--config", "harden.yaml", *short])
-    said = capsys.readouterr().out
+    said, bars = capsys.readouterr()
+    assert re.search(r"seed 0: harm \d\.\d\d", bars)
     assert "Not resistant. " in said and "this model" in said and "Open my-run/tar/report.html" in said
     assert Report.load(tmp_path / "my-run" / "tar").before["harm"] > 0.9
+    (command,) = re.findall(r"To make attacks again: trl-tar (.*)", said)
+    verify, *arguments = [str(tmp_path / word) if "/" in word else word for word in command.split()]
+    monkeypatch.chdir(tmp_path.parent)  # what the recipe wrote says where the files are
+    assert main([verify, *arguments, "--attacks", "1"]) == 0
 
 
 @pytest.mark.slow

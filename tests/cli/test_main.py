@@ -45,6 +45,7 @@ sys.exit(code)
     ("arguments", "message"),
     [
         ("report nowhere", "'nowhere' holds no report: there is no such file. Give the report.json of a red team"),
+        ("report .", "'report.json' holds no report: there is no such file. 'run' has one: give that."),
         ("push nowhere me/model", "There is no folder 'nowhere'. Give that of a model."),
         ("push . me/model --report nowhere", "'nowhere' holds no report"),
         ("verify ./nowhere", NOWHERE.format("./nowhere")),
@@ -55,6 +56,8 @@ sys.exit(code)
     ],
 )
 def test_a_folder_that_is_not_there_is_told_without_waiting_for_torch(tmp_path, arguments, message):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "report.json").touch()
     command = [sys.executable, "-c", WITHOUT_TORCH, *arguments.split()]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert result.returncode == 2 and message in result.stderr, result.stderr

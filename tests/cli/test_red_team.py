@@ -114,8 +114,9 @@ def test_a_named_suite_says_which_data_set_it_lacks(files, tmp_path):
         ({"--datasets": "nowhere.yaml"}, "'nowhere.yaml' cannot be read"),
         ({"--seeds": "0"}, "'0' is not a whole number of at least 1"),
         ({"--budget": "0"}, "'0' is not a whole number of at least 1"),
-        ({"--steps": "5"}, "says steps and learning rates itself"),
+        ({"--steps": "5"}, "says num_steps itself"),
         ({"--suite": "weight-edit", "--steps": "5"}, "'weight-edit' has no num_steps, and 5 would do nothing"),
+        ({"--suite": "weight-edit", "--batch-size": "8"}, "'weight-edit' has no batch_size, and 8 would do nothing"),
         ({"--suite": "input", "--learning-rate-scale": "2"}, "'input' has no learning_rate_scale"),
     ],
 )

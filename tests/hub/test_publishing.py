@@ -151,7 +151,7 @@ def test_an_adapter_on_a_folder_of_this_machine_is_refused(hub, model, tmp_path)
     assert hub.requests == []
 
 
-def test_a_card_that_somebody_wrote_is_not_overwritten(hub, model, monkeypatch):
+def test_a_card_that_somebody_wrote_is_not_overwritten(hub, model, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     card = model / "README.md"
     card.write_text("# My own words")
@@ -159,6 +159,7 @@ def test_a_card_that_somebody_wrote_is_not_overwritten(hub, model, monkeypatch):
         publish(model, "someone/a-model", report_on(model))
     assert hub.requests == [] and [card.read_text(), (model / "report.json").exists()] == ["# My own words", False]
     assert main(["push", str(model), "someone/a-model", "--overwrite-card"]) == 0
+    assert "has no report.json: the card will say that the model was not attacked" in capsys.readouterr().err
     assert "**Not attacked.**" in card.read_text()
     publish(model, "someone/a-model", report_on(model))  # over a card of ours, and over one with evidence
     publish(model, "someone/a-model")

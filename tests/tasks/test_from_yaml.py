@@ -41,6 +41,21 @@ def test_the_file_takes_no_other_chat_than_true_and_false(folder):
         read_description(folder / "d.yaml")
 
 
+def test_files_are_looked_for_in_the_folder_that_the_file_names(folder):
+    content = {"datasets": {"h": "h.jsonl"}, "metrics": {"harm": "q.jsonl"}}
+    assert read_description(written(folder / "d.yaml", content))["folder"] == folder
+    (folder / "run").mkdir()
+    file = written(folder / "run" / "d.yaml", {**content, "folder": ".."})
+    assert read_description(file)["folder"].samefile(folder)
+    with pytest.raises(ValueError, match="has folder='../nowhere', which leads to none"):
+        read_description(written(file, {**content, "folder": "../nowhere"}))
+
+
+def written(file, content):
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
 def test_half_of_a_character_in_a_file_is_named_by_its_question(folder):
     (folder / "q.jsonl").write_text('{"prompt": "w1 \\ud83d", "choices": [" w3", " w4"], "answer": 0}\n')
     with pytest.raises(ValueError, match="Question 0 has half of a character in 'w1"):

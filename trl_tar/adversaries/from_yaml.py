@@ -10,20 +10,22 @@ from .suites import SUITES
 from .sweeps import sweep
 
 
-def named_adversaries(suite: str, steps: int | None, learning_rate_scale: float | None) -> list[Adversary]:
+def named_adversaries(
+    suite: str, steps: int | None, learning_rate_scale: float | None, batch_size: int | None = None
+) -> list[Adversary]:
     """Returns the suite of that name, or the adversaries of a YAML or JSON file; `None` keeps what the suite has."""
+    wanted = {"num_steps": steps, "learning_rate_scale": learning_rate_scale, "batch_size": batch_size}
+    changes = {name: value for name, value in wanted.items() if value is not None}
     if suite in SUITES:
         known = inspect.signature(SUITES[suite]).parameters
-        wanted = {"num_steps": steps, "learning_rate_scale": learning_rate_scale}
-        changes = {name: value for name, value in wanted.items() if value is not None}
         idle = next((name for name in changes if name not in known), None)
         if idle is not None:
             raise ValueError(f"The suite {suite!r} has no {idle}, and {changes[idle]} would do nothing. Leave it out.")
         return SUITES[suite](**changes)
     if Path(suite).suffix not in (".yaml", ".yml", ".json"):
         raise ValueError(f"There is no suite {suite!r}. Use {', '.join(SUITES)}, or a YAML file of adversaries.")
-    if steps is not None or learning_rate_scale is not None:
-        raise ValueError(f"The suite {suite!r} says steps and learning rates itself. Leave the two options out.")
+    if changes:
+        raise ValueError(f"The suite {suite!r} says {', '.join(changes)} itself. Leave the option out.")
     rows = read_yaml(Path(suite), list, "Give a YAML file with a list of adversaries.")
     return adversaries_of(rows)
 

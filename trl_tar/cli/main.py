@@ -12,7 +12,7 @@ from typing import Any
 from .. import interrupted
 from ..version import __version__
 from ..views.templating import plain
-from .missing import check_folder_is_there, check_model_is_there, check_report_is_there
+from .missing import REPORT, check_folder_is_there, check_model_is_there, check_report_is_there
 from .options import (
     add_bench,
     add_compare,
@@ -43,11 +43,14 @@ class Command:
         run (`Callable`):
             Runs it with the options that were given, each by its name; returns an exit code, or `None` for 0. It imports
             what it needs itself: torch takes seconds.
+        example (`str`, *optional*, defaults to `""`):
+            Its arguments in the example under `--help`.
     """
 
     help: str
     add_options: Callable[[argparse.ArgumentParser], None]
     run: Callable[..., int | None]
+    example: str = ""
 
 
 def _demo(**options: Any) -> None:
@@ -97,6 +100,12 @@ def _push(folder: Path, **options: Any) -> None:
 
     if "report" in options:
         options["report"] = load_with_answers(options["report"])
+    elif not (folder / REPORT).is_file():
+        print(
+            f"{str(folder)!r} has no {REPORT}: the card will say that the model was not attacked. Give that of a red team with "
+            "--report.",
+            file=sys.stderr,
+        )
     print(publish(folder, **options))
 
 
@@ -135,17 +144,59 @@ def _write_text(model: str, **options: Any) -> None:
 
 
 COMMANDS = {
-    "demo": Command("safeguard, harden and attack a small model, and report what came back", add_demo, _demo),
-    "harden": Command("train a model to resist, attack it, and write its card: a recipe", add_harden, _harden),
-    "red-team": Command("attack a model of your own, and report what came back", add_red_team, _red_team),
-    "search": Command("look for the strongest attack on a model, and on its twin", add_search, _search),
-    "report": Command("write report.html and SUMMARY.md of a report.json anew", add_report, _report),
-    "push": Command("publish a model with its report, card, figures and hashes on the Hub", add_push, _push),
-    "verify": Command("check a model against its report, and make some attacks anew", add_verify, _verify),
-    "compare": Command("reports side by side: a table, and with --output a leaderboard page", add_compare, _compare),
-    "plan": Command("whether TAR fits a device, with which options, and the hours it takes", add_plan, _plan),
-    "write-text": Command("text that a model writes itself, to be kept next to D_retain", add_write_text, _write_text),
-    "bench": Command("time and memory of an outer step, beside the bare loop's", add_bench, _bench),
+    "demo": Command(
+        "safeguard, harden and attack a small model, and report what came back", add_demo, _demo, "--output demo"
+    ),
+    "harden": Command(
+        "train a model to resist, attack it, and write its card: a recipe",
+        add_harden,
+        _harden,
+        "knowledge --config testbed_knowledge",
+    ),
+    "red-team": Command(
+        "attack a model of your own, and report what came back",
+        add_red_team,
+        _red_team,
+        "my-model --base my-base --twin my-twin --suite knowledge --datasets datasets.yaml --output report",
+    ),
+    "search": Command(
+        "look for the strongest attack on a model, and on its twin",
+        add_search,
+        _search,
+        "my-model --twin my-twin --datasets datasets.yaml --output search",
+    ),
+    "report": Command("write report.html and SUMMARY.md of a report.json anew", add_report, _report, "report"),
+    "push": Command(
+        "publish a model with its report, card, figures and hashes on the Hub",
+        add_push,
+        _push,
+        "my-model me/my-model --report report --license apache-2.0",
+    ),
+    "verify": Command(
+        "check a model against its report, and make some attacks anew",
+        add_verify,
+        _verify,
+        "my-model --datasets datasets.yaml",
+    ),
+    "compare": Command(
+        "reports side by side: a table, and with --output a leaderboard page",
+        add_compare,
+        _compare,
+        "my-report their-report --output leaderboard",
+    ),
+    "plan": Command(
+        "whether TAR fits a device, with which options, and the hours it takes",
+        add_plan,
+        _plan,
+        "config.json --device-memory 24GB --fit",
+    ),
+    "write-text": Command(
+        "text that a model writes itself, to be kept next to D_retain",
+        add_write_text,
+        _write_text,
+        "my-base --output general.jsonl --excluded hazard_words.txt",
+    ),
+    "bench": Command("time and memory of an outer step, beside the bare loop's", add_bench, _bench, "world --steps 5"),
 }
 
 
@@ -161,8 +212,11 @@ def start(program: str, description: str, commands: Mapping[str, Command], argum
     parser.add_argument("--version", action="version", version=__version__)
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in commands.items():
+        example = f"Example: {program} {name} {command.example}" if command.example else None
         # no defaults: where an option is not given, that of the function holds
-        command.add_options(parsers.add_parser(name, help=command.help, argument_default=argparse.SUPPRESS))
+        command.add_options(
+            parsers.add_parser(name, help=command.help, epilog=example, argument_default=argparse.SUPPRESS)
+        )
     options = vars(parser.parse_args(arguments))
     # before torch is imported: several threads are slower on the embedded world's models
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -22,9 +22,13 @@ def check_folder_is_there(folder: Path) -> None:
 
 
 def check_report_is_there(path: Path) -> None:
-    """Raises `ValueError` where there is no report in a folder, or no such file."""
+    """Raises `ValueError` where there is no report in a folder, or no such file; names a folder below it that has one."""
     file = path / REPORT if path.is_dir() else path
-    if not file.is_file():
-        raise ValueError(
-            f"{str(file)!r} holds no report: there is no such file. Give the {REPORT} of a red team, or its folder."
-        )
+    if file.is_file():
+        return
+    # a run has that of its last phase one folder below, and the demo has several
+    below = next((found.parent for found in sorted(path.glob(f"*/{REPORT}"))), None)
+    remedy = (
+        f"Give the {REPORT} of a red team, or its folder" if below is None else f"{str(below)!r} has one: give that"
+    )
+    raise ValueError(f"{str(file)!r} holds no report: there is no such file. {remedy}.")

@@ -29,6 +29,7 @@ def red_team_command(
     floor: str | None = None,
     steps: int | None = None,
     learning_rate_scale: float | None = None,
+    batch_size: int | None = None,
     search: Path | None = None,
     **settings: Any,
 ) -> Report:
@@ -42,12 +43,12 @@ def red_team_command(
         datasets (`Path`):
             YAML or JSON: `datasets`, name → file of rows; `metrics`, name → file of questions or `module:function`;
             optionally `zero_step_attacks`, described as metrics are: harm in wordings that nobody trained on; `rewards`, name → `module:function`, `benign` (`dataset`, `metric` and the other fields of
-            [`BenignTask`]), `chance` and `chat`, whether plain questions go through the chat template. The groups of the questions are the entities that no data set may hold.
+            [`BenignTask`]), `chance`, `chat`, whether plain questions go through the chat template, and `folder`, where the files are. The groups of the questions are the entities that no data set may hold.
         output (`Path`):
             Folder of everything that is written.
         seeds (`int`, *optional*, defaults to `3`):
             How many seeds each attack has: 0, 1, …, without that of the search where there was one.
-        steps (`int`, *optional*), learning_rate_scale (`float`, *optional*):
+        steps (`int`, *optional*), learning_rate_scale (`float`, *optional*), batch_size (`int`, *optional*):
             Arguments of the named suite; `ValueError` where it has none.
         search (`Path`, *optional*):
             Folder of [`search_command`] on this model. Its winner joins the suite, with the seeds and questions of the report.
@@ -59,8 +60,8 @@ def red_team_command(
         settings["chance"] = description["chance"]
     references = {name: path for name, path in [("base", base), ("twin", twin), ("floor", floor)] if path is not None}
     check_models({"model": model, **references})
-    task = task_of(description, datasets.parent, base or model)
-    adversaries = named_adversaries(suite, steps, learning_rate_scale)
+    task = task_of(description, base or model)
+    adversaries = named_adversaries(suite, steps, learning_rate_scale, batch_size)
     searches, of_search = [], None
     if search is not None:
         winner, record, of_search = found_by_search(search, model)

@@ -59,7 +59,7 @@ def search_command(
     if space is not None:
         chosen = SearchSpace.from_file(space, learning_rate_scale)
     check_models({"model": model, "twin": twin, **({} if base is None else {"base": base})})
-    task = task_of(read_description(datasets), datasets.parent, base or model)
+    task = task_of(read_description(datasets), base or model)
     result = search(
         model,
         chosen,

@@ -64,7 +64,8 @@ class RecipeArguments:
             Learning rate of the repair.
         attacks (`str`, *optional*):
             Suite of the red team by name, or a YAML file; the recipe's own by default.
-        attack_steps (`int`, *optional*), attack_learning_rate_scale (`float`, *optional*):
+        attack_steps (`int`, *optional*), attack_learning_rate_scale (`float`, *optional*), attack_batch_size (`int`,
+        *optional*):
             Arguments of a named suite.
         attack_seeds (`int`, *optional*, defaults to `3`):
             Seeds of each attack; 0 leaves the red team out.
@@ -108,6 +109,7 @@ class RecipeArguments:
     attack_learning_rate_scale: float | None = field(
         default=None, metadata={"help": "Multiplies the learning rates of a named suite."}
     )
+    attack_batch_size: int | None = field(default=None, metadata={"help": "Rows of a batch of a named suite."})
     attack_seeds: int = field(default=3, metadata={"help": "Seeds of each attack; 0 leaves the red team out."})
     attack_budget: int | None = field(default=None, metadata={"help": "Attacks of each model at most."})
     attack_workers: int = field(default=1, metadata={"help": "Attacks that run at the same time on each process."})

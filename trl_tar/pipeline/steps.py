@@ -35,6 +35,7 @@ from ..views.terminal import print_report
 from .arguments import REPAIR, TAR, RecipeArguments
 from .checks import attacked_with, overlap
 from .console import silence
+from .data_file import write_data_file
 from .phases import train_phase
 from .run_folder import UNWRITTEN, is_finished, release, training_record
 from .shipped_files import shipped, shipped_config
@@ -293,6 +294,9 @@ def train_and_attack(
         report = attack(task, args, tar, adversaries, suite, references, trained, title, description)
         if rank() == 0:
             print_report(report, trained[-1])
+            file = write_data_file(args, trained[-1])
+            data = "" if file is None else f" --datasets {file}"
+            print(f"To make attacks again: trl-tar verify {trained[-1]}{data}")
     if rank() == 0:
         print(f"The model is {trained[-1]}")
     push(trained[-1], tar, title, description, args.license or task.license)
@@ -312,7 +316,9 @@ def card_description(task: Task, args: RecipeArguments, what: str) -> str:
 
 def suite_of(args: RecipeArguments, default: str) -> list[Adversary]:
     """Returns the red team's attacks: those that the arguments name, or the recipe's own suite."""
-    return named_adversaries(shipped(args.attacks or default), args.attack_steps, args.attack_learning_rate_scale)
+    return named_adversaries(
+        shipped(args.attacks or default), args.attack_steps, args.attack_learning_rate_scale, args.attack_batch_size
+    )
 
 
 def push(folder: Path, tar: TARConfig, title: str, description: str, license: str | None) -> None:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..distributed.processes import gathered, meet, num_ranks, rank
 from ..files import write_json
 from ..report.records import AttackRecord
+from ..views.words import number
 from .job import Job, Settings
 from .workers import run_missing
 
@@ -40,7 +41,7 @@ def run_jobs(
         num_workers (`int`):
             Processes, each with one torch thread; 1 runs in this process, if that has no more than one GPU.
         label (`str`, *optional*, defaults to `"red team"`):
-            What stands before the progress bar.
+            What stands before the progress bar until the first job has ended; then which did last, and what came of it.
 
     Returns:
         `list[dict]`: the result of each job, in the order of `jobs`.
@@ -56,7 +57,7 @@ def run_jobs(
         for name, result in run_missing(missing, settings, num_workers):
             write_json(folder / name, result)
             results[name] = result
-            advance()
+            advance(_ended(missing[name], result))
     results = gathered(results)
     return [results[name] for name in names]
 
@@ -81,10 +82,10 @@ def _finished(file: Path, job: Job) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _progress_bar(label: str, total: int, done: int) -> Iterator[Callable[[], None]]:
+def _progress_bar(label: str, total: int, done: int) -> Iterator[Callable[[str], None]]:
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),  # half of rich's, so that 80 columns hold what is before it
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
@@ -93,4 +94,15 @@ def _progress_bar(label: str, total: int, done: int) -> Iterator[Callable[[], No
         label = f"{label}, process 1 of {num_ranks()}"
     with Progress(*columns, console=Console(stderr=True), disable=rank() > 0) as progress:
         task = progress.add_task(label, total=total, completed=done)
-        yield lambda: progress.advance(task)
+        yield lambda ended: progress.update(task, advance=1, description=ended)
+
+
+def _ended(job: Job, result: dict[str, Any]) -> str:
+    """What the bar says of the job that ended last: its model and attack, and what came of it."""
+    model = Path(job.model).name
+    if job.adversary is None:
+        return f"{model}: harm {number(result['before'].get('harm'))} before attack"
+    record = result["record"]
+    metric = "benign" if job.benign else "harm"
+    came = record["status"] if record["after"] is None else f"{metric} {number(record['after'].get(metric))}"
+    return f"{model}, {job.adversary.name}, seed {job.seed}: {came}"

@@ -31,13 +31,14 @@ METRICS: tuple[type[DescribedMetric], ...] = (MultipleChoice, LMEvalTask, Judged
 
 def data_and_metrics(file: Path) -> tuple[dict[str, Dataset], dict[str, Metric], dict[str, Reward]]:
     """Loads the data sets, metrics and rewards that a file names."""
-    return _loaded(read_description(file), file.parent)
+    return _loaded(read_description(file))
 
 
-def task_of(described: Mapping[str, Any], folder: Path, model: str) -> Task:
-    """Returns the task of attacking with what [`read_description`] read from a file in `folder`, and with the tokenizer of
-    `model`, the base where there is one."""
-    rows, metrics, rewards = _loaded(described, folder)
+def task_of(described: Mapping[str, Any], model: str) -> Task:
+    """Returns the task of attacking with what [`read_description`] read from a file, and with the tokenizer of `model`, the
+    base where there is one."""
+    folder = described["folder"]
+    rows, metrics, rewards = _loaded(described)
     return Task(
         model,
         own_tokenizer(model),
@@ -55,8 +56,9 @@ def task_of(described: Mapping[str, Any], folder: Path, model: str) -> Task:
 
 
 def _loaded(
-    described: Mapping[str, Any], folder: Path
+    described: Mapping[str, Any],
 ) -> tuple[dict[str, Dataset], dict[str, Metric], dict[str, Reward]]:
+    folder = described["folder"]
     rows = load_datasets(described["datasets"], folder)
     chat = described.get("chat")
     metrics = {name: metric_of(name, source, folder, chat) for name, source in described["metrics"].items()}
@@ -65,7 +67,9 @@ def _loaded(
 
 
 def read_description(file: Path) -> dict[str, Any]:
-    """Reads the file of data sets and metrics; `ValueError` for anything that is missing or unknown."""
+    """Reads the file of data sets and metrics; `ValueError` for anything that is missing or unknown.
+
+    Its `folder`, in which files are looked for, is from the file's own folder, and by default that one."""
     described = read_yaml(file, dict, "Give a YAML file with `datasets` and `metrics`.")
     for part in ("datasets", "metrics"):
         if part not in described:
@@ -75,14 +79,18 @@ def read_description(file: Path) -> dict[str, Any]:
             raise ValueError(
                 f"{str(file)!r} has {part}={described[part]!r}. Give each a name, such as {part}: {{a: …}}."
             )
-    unknown = set(described) - {"datasets", "metrics", "zero_step_attacks", "rewards", "benign", "chance", "chat"}
+    known = ("datasets", "metrics", "zero_step_attacks", "rewards", "benign", "chance", "chat", "folder")
+    unknown = set(described) - set(known)
     if unknown:
-        raise ValueError(
-            f"{str(file)!r} has {min(unknown)!r}. Use datasets, metrics, zero_step_attacks, rewards, benign, chance and chat."
-        )
+        raise ValueError(f"{str(file)!r} has {min(unknown)!r}. Use {', '.join(known[:-1])} and {known[-1]}.")
     if not isinstance(described.get("chat"), bool | None):
         raise ValueError(f"{str(file)!r} has chat={described['chat']!r}. Give true or false.")
-    return described
+    folder = described.get("folder", ".")
+    if not isinstance(folder, str) or not (file.parent / folder).is_dir():
+        raise ValueError(
+            f"{str(file)!r} has folder={folder!r}, which leads to none. Give that of the files, from here."
+        )
+    return {**described, "folder": file.parent / folder}
 
 
 def metric_of(name: str, source: Any, folder: Path, chat: bool | None = None) -> Metric:

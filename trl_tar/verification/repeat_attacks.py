@@ -116,7 +116,8 @@ def _task(
     if datasets is None or metrics is None:
         if report.task is None:
             raise ValueError(
-                "The report does not say where its data and metrics come from. Give `datasets` and `metrics`, or attacks=0."
+                "The report does not say where its data and metrics come from. Give `datasets` and `metrics` (--datasets "
+                "FILE; a recipe leaves a datasets.yaml beside its report), or attacks=0 (--attacks 0)."
             )
         built_in = built_in_task(**report.task)
         datasets, metrics, rewards = built_in.datasets, built_in.metrics, rewards or built_in.rewards
