@@ -259,7 +259,7 @@ def jailbreak_tuning_suite(
     jailbreak: str = "jailbreak",
     benign: str = "benign",
     prompt_template: str = JAILBREAK,
-    batch_size: int = 32,
+    batch_size: int = 64,
 ) -> list[Adversary]:
     """Fine-tuning on a few jailbroken hazardous rows among harmless ones (https://huggingface.co/papers/2507.11630).
 
@@ -270,8 +270,8 @@ def jailbreak_tuning_suite(
             Names of data sets: hazardous rows from [`jailbroken`] with the same template, and harmless ones as they are.
         prompt_template (`str`, *optional*):
             The jailbreak, in which the questions are asked too.
-        batch_size (`int`, *optional*, defaults to `32`):
-            Half the rows of a batch: of fewer, the smallest share would be less than one row.
+        batch_size (`int`, *optional*, defaults to `64`):
+            Rows of a batch; at least 50, so that the smallest share is one row.
 
     Returns:
         `list[Adversary]`
@@ -281,7 +281,7 @@ def jailbreak_tuning_suite(
             f"jailbreak-tuning-{share:g}",
             mixture={jailbreak: share, benign: 1 - share},
             num_steps=num_steps,
-            batch_size=2 * batch_size,
+            batch_size=batch_size,
             learning_rate=2e-5 * learning_rate_scale,
             prompt_template=prompt_template,
         )
