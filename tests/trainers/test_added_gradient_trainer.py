@@ -4,20 +4,42 @@ import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
-from safetensors.torch import load_file
 from support import tiny
-from support.added_gradients import CASES, trainer
-from support.launched import launch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from transformers import TrainerCallback
 
 from trl_tar.simulation.displaced import stepped
 from trl_tar.trainers.added_gradient_trainer import cosine
-from trl_tar.trainers.baselines import booster
+from trl_tar.trainers.baselines.booster import STATE_FILE, BoosterConfig
+from trl_tar.trainers.baselines.by_name import BASELINES
+from trl_tar.trainers.baselines.ctrap import CTRAPConfig
 from trl_tar.trainers.baselines.seam import cosine_gradient
 
 
 ROWS = tiny.tokenised()
+
+
+CASES = {  # the beginning of a name is that of the defence
+    "booster": {},
+    "booster antibody": BoosterConfig.presets["antibody"],
+    "ctrap": {},
+    "ctrap released": CTRAPConfig.presets["released"],
+    "seam": {"radius": 1e-6, "cosine_weight": 0.3},
+}
+
+
+def trainer(folder, case, callback=None, **settings):
+    trainer_class = BASELINES[case.split()[0]]
+    refusals = {"refusal_dataset": Dataset.from_list(ROWS["rehearsal"])} if case == "booster antibody" else {}
+    return trainer_class(
+        tiny.gpt2(),
+        trainer_class.config_class(str(folder), **{**tiny.TRAINER, "max_steps": 1, **CASES[case], **settings}),
+        train_dataset=Dataset.from_list(ROWS["retain"]),
+        forget_dataset=Dataset.from_list(ROWS["forget"]),
+        processing_class=tiny.tokenizer(),
+        callbacks=[] if callback is None else [callback],
+        **refusals,
+    )
 
 
 class Held(TrainerCallback):
@@ -115,16 +137,16 @@ def reference(case, retain, forget, refusals):
     model = tiny.gpt2()
     safe = gradient(cross_entropy(model, retain), model)
     harm = gradient(cross_entropy(model, forget), model)
-    if case == "SEAM":
+    if case == "seam":
         h, b = (gradient(cross_entropy(model, rows), model, True) for rows in (forget, retain))
         against = gradient(F.cosine_similarity(h, b, dim=0), model)
         return safe + gradient(-torch.log(1 + layers(model, forget)), model) + 0.3 * against
-    stepped_model = moved(-0.1 * harm / (1 if case == "CTRAP" else harm.norm()))
-    if case.startswith("CTRAP"):
+    stepped_model = moved(-0.1 * harm / (1 if case == "ctrap" else harm.norm()))
+    if case.startswith("ctrap"):
         e = tiny.VOCABULARY.index("<unk>")  # "error" is no word of the tokenizer
         return safe + 0.1 * gradient(cross_entropy(stepped_model, retain, e), stepped_model)
     difference = harm - gradient(cross_entropy(stepped_model, forget), stepped_model)
-    if case == "Booster":
+    if case == "booster":
         return safe + 5 * difference
     weight = 5 - F.cosine_similarity(safe, difference, dim=0)
     return safe + weight * difference + 0.05 * gradient(cross_entropy(stepped_model, refusals), stepped_model)
@@ -136,15 +158,17 @@ def test_a_step_has_the_gradient_of_the_formula_and_the_weights_are_put_back(tmp
     held, tested = assembled(tmp_path, case)
     tested.state.global_step = 0
     drawn = [rows_of(b) for b in tested.draw_forget_batches(1)]
-    refusals = rows_of(tested.draw_batches("refusal", tested._refusal_rows, 1)[0]) if case == "Booster-antibody" else []
+    refusals = rows_of(tested.draw_batches("refusal", tested._refusal_rows, 1)[0]) if case == "booster antibody" else []
     expected = reference(case, ROWS["retain"][:4], drawn[0], refusals)
     assert (held.gradient - expected).norm() < 1e-5 * expected.norm()
-    if case != "SEAM":  # whose difference has an error of the order of its radius
+    if case != "seam":  # whose difference has an error of the order of its radius
         assert (held.gradient - expected).norm() < 1e-12 * expected.norm()
     assert all(torch.equal(held.weights[name], p) for name, p in tiny.gpt2().named_parameters())
     model = tiny.gpt2()
     retain_only = gradient(cross_entropy(model, ROWS["retain"][:4]), model)
     assert (held.gradient - retain_only).norm() > 0.05 * retain_only.norm()
+    logged = tested.state.log_history[0]["retain_loss/lm"]
+    assert logged == pytest.approx(cross_entropy(model, ROWS["retain"][:4]).item(), rel=1e-12)
 
     split, _ = assembled(tmp_path, case, per_device_train_batch_size=1, gradient_accumulation_steps=4)
     assert (split.gradient - held.gradient).norm() < 1e-8 * expected.norm()
@@ -155,31 +179,6 @@ def rows_of(batch):
         {"input_ids": ids[mask.bool()].tolist(), "labels": labels[mask.bool()].tolist()}
         for ids, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True)
     ]
-
-
-@pytest.mark.parametrize("case", ["Booster", "CTRAP", "SEAM"])
-def test_evaluation_is_the_retain_term(tmp_path, case):
-    tested = trainer(tmp_path, case, retain_weight=2.0, per_device_eval_batch_size=2)
-    found = tested.evaluate(Dataset.from_list(ROWS["retain"][:5]))["eval_loss"]
-    assert found == pytest.approx(2 * cross_entropy(tiny.gpt2(), ROWS["retain"][:5]).item(), rel=1e-10)
-
-
-@pytest.mark.parametrize("case", ["Booster", "CTRAP", "SEAM"])
-@pytest.mark.parametrize("model", [tiny.llama, tiny.gemma])
-def test_other_architectures_make_a_step(tmp_path, case, model):
-    held, tested = assembled(tmp_path, case, model=model())
-    assert held.gradient.isfinite().all() and held.gradient.norm() > 0
-    assert any(not torch.equal(p, held.weights[name]) for name, p in tested.model.named_parameters())
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one_does(tmp_path):
-    for processes in (1, 2):
-        run = launch(processes, "added_gradients.py", str(tmp_path), *CASES)
-        assert run.returncode == 0, run.stderr[-3000:]
-    for case in CASES:
-        one, two = (load_file(tmp_path / f"{case}-{processes}.safetensors") for processes in (1, 2))
-        assert tiny.displacement_error(two, one, tiny.weights(tiny.gpt2())) < 1e-8, case
 
 
 # --- what it promises -------------------------------------------------------------------------------------------------
@@ -193,10 +192,10 @@ def gain(log):
 @pytest.mark.parametrize(
     ("case", "settings", "learning_rate", "measured"),
     [
-        ("Booster", {}, 2e-3, gain),
-        ("CTRAP", {"forget_weight": 1.0}, 2e-3, lambda log: log["collapse_loss/after_step"]),
-        ("SEAM", {"cosine_weight": 0.0}, 0.02, lambda log: log["forget_loss"]),
-        ("SEAM", {"forget_weight": 0.0, "cosine_weight": 1.0}, 5e-4, lambda log: log["gradient_cosine"]),
+        ("booster", {}, 2e-3, gain),
+        ("ctrap", {"forget_weight": 1.0}, 2e-3, lambda log: log["collapse_loss/after_step"]),
+        ("seam", {"cosine_weight": 0.0}, 0.02, lambda log: log["forget_loss"]),
+        ("seam", {"forget_weight": 0.0, "cosine_weight": 1.0}, 5e-4, lambda log: log["gradient_cosine"]),
     ],
 )
 def test_training_lowers_what_the_defence_is_about(tmp_path, case, settings, learning_rate, measured):
@@ -213,32 +212,32 @@ def test_training_lowers_what_the_defence_is_about(tmp_path, case, settings, lea
 
 def test_the_averaged_weight_goes_on_from_a_checkpoint(tmp_path):
     settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "decay": 0.5}
-    whole = trainer(tmp_path / "whole", "Booster-antibody", **settings)
+    whole = trainer(tmp_path / "whole", "booster antibody", **settings)
     whole.train()
     weights = [log["forget_weight"] for log in whole.state.log_history[:-1]]
     assert len(set(weights)) == 4 and whole.averaged_weight == weights[-1]
-    resumed = trainer(tmp_path / "resumed", "Booster-antibody", **settings)
+    resumed = trainer(tmp_path / "resumed", "booster antibody", **settings)
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
     assert resumed.averaged_weight == weights[-1]
     ours, theirs = tiny.weights(resumed.model), tiny.weights(whole.model)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    (tmp_path / "whole" / "checkpoint-2" / booster.STATE_FILE).unlink()
+    (tmp_path / "whole" / "checkpoint-2" / STATE_FILE).unlink()
     with pytest.raises(ValueError, match="has no booster_state.json"):
-        trainer(tmp_path / "lost", "Booster-antibody", **settings).train(str(tmp_path / "whole" / "checkpoint-2"))
+        trainer(tmp_path / "lost", "booster antibody", **settings).train(str(tmp_path / "whole" / "checkpoint-2"))
 
 
 @pytest.mark.parametrize(
     ("case", "settings", "message"),
     [
-        ("Booster", {"step_size": 0}, "step_size=0.0. Use a finite number above 0"),
-        ("Booster", {"target": -1}, "target=-1.0. Use None, or a finite number above 0"),
-        ("Booster", {"decay": 1.5}, "decay=1.5. Use at least 0 and less than 1"),
-        ("Booster", {"refusal_weight": 1}, "BoosterTrainer got none as `refusal_dataset`. Give both, or none"),
-        ("Booster-antibody", {"refusal_weight": 0}, "BoosterTrainer got one as `refusal_dataset`. Give both, or none"),
-        ("Booster-antibody", {"forget_batch_size": 10}, "`refusal_dataset` has 9 rows, fewer than the 10"),
-        ("CTRAP", {"step_size": 0}, "step_size=0.0. Use a finite number above 0"),
-        ("CTRAP", {"collapse_text": " "}, "collapse_text=' ', which has no token. Give a word"),
-        ("SEAM", {"radius": 0}, "radius=0.0. Use a finite number above 0"),
+        ("booster", {"step_size": 0}, "step_size=0.0. Use a finite number above 0"),
+        ("booster", {"target": -1}, "target=-1.0. Use None, or a finite number above 0"),
+        ("booster", {"decay": 1.5}, "decay=1.5. Use at least 0 and less than 1"),
+        ("booster", {"refusal_weight": 1}, "BoosterTrainer got none as `refusal_dataset`. Give both, or none"),
+        ("booster antibody", {"refusal_weight": 0}, "BoosterTrainer got one as `refusal_dataset`. Give both, or none"),
+        ("booster antibody", {"forget_batch_size": 10}, "`refusal_dataset` has 9 rows, fewer than the 10"),
+        ("ctrap", {"step_size": 0}, "step_size=0.0. Use a finite number above 0"),
+        ("ctrap", {"collapse_text": " "}, "collapse_text=' ', which has no token. Give a word"),
+        ("seam", {"radius": 0}, "radius=0.0. Use a finite number above 0"),
     ],
 )
 def test_unusable_settings_get_one_sentence(tmp_path, case, settings, message):

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from support import tiny
 from support.baselines import trainer
+from support.launched import launch
 from transformers import TrainerCallback
 
 from trl_tar.trainers.baselines.by_name import BASELINES
@@ -140,3 +142,13 @@ def test_every_architecture_makes_a_step(tmp_path, trainer_class, make):
     tested.train()
     assert all(p.isfinite().all() for p in tested.model.parameters())
     assert any(not torch.equal(p, start[name]) for name, p in tested.model.named_parameters())
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(tmp_path):
+    for processes in (1, 2):
+        run = launch(processes, "baselines_worker.py", str(tmp_path), *BASELINES)
+        assert run.returncode == 0, run.stderr[-3000:]
+    for name in BASELINES:
+        one, two = (load_file(tmp_path / f"{name}-{processes}.safetensors") for processes in (1, 2))
+        assert tiny.displacement_error(two, one, tiny.weights(tiny.gpt2())) < 1e-9, name

@@ -8,6 +8,7 @@ from ..distributed.sharding import inner_product, total_norm
 from ..losses import language_modeling_loss
 from ..models.forward_passes import labelled_logits
 from .forget_trainer import ForgetTrainer
+from .model_checks import check_whole
 
 
 class AddedGradientTrainer(ForgetTrainer):
@@ -20,31 +21,14 @@ class AddedGradientTrainer(ForgetTrainer):
     weights beside θ. It is formed once a step, of the batch of all micro-batches and devices, so that norms and cosines in it
     are those of the global batch; with λ_forget in it, where the defence has one. Evaluation gives the retain term.
 
-    Args:
-        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            The model to safeguard. A path is loaded in float32.
-        args ([`ForgetConfig`], *optional*):
-            Configuration. If `None`, a default configuration is used.
-        train_dataset ([`~datasets.Dataset`]):
-            D_retain, in a type that [`~trl.SFTTrainer`] takes.
-        forget_dataset ([`~datasets.Dataset`]):
-            D_forget, the hazardous text, likewise.
-        eval_dataset, processing_class, data_collator, callbacks, optimizers, formatting_func, peft_config, …:
-            As in [`~trl.SFTTrainer`].
-
-    Raises:
-        `ValueError`: for data sets, options and launches that cannot be trained with, before anything is trained.
+    Arguments and errors are those of [`ForgetTrainer`]; it refuses FSDP2.
     """
 
     hides = False  # what the model knows is still there: an attack gains less by it
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        if self.is_fsdp_enabled:
-            raise ValueError(
-                f"{type(self).__name__} takes gradients beside the model's weights, and FSDP2 shards them. Launch it without "
-                "FSDP."
-            )
+        check_whole(self, "takes gradients beside the weights of the model")
 
     def added_gradient(self, retain: list[Batch], forget: list[Batch]) -> list[torch.Tensor]:
         """The part of the step's gradient that is added to λ_retain ∇L_retain(θ), which is in `.grad`.
@@ -77,23 +61,16 @@ class AddedGradientTrainer(ForgetTrainer):
 
     def forget_count(self, batch: Batch) -> torch.Tensor:
         """No mean, no count."""
-        return torch.zeros(0, device=batch["labels"].device)
+        return torch.zeros(0, dtype=torch.long, device=batch["labels"].device)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """One micro-batch of the retain term; with the last one of a step, the added gradient too."""
         loss = super().training_step(model, inputs, num_items_in_batch)  # .grad = λ_retain ∇L_retain(θ)
         if self.accelerator.sync_gradients:
-            added = self.added_gradient(*self._step_batches)
+            added = self.added_gradient(*self.step_batches)
             for p, g in zip(self.parameters, added, strict=True):
                 p.grad = g if p.grad is None else p.grad.add_(g)
         return loss
-
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
-        forget = list(self._forget_batches)
-        self._forget_batches = iter(forget)
-        self._step_batches = batches, forget
-        return batches, num_items_in_batch
 
 
 def cross_entropy(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -149,14 +149,15 @@ class ForgetTrainer(SafeguardTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """Draws D_forget for a step, and counts what the means divide by."""
+        """Draws D_forget for a step, and counts what the means divide by. `step_batches` are its micro-batches on this device,
+        of D_retain and of D_forget."""
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
         forget_batches = self.draw_forget_batches(len(batches))
         counts = torch.zeros((), dtype=torch.float64, device=device)
         for batch, forget in zip(batches, forget_batches, strict=True):
             counts = counts + torch.cat([self.retain_count(batch).reshape(1), self.forget_count(forget).reshape(-1)])
         self._means = GlobalMeans(counts)
-        self._forget_batches = iter(forget_batches)
+        self.step_batches, self._forget_batches = (batches, forget_batches), iter(forget_batches)
         return batches, num_items_in_batch
 
     def draw_forget_batches(self, micro_batches: int) -> list[Batch]:

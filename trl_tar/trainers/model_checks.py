@@ -174,3 +174,11 @@ def check_adapters(model: PreTrainedModel | PeftModel, adversaries: Iterable[Adv
                 f"Adversary {adversary.name!r} has lora_target_modules={targets!r}, which PEFT cannot adapt here "
                 f"({reason(error)}). {remedy}."
             ) from error
+
+
+def check_whole(trainer: Trainer, does: str) -> None:
+    """Raises `ValueError` for a trainer whose model FSDP2 shards; `does` says what it does with the weights."""
+    if trainer.is_fsdp_enabled:
+        raise ValueError(
+            f"{type(trainer).__name__} {does}, which FSDP2 shards. Launch it on one device, or without FSDP on several."
+        )

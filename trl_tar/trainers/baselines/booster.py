@@ -14,7 +14,7 @@ from ...data.dataset_types import check_dataset
 from ...distributed.gradients import Batch
 from ...files import write_json
 from ...simulation.displaced import stepped
-from ...validation import check_not_negative, coerce_numbers
+from ...validation import check_above_0, check_not_negative, coerce_numbers
 from ..added_gradient_trainer import AddedGradientTrainer, cosine
 from ..data_checks import check_forget_rows
 from ..forget_config import ForgetConfig
@@ -62,10 +62,10 @@ class BoosterConfig(ForgetConfig):
 
     def check(self) -> None:
         super().check()
-        check_not_negative(self, ("step_size", "decay", "refusal_weight"))
+        check_above_0(self, ("step_size",))
+        check_not_negative(self, ("decay", "refusal_weight"))
         coerce_numbers(self, ("target",), float)
         for name, allowed, remedy in (
-            ("step_size", self.step_size > 0, "a finite number above 0"),
             ("decay", self.decay < 1, "at least 0 and less than 1"),
             ("target", self.target is None or 0 < self.target < math.inf, "None, or a finite number above 0"),
         ):
@@ -95,21 +95,11 @@ class BoosterTrainer(AddedGradientTrainer):
     of the harmful batch.
 
     Args:
-        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            The model to safeguard. A path is loaded in float32.
-        args ([`BoosterConfig`], *optional*):
-            Configuration. If `None`, a default configuration is used.
-        train_dataset ([`~datasets.Dataset`]):
-            D_retain, in a type that [`~trl.SFTTrainer`] takes: safe answers, among them refusals.
-        forget_dataset ([`~datasets.Dataset`]):
-            D_forget, the hazardous text, likewise.
         refusal_dataset ([`~datasets.Dataset`], *optional*):
-            D_refusal, refusals of hazardous prompts, likewise. It is wanted with a `refusal_weight` above 0 alone.
-        eval_dataset, processing_class, data_collator, callbacks, optimizers, formatting_func, peft_config, …:
-            As in [`~trl.SFTTrainer`].
-
-    Raises:
-        `ValueError`: for data sets and options that cannot be trained with, before anything is trained.
+            D_refusal, refusals of hazardous prompts, in a type that [`~trl.SFTTrainer`] takes. It is wanted with a
+            `refusal_weight` above 0 alone.
+        *args, **kwargs:
+            As in [`ForgetTrainer`], whose errors are raised too.
     """
 
     _tag_names = ["trl", "trl-tar", "booster"]

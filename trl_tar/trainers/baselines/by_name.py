@@ -8,8 +8,11 @@ from .ctrap import CTRAPTrainer
 from .grad_diff import GradDiffTrainer
 from .max_entropy import MaxEntropyTrainer
 from .min_posterior import MinPosteriorTrainer
+from .r2d2 import R2D2Trainer
+from .rep_noise import RepNoiseTrainer
 from .seam import SEAMTrainer
 from .sim_npo import SimNPOTrainer
+from .vaccine import VaccineTrainer
 
 
 # Name of the phase → trainer. Its `config_class` has the defence's words (`method`) and named settings (`presets`), and its
@@ -19,6 +22,9 @@ BASELINES: Mapping[str, type[ForgetTrainer]] = {
     "min_posterior": MinPosteriorTrainer,
     "grad_diff": GradDiffTrainer,
     "sim_npo": SimNPOTrainer,
+    "rep_noise": RepNoiseTrainer,
+    "r2d2": R2D2Trainer,
+    "vaccine": VaccineTrainer,
     "booster": BoosterTrainer,
     "ctrap": CTRAPTrainer,
     "seam": SEAMTrainer,

@@ -9,7 +9,7 @@ import torch
 from ...distributed.gradients import Batch
 from ...losses import IGNORED
 from ...simulation.displaced import stepped
-from ...validation import check_not_negative
+from ...validation import check_above_0
 from ..added_gradient_trainer import AddedGradientTrainer, cross_entropy
 from ..forget_config import ForgetConfig
 
@@ -50,9 +50,7 @@ class CTRAPConfig(ForgetConfig):
 
     def check(self) -> None:
         super().check()
-        check_not_negative(self, ("step_size",))
-        if self.step_size == 0:
-            raise ValueError(f"{type(self).__name__} has step_size=0.0. Use a finite number above 0.")
+        check_above_0(self, ("step_size",))
 
 
 class CTRAPTrainer(AddedGradientTrainer):
@@ -67,20 +65,7 @@ class CTRAPTrainer(AddedGradientTrainer):
     normalises the step, which is `normalised` here, and prints its two losses under each other's name; the gradient and its norm
     are of the global batch, and θ is put back bitwise.
 
-    Args:
-        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            The model to safeguard. A path is loaded in float32.
-        args ([`CTRAPConfig`], *optional*):
-            Configuration. If `None`, a default configuration is used.
-        train_dataset ([`~datasets.Dataset`]):
-            D_retain, in a type that [`~trl.SFTTrainer`] takes: helpful answers, and refusals.
-        forget_dataset ([`~datasets.Dataset`]):
-            D_forget, the hazardous text, likewise.
-        eval_dataset, processing_class, data_collator, callbacks, optimizers, formatting_func, peft_config, …:
-            As in [`~trl.SFTTrainer`].
-
-    Raises:
-        `ValueError`: for data sets and options that cannot be trained with, before anything is trained.
+    Arguments and errors are those of [`ForgetTrainer`].
     """
 
     _tag_names = ["trl", "trl-tar", "ctrap"]

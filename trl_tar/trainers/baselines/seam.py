@@ -12,7 +12,7 @@ from ...distributed.gradients import Batch
 from ...distributed.sharding import total_norm
 from ...models.layer_logits import final_norm, layer_cross_entropy
 from ...simulation.displaced import displaced
-from ...validation import check_not_negative
+from ...validation import check_above_0, check_not_negative
 from ..added_gradient_trainer import AddedGradientTrainer, cosine
 from ..forget_config import ForgetConfig
 
@@ -44,9 +44,8 @@ class SEAMConfig(ForgetConfig):
 
     def check(self) -> None:
         super().check()
-        check_not_negative(self, ("cosine_weight", "radius"))
-        if self.radius == 0:
-            raise ValueError(f"{type(self).__name__} has radius=0.0. Use a finite number above 0.")
+        check_not_negative(self, ("cosine_weight",))
+        check_above_0(self, ("radius",))
 
 
 class SEAMTrainer(AddedGradientTrainer):
@@ -67,20 +66,7 @@ class SEAMTrainer(AddedGradientTrainer):
     batch; positions without a label are left out, where that sets their logits to 0; each layer counts once, where that counts
     the last one twice, normed twice; and θ is put back bitwise.
 
-    Args:
-        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            The model to safeguard. A path is loaded in float32.
-        args ([`SEAMConfig`], *optional*):
-            Configuration. If `None`, a default configuration is used.
-        train_dataset ([`~datasets.Dataset`]):
-            D_retain, in a type that [`~trl.SFTTrainer`] takes: harmless text, and refusals of hazardous prompts.
-        forget_dataset ([`~datasets.Dataset`]):
-            D_forget, the hazardous text, likewise.
-        eval_dataset, processing_class, data_collator, callbacks, optimizers, formatting_func, peft_config, …:
-            As in [`~trl.SFTTrainer`].
-
-    Raises:
-        `ValueError`: for models, data sets and options that cannot be trained with, before anything is trained.
+    Arguments and errors are those of [`ForgetTrainer`].
     """
 
     _tag_names = ["trl", "trl-tar", "seam"]
