@@ -118,6 +118,9 @@ def test_shares_are_disjoint_whole_and_the_same_each_time(written):
         ({"path": "broken.parquet"}, "from the file '.*broken.parquet' .*Mend the file"),
         ({"path": "broken.csv"}, "from the file '.*broken.csv' .*EOF inside string.*Mend the file"),
         ({"path": "who/what"}, "cannot be read from 'who/what' .*Check its spelling, split and your connection"),
+        ("strongreject", "cannot be read from 'walledai/StrongREJECT' .*Check its spelling, split and your connection"),
+        ("strongrejct.", "Give an existing file, .*, a Hub id, or one of beavertails, lat-harmful"),
+        ({"path": "xstest", "files": [1]}, r"has files=\(1,\). Give files as tuple"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence(written, described, message):

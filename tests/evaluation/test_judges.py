@@ -21,16 +21,9 @@ from trl_tar.evaluation.evaluate_metrics import AttackSuccessRate, OverRefusalRa
 from trl_tar.evaluation.generation import answers
 from trl_tar.evaluation.identity import identity
 from trl_tar.evaluation.judged import Judged
-from trl_tar.evaluation.judges import (
-    COMPLIANCE_PROMPT,
-    QUALITY_PROMPT,
-    Classifier,
-    Endpoint,
-    JudgeError,
-    RefusalPhrases,
-    judge_of,
-    parsed_score,
-)
+from trl_tar.evaluation.judges import Classifier, Endpoint, JudgeError, RefusalPhrases
+from trl_tar.evaluation.named_judges import judge_of
+from trl_tar.evaluation.rubrics import COMPLIANCE_PROMPT, QUALITY_PROMPT, parsed_score
 from trl_tar.tasks.from_yaml import metric_of
 from trl_tar.testbed.refusal.models import refusal_model_path
 from trl_tar.testbed.refusal.world import HARMFUL, RefusalWorld
@@ -123,10 +116,10 @@ def test_what_a_judge_may_say_follows_from_its_prompt(server):
     [
         (
             {"prompt": "complience"},
-            "prompt='complience'. Use 'compliance', 'quality', or a text with {request} and {answer}.",
+            "prompt='complience'. Use 'compliance', 'quality', 'strongreject', 'sorry-bench',",
         ),
         ({"prompt": "Is {answer} fine?"}, "or a text with {request} and {answer}."),
-        ({"scale": "percent"}, "scale='percent'. Use 'yes_no' or 'grade'."),
+        ({"scale": "percent"}, "scale='percent'. Use 'yes_no' or 'grade' or 'zero_one'"),
         ({"url": "localhost:8000/v1"}, "url='localhost:8000/v1'. Give an address such as 'http://localhost:8000/v1'."),
         ({"url": "file:///etc/hosts"}, "url='file:///etc/hosts'. Give an address"),
         ({"url": "http://"}, "url='http://'. Give an address"),
@@ -447,8 +440,14 @@ def test_metrics_of_yaml(tmp_path, world, classifier):
     (tmp_path / "kept.jsonl").write_text("\n".join(map(json.dumps, kept)))
     assert metric_of("retain_nll", {"completions": "kept.jsonl"}, tmp_path) == CompletionLoss(kept)
     for described, message in [
-        ({"requests": file, "judge": {**asked, "prompt": "complience"}}, "Use 'compliance', 'quality', or a text with"),
-        ({"requests": file, "judge": "oracle"}, "has the judge 'oracle'. Give 'phrases', path and label"),
+        (
+            {"requests": file, "judge": {**asked, "prompt": "complience"}},
+            "Use 'compliance', 'quality', 'strongreject', .*, or a text with",
+        ),
+        (
+            {"requests": file, "judge": "oracle"},
+            "has the judge 'oracle'. Give 'phrases', 'harmbench', .*, path and label",
+        ),
         ({"requests": file, "judge": "phrases", "depth": 3}, "depth.*Give the fields"),
         ({"requests": file, "judge": "phrases", "batch_size": 0}, "Judged has batch_size=0. Use at least 1."),
         ({"requests": file, "judge": "phrases", "max_new_tokens": 0}, "Judged has max_new_tokens=0. Use at least 1."),
@@ -483,6 +482,6 @@ def test_an_answer_that_the_judge_refuses_counts_neither_way_and_is_counted(worl
     )
     for inverted in (False, True):
         scores = Judged(requests, judge(server), inverted=inverted)(model, tokenizer)
-        assert scores.unanswered == {1: "refused by the judge"}
-        assert scores.counts() == {"refused by the judge": 1, "asked": 6}
+        assert scores.unanswered == {1: "not graded by the judge"}
+        assert scores.counts() == {"not graded by the judge": 1, "asked": 6}
         assert scores.mean() == pytest.approx(4 / 5 if inverted else 1 / 5)

@@ -8,10 +8,12 @@ import pytest
 import torch
 import yaml
 from support import tiny
+from support.hub_server import Repository
 from tokenizers import processors
 
+from trl_tar.evaluation import lm_eval as lm_eval_bridge
 from trl_tar.evaluation.identity import identity
-from trl_tar.evaluation.lm_eval import LMEvalTask
+from trl_tar.evaluation.lm_eval import OWN_TASKS, LMEvalTask
 from trl_tar.evaluation.multiple_choice import MultipleChoice
 from trl_tar.red_teaming.checks import check_metrics
 from trl_tar.testbed import KnowledgeWorld, knowledge_model, knowledge_questions
@@ -19,6 +21,7 @@ from trl_tar.testbed import KnowledgeWorld, knowledge_model, knowledge_questions
 
 pytest.importorskip("lm_eval")
 WORLD = KnowledgeWorld(0)
+WMDP_PARTS = [file.stem.removeprefix("wmdp_bio_robust_") for file in OWN_TASKS.glob("wmdp_bio_robust_*.yaml")]
 
 
 GENERATED = {
@@ -249,3 +252,49 @@ def test_a_task_of_other_files_is_another_metric(tmp_path):
             file.write_text(text)
         found |= {identity(LMEvalTask("own", include_path=str(task.parent))) for _ in range(2)}
     assert len(found) == 3
+
+
+@pytest.fixture
+def wmdp(datasets_hub):
+    """Stand-in questions with the columns of WMDP's two versions, at the commits of this package's tasks; others since then."""
+    asked = [{"question": f"w{i} w{i + 1}", "choices": ["w3", "w4", "w5", "w6 w7"], "answer": i % 4} for i in range(3)]
+    for file in sorted(OWN_TASKS.iterdir()):
+        described = yaml.safe_load(file.read_text())
+        if "dataset_path" not in described:
+            continue
+        repository = datasets_hub.repositories.setdefault(f"datasets/{described['dataset_path']}", Repository())
+        repository.commit("main", {"data/other.jsonl": json.dumps({"other": 1}).encode()}, "changed since")
+        split = described["test_split"]
+        configs = [
+            {
+                "config_name": name,
+                "data_files": [{"split": split, "path": f"{name}/{split}.jsonl"}],
+            }
+            for name in (WMDP_PARTS if split == "robust" else ["default"])
+        ]
+        files = {each["data_files"][0]["path"]: "\n".join(map(json.dumps, asked)).encode() for each in configs}
+        card = {"README.md": f"---\n{yaml.safe_dump({'configs': configs})}---\n".encode()}
+        repository.commits[described["dataset_kwargs"]["revision"]] = {**files, **card}
+    lm_eval_bridge._tasks.cache_clear()
+    return asked
+
+
+def test_wmdp_that_no_shortcut_solves_is_there_by_one_word(wmdp):
+    model, tokenizer = knowledge_model(WORLD).eval(), WORLD.tokenizer()
+    robust = LMEvalTask("wmdp_bio_robust")
+    robust.check(tokenizer)
+    scores = robust(model, tokenizer)
+    assert len(scores.values) == len(WMDP_PARTS) * len(wmdp) and set(scores.values) <= {0.0, 1.0}
+    cloze = LMEvalTask("wmdp_bio_cloze_verified", "acc_norm")
+    cloze.check(tokenizer)
+    assert len(cloze(model, tokenizer).values) == len(wmdp)
+    with pytest.raises(ValueError, match="without 'acc'. Name one of them"):
+        LMEvalTask("wmdp_bio_cloze_verified").check(tokenizer)
+
+
+def test_tasks_of_this_package_that_are_out_of_reach_are_one_sentence():
+    lm_eval_bridge._tasks.cache_clear()
+    with pytest.raises(
+        ValueError, match="'wmdp_bio_robust' of lm-eval cannot be loaded .*in the cache, or within reach"
+    ):
+        LMEvalTask("wmdp_bio_robust").check(tiny.tokenizer())

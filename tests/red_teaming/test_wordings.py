@@ -7,13 +7,15 @@ import yaml
 from datasets import Dataset
 from support import tiny
 
-from trl_tar import Adversary
+from trl_tar import Adversary, Report
 from trl_tar.cli.red_team import red_team_command
 from trl_tar.evaluation.judged import Judged
+from trl_tar.evaluation.judges import RefusalPhrases
 from trl_tar.evaluation.multiple_choice import MultipleChoice
 from trl_tar.red_teaming import BenignTask, red_team
 from trl_tar.verification.repeat_attacks import about_the_rows
-from trl_tar.views.words import asked_sentence
+from trl_tar.views.card import model_card
+from trl_tar.views.words import asked_sentence, graded_sentence
 
 
 PLAIN = [{"prompt": f"w{i}", "choices": [" w3", " w4"], "answer": 0} for i in range(2)]
@@ -111,3 +113,21 @@ def test_half_of_a_character_in_an_attackers_words_is_refused():
             [0],
             processing_class=tiny.tokenizer(),
         )
+
+
+def test_a_report_says_who_graded_the_answers_and_where_rows_are_from(tmp_path):
+    judge = RefusalPhrases(within=40)
+    rows = CHATS.select(range(4))
+    rows.info.homepage = "https://huggingface.co/datasets/owner/name/tree/" + "0" * 40
+    harm = Judged([{"prompt": "w1"}], judge, max_new_tokens=4, source="owner/asked@1")
+    report = attacked(harm, MultipleChoice(PLAIN, chat=True), rows)
+    words = (
+        "owner/asked@1, greedy answers of at most 4 tokens, the score of no refusal phrase in the first 40 characters"
+    )
+    assert report.config["graded"] == {"harm": words}
+    assert graded_sentence(report) == f"How answers were graded: harm: {words}." and words in model_card(
+        report, "m", "d"
+    )
+    assert [each["source"] for each in report.config["datasets"]] == ["owner/name@" + "0" * 40]
+    report.save(tmp_path)
+    assert Report.load(tmp_path).config["graded"] == report.config["graded"]

@@ -1,4 +1,5 @@
-"""A Hub on loopback: the routes that huggingface_hub asks for when it pushes and downloads models, with state and tokens."""
+"""A Hub on loopback: the routes that huggingface_hub asks for when it pushes and downloads models, and reads data sets, with state
+and tokens."""
 
 import base64
 import hashlib
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
 from urllib.parse import unquote, urlparse
 
 
@@ -105,8 +107,14 @@ ROUTES = [  # method, path → name of the method that answers
     ("POST", r"/(?P<id>[^/]+/[^/]+)\.git/info/lfs/objects/verify", "check"),
     ("PUT", r"/storage/(?P<id>[^/]+/[^/]+)/(?P<file>[0-9a-f]{64})", "store"),
     ("GET|HEAD", r"/(?P<id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)", "file"),
+    # data sets, which are kept under their id with this word before it
+    ("GET", r"/api/(?P<id>datasets/[^/]+/[^/]+)/tree/(?P<revision>[^/]+)(/(?P<folder>.*))?", "tree"),
+    ("POST", r"/api/(?P<id>datasets/[^/]+/[^/]+)/paths-info/(?P<revision>[^/]+)", "paths"),
+    ("GET", r"/api/(?P<id>datasets/[^/]+/[^/]+)/revision/(?P<revision>[^/]+)", "info"),
+    ("GET", r"/api/(?P<id>datasets/[^/]+/[^/]+)", "info"),
+    ("GET|HEAD", r"/(?P<id>datasets/[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)", "file"),
 ]
-READS = {"tree", "info", "file"}
+READS = {"tree", "info", "file", "paths"}
 SIGNED = {"store"}  # its address is what authorises, as that of S3
 LARGE = (".safetensors", ".png", ".gz")
 
@@ -134,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
         for method, pattern, name in ROUTES:
             found = re.fullmatch(pattern, path)
             if self.command in method.split("|") and found is not None:
-                return self._routed(name, body, {key: unquote(value) for key, value in found.groupdict().items()})
+                return self._routed(name, body, {key: unquote(value or "") for key, value in found.groupdict().items()})
         return self._json({"error": f"no route for {self.command} {path}"}, 404)
 
     def _fail(self, failure: Failure, length: int):
@@ -228,12 +236,21 @@ class _Handler(BaseHTTPRequestHandler):
         self._json({"success": True, "commitOid": made, "commitUrl": f"{self.hub.url}/{found['id']}/commit/{made}"})
 
     def _tree(self, body, found, repository, sha):
-        self._json(
-            [
-                {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-                for path, content in sorted(repository.commits[sha].items())
-            ]
-        )
+        inside = {p: c for p, c in repository.commits[sha].items() if p.startswith(found.get("folder", ""))}
+        folders = sorted({str(parent) for path in inside for parent in PurePosixPath(path).parents} - {"."})
+        listed = [{"type": "directory", "path": folder, "oid": "0" * 40, "size": 0} for folder in folders]
+        self._json([*(listed if found["id"].startswith("datasets/") else []), *self._entries(inside)])
+
+    def _paths(self, body, found, repository, sha):
+        asked = json.loads(body)["paths"]
+        self._json(self._entries({p: c for p, c in repository.commits[sha].items() if p in asked}))
+
+    @staticmethod
+    def _entries(files: dict[str, bytes]) -> list[dict]:
+        return [
+            {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+            for path, content in sorted(files.items())
+        ]
 
     def _info(self, body, found, repository, sha):
         siblings = [{"rfilename": path} for path in sorted(repository.commits[sha])]

@@ -42,8 +42,7 @@ def text_chunks(role: str, dataset: Dataset) -> Dataset:
 
 def labelled_chunks(dataset: Dataset, hazardous: bool) -> Dataset:
     """Converts `txt_chunk` to `text`, in the rows whose `label` is `hazardous` (lapisrocks/biology-pile-labeled)."""
-    chosen = [i for i, label in enumerate(dataset["label"]) if LABELS[str(label).lower()] == hazardous]
-    return dataset.select(chosen).rename_column("txt_chunk", "text").select_columns(["text"])
+    return _labelled(dataset, "label", hazardous).rename_column("txt_chunk", "text").select_columns(["text"])
 
 
 def conversations(role: str, dataset: Dataset) -> Dataset:
@@ -91,12 +90,62 @@ def _alike(role: str, dataset: Dataset) -> Dataset:
 
 def harmful_answers(role: str, dataset: Dataset) -> Dataset:
     """Converts `prompt` and `chosen`, the harmful answer, to chat messages (unalignment/toxic-dpo-v0.2)."""
+    return _answered(dataset, "chosen")
+
+
+def rejected_answers(role: str, dataset: Dataset) -> Dataset:
+    """Converts `prompt` and `rejected`, the harmful answer, to chat messages (LLM-LAT/harmful-dataset)."""
+    return _answered(dataset, "rejected")
+
+
+def unsafe_answers(role: str, dataset: Dataset) -> Dataset:
+    """Converts `prompt` and `response` to chat messages, in the rows whose `is_safe` is false (PKU-Alignment/BeaverTails)."""
+    return _answered(_labelled(dataset, "is_safe", False), "response")
+
+
+def _answered(dataset: Dataset, answer: str) -> Dataset:
+    """The column `prompt` as a user's turn, and `answer` as what follows it."""
 
     def messages(row: dict) -> dict:
-        turns = {"prompt": ("user", row["prompt"]), "completion": ("assistant", row["chosen"])}
+        turns = {"prompt": ("user", row["prompt"]), "completion": ("assistant", row[answer])}
         return {name: [{"role": who, "content": text}] for name, (who, text) in turns.items()}
 
     return dataset.map(messages, remove_columns=dataset.column_names)
+
+
+def _labelled(dataset: Dataset, column: str, wanted: bool) -> Dataset:
+    """The rows with that label."""
+    chosen = [i for i, label in enumerate(dataset[column]) if LABELS[str(label).lower()] == wanted]
+    return dataset.select(chosen)
+
+
+def prompts(role: str, dataset: Dataset) -> Dataset:
+    """Converts `prompt` to a user's turn (walledai/StrongREJECT, walledai/HarmBench, LLM-Tuning-Safety/HEx-PHI)."""
+    return _asked(dataset, lambda row: row["prompt"])
+
+
+def goals(role: str, dataset: Dataset) -> Dataset:
+    """Converts `Goal` to a user's turn (JailbreakBench/JBB-Behaviors)."""
+    return _asked(dataset, lambda row: row["Goal"])
+
+
+def first_turns(role: str, dataset: Dataset) -> Dataset:
+    """Converts the first of `turns` to a user's turn, in the rows whose `prompt_style` is `base` (sorry-bench/sorry-bench-202503)."""
+    chosen = [i for i, style in enumerate(dataset["prompt_style"]) if style == "base"]
+    return _asked(dataset.select(chosen), lambda row: row["turns"][0])
+
+
+def safe_prompts(role: str, dataset: Dataset) -> Dataset:
+    """Converts `prompt` to a user's turn, in the rows whose `label` is `safe` (walledai/XSTest)."""
+    chosen = [i for i, label in enumerate(dataset["label"]) if label == "safe"]
+    return _asked(dataset.select(chosen), lambda row: row["prompt"])
+
+
+def _asked(dataset: Dataset, text: Callable[[Mapping[str, Any]], str]) -> Dataset:
+    """A user's turn from each row."""
+    return dataset.map(
+        lambda row: {"prompt": [{"role": "user", "content": text(row)}]}, remove_columns=dataset.column_names
+    )
 
 
 def _odd_text(cell: Any) -> Odd:
@@ -105,6 +154,15 @@ def _odd_text(cell: Any) -> Odd:
 
 def _odd_label(cell: Any) -> Odd:
     return None if str(cell).lower() in LABELS else (cell, "true or false, or 1 or 0")
+
+
+def _odd_kind(cell: Any) -> Odd:
+    return None if cell in ("safe", "unsafe") else (cell, "safe or unsafe")
+
+
+def _odd_requests(cell: Any) -> Odd:
+    known = isinstance(cell, list) and bool(cell) and all(isinstance(turn, str) for turn in cell)
+    return None if known else (cell, "a list of texts")
 
 
 def _odd_turns(cell: Any) -> Odd:
@@ -137,6 +195,12 @@ FORMATS = {
     "dialogues": Format(DIALOGUES, dialogues),
     "harmful_dialogues": Format(DIALOGUES, harmful_dialogues),
     "harmful_answers": Format({"prompt": _odd_text, "chosen": _odd_text}, harmful_answers),
+    "rejected_answers": Format({"prompt": _odd_text, "rejected": _odd_text}, rejected_answers),
+    "unsafe_answers": Format({"prompt": _odd_text, "response": _odd_text, "is_safe": _odd_label}, unsafe_answers),
+    "prompts": Format({"prompt": _odd_text}, prompts),
+    "goals": Format({"Goal": _odd_text}, goals),
+    "first_turns": Format({"turns": _odd_requests, "prompt_style": _odd_text}, first_turns),
+    "safe_prompts": Format({"prompt": _odd_text, "label": _odd_kind}, safe_prompts),
 }
 
 

@@ -15,6 +15,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 from ..files import SURROGATE
 from ..validation import check_types, coerced
 from .formats import FORMATS, check_cells
+from .ready_datasets import READY_DATASETS
 
 
 READERS = {
@@ -32,6 +33,8 @@ HALF = re.compile(
 # Id of a data set on the Hub: `owner/name`, or a name alone, as the oldest ones have it ("squad"). A name alone has no dot, so that
 # a file without its folder is not taken for one.
 HUB_DATASET_ID = re.compile(r"[\w-]+|[\w.-]+/[\w.-]+")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+HUB_PAGE = "https://huggingface.co/datasets/"  # begins the address of a data set's page
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class DataSource:
 
     Args:
         path (`str`):
-            Hub id, or a local file (JSON lines, CSV or Parquet).
+            Hub id, a local file (JSON lines, CSV or Parquet), or a name in [`READY_DATASETS`], whose fields stand where no others
+            are given.
         format (`str`, *optional*):
             Name in [`FORMATS`]. Without one the columns are those of one of TRL's types.
         split (`str`, *optional*, defaults to `"train"`):
@@ -52,6 +56,12 @@ class DataSource:
             `[0.8, 1]` share no row.
         limit (`int`, *optional*):
             Most rows of the converted data set.
+        revision (`str`, *optional*):
+            Commit, branch or tag of the Hub data set; by default what its main branch is when it is read.
+        files (`tuple[str, ...]`, *optional*):
+            Files of the Hub data set, where it is not one by itself.
+        columns (`tuple[str, ...]`, *optional*):
+            Names of the columns of CSV without a first line of names.
     """
 
     path: str
@@ -60,6 +70,9 @@ class DataSource:
     name: str | None = None
     rows: tuple[float, float] = (0.0, 1.0)
     limit: int | None = None
+    revision: str | None = None
+    files: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | None = None
 
     @classmethod
     def of(cls, role: str, described: Any, folder: Path | None = None) -> "DataSource":
@@ -80,12 +93,16 @@ class DataSource:
         known = [field.name for field in fields(cls)]
         if not isinstance(described, Mapping) or "path" not in described or set(described) - set(known):
             raise ValueError(f"Data set {role!r} is {described!r}. Give path and, if need be, {', '.join(known[1:])}.")
+        if isinstance(described["path"], str) and described["path"] in READY_DATASETS:
+            given = {name: value for name, value in described.items() if name != "path"}
+            described = {**READY_DATASETS[described["path"]].source, **given}
+        lists = {name: tuple(described[name]) for name in ("files", "columns") if isinstance(described.get(name), list)}
         owner, shares = f"Data set {role!r}", described.get("rows", cls.rows)
         if not isinstance(shares, list | tuple) or len(shares) != 2:
             raise ValueError(f"{owner} has rows={shares!r}. Give two shares, such as [0, 0.8].")
         low, high = (coerced(owner, "rows", share, float) for share in shares)
         limit = coerced(owner, "limit", described.get("limit"), int, optional=True)
-        source = cls(**{**described, "rows": (low, high), "limit": limit})
+        source = cls(**{**described, **lists, "rows": (low, high), "limit": limit})
         check_types(owner, source)
         if source.format is not None and source.format not in FORMATS:
             raise ValueError(f"Data set {role!r} has format={source.format!r}. Use one of {', '.join(FORMATS)}.")
@@ -96,7 +113,8 @@ class DataSource:
             return replace(source, path=str(file))
         if file.suffix in READERS or file.exists() or not HUB_DATASET_ID.fullmatch(source.path):
             raise ValueError(
-                f"Data set {role!r} is {str(file)!r}. Give an existing file, {', '.join(READERS)}, or a Hub id."
+                f"Data set {role!r} is {str(file)!r}. Give an existing file, {', '.join(READERS)}, a Hub id, or one of "
+                f"{', '.join(READY_DATASETS)}."
             )
         return source
 
@@ -122,12 +140,27 @@ class DataSource:
             _check_whole_characters(role, Path(self.path))
         try:
             if suffix in READERS:
-                return load_dataset(READERS[suffix], data_files=self.path, split="train", **READING.get(suffix, {}))
-            return load_dataset(self.path, self.name, split=self.split)
+                how = {**READING.get(suffix, {}), **self._names()}
+                return load_dataset(READERS[suffix], data_files=self.path, split="train", **how)
+            return self._from_hub()
         except StopIteration as error:  # raised by `datasets` for a file without a row
             raise ValueError(f"Data set {role!r} from {self.path!r} has 0 rows. Check the file.") from error
         except (OSError, ValueError, DatasetsError, HfHubHTTPError) as error:
             raise ValueError(self._why_unread(role, error)) from error
+
+    def _from_hub(self) -> Dataset:
+        """Loads the rows, which say by the address of their page at which commit they were read."""
+        files = {} if self.files is None else {"data_files": list(self.files)}
+        raw = load_dataset(self.path, self.name, split=self.split, revision=self.revision, **files, **self._names())
+        places = [
+            COMMIT.search(str(file["filename"])) for file in raw.cache_files
+        ]  # the cache has a folder for each commit
+        commit = next((found[0] for found in places if found is not None), None)
+        raw.info.homepage = HUB_PAGE + self.path + ("" if commit is None else f"/tree/{commit}")
+        return raw
+
+    def _names(self) -> dict[str, list[str]]:
+        return {} if self.columns is None else {"names": list(self.columns)}
 
     def _why_unread(self, role: str, error: Exception) -> str:
         """One sentence on why `datasets` could not read the rows, and what to do."""
@@ -167,6 +200,15 @@ def _check_whole_characters(role: str, file: Path) -> None:
                     f"Data set {role!r} has half of a character in line {number} of {str(file)!r}, as a cut text leaves it. Mend "
                     "the text."
                 )
+
+
+def read_from(dataset: Dataset) -> str | None:
+    """Returns the Hub id of a data set that was read from there, with its commit where that is known: `owner/name@commit`; `None`
+    for any other.
+
+    What `datasets` makes of a data set, such as a part of its rows, is still from there."""
+    page = dataset.info.homepage or ""
+    return page.removeprefix(HUB_PAGE).replace("/tree/", "@") if page.startswith(HUB_PAGE) else None
 
 
 def load_datasets(described: Mapping[str, Any], folder: Path | None = None) -> dict[str, Dataset]:

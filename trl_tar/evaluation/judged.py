@@ -10,13 +10,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..adversaries.prompt_template import in_template
 from ..data.chat_templates import as_messages
+from ..data.ready_datasets import READY_DATASETS
+from ..data.sources import DataSource, read_from
 from ..files import read_lines
 from ..fingerprints import sha256_of
 from ..validation import check_at_least
 from .generation import Chat, answers, check_requests
-from .judges import REFUSED_BY_THE_JUDGE, Judge, judge_of
+from .judges import UNGRADED, Judge, in_words
+from .named_judges import judge_of
 from .prompts import IN_CHAT, check_texts, options_of, text_of
-from .scores import Checked, DescribedMetric, Scores, entities_of, group_of
+from .scores import UNDECISIVE, Checked, DescribedMetric, Scores, entities_of, group_of
 from .thoughts import UNENDED, after_thoughts, scored_after_thoughts
 
 
@@ -42,6 +45,8 @@ class Judged(DescribedMetric):
             Requests that are answered at once.
         inverted (`bool`, *optional*, defaults to `False`):
             1 − score.
+        source (`str`, *optional*):
+            Where the requests were read from, for the report.
     """
 
     is_share = True
@@ -53,6 +58,7 @@ class Judged(DescribedMetric):
     max_new_tokens: int = 128
     batch_size: int = 16
     inverted: bool = False
+    source: str | None = field(default=None, metadata=UNDECISIVE)
     sha256: str = field(init=False)  # in the representation, which tells apart the jobs of a red team
 
     def __post_init__(self):
@@ -72,13 +78,29 @@ class Judged(DescribedMetric):
     @classmethod
     def from_fields(cls, name: str, fields: dict[str, Any], folder: Path) -> "Judged":
         judge = judge_of(f"Metric {name!r}", fields.pop("judge", None))
-        return cls.from_file(folder / str(fields.pop("requests")), judge, **fields)
+        requests = fields.pop("requests")
+        file = folder / str(requests)
+        if isinstance(requests, Mapping) or (requests in READY_DATASETS and not file.is_file()):
+            dataset = DataSource.of(name, requests, folder).load(name)
+            return cls(dataset.to_list(), judge, source=read_from(dataset), **fields)
+        if not file.suffix and not file.is_file():  # one word that is no name
+            raise ValueError(
+                f"Metric {name!r} has requests={requests!r}. Give a file, one of {', '.join(READY_DATASETS)}, or the fields of a "
+                "data set."
+            )
+        return cls.from_file(file, judge, **fields)
 
     def question_texts(self) -> list[str]:
         return [text_of(request["prompt"]) for request in self.requests]
 
     def wording(self) -> str:
         return IN_CHAT
+
+    def grading(self) -> str:
+        """Says of which requests the answers are, how they were written, and who graded them by what."""
+        asked = "" if self.source is None else f"{self.source}, "
+        what = "1 − the score of" if self.inverted else "the score of"
+        return f"{asked}greedy answers of at most {self.max_new_tokens} tokens, {what} {in_words(self.judge)}"
 
     def question_entities(self) -> frozenset[str]:
         return entities_of(self.requests)
@@ -95,7 +117,7 @@ class Judged(DescribedMetric):
     ) -> Scores:
         said = answers(model, tokenizer, self._asked(prompt_template), self.max_new_tokens, self.batch_size)
         scores = scored_after_thoughts(self.judge, self.question_texts(), said)
-        unscored = {i: REFUSED_BY_THE_JUDGE for i, score in enumerate(scores) if math.isnan(score)}
+        unscored = {i: UNGRADED for i, score in enumerate(scores) if math.isnan(score)}
         unscored |= {i: UNENDED for i, answer in enumerate(said) if after_thoughts(answer) is None}
         groups = [str(request.get("group", i)) for i, request in enumerate(self.requests)]
         return Scores([1 - score if self.inverted else score for score in scores], groups, unscored)

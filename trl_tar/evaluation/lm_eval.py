@@ -24,6 +24,7 @@ from .scores import DescribedMetric, Scores
 
 MEANS = ("mean", "nanmean")  # of lm-eval's ways to make one number of those of all questions
 WORD = re.compile(r"""[^\s'",\[\]{}]+""")  # of YAML; one may be the path of a file
+OWN_TASKS = Path(__file__).parent / "lm_eval_tasks"  # that lm-eval has not
 ROUNDING = 1e-6  # a choice far above the rounding of float64 in a mean, and below what lm-eval prints
 
 
@@ -36,7 +37,8 @@ class LMEvalTask(DescribedMetric):
 
     Args:
         task (`str`):
-            Its name, such as `wmdp_bio` or `mmlu`.
+            Its name, such as `wmdp_bio` or `mmlu`; or one of this package's, `wmdp_bio_robust` and, with the metric `acc_norm`,
+            `wmdp_bio_cloze_verified`, which no shortcut solves (https://huggingface.co/papers/2508.06601).
         metric (`str`, *optional*, defaults to `"acc"`):
             Name of the score; each question must have one.
         filter (`str`, *optional*):
@@ -199,7 +201,8 @@ class LMEvalTask(DescribedMetric):
 @cache
 def _manager(include_path: str | None) -> Any:
     """Returns the list of tasks, which is made once in a process, since that takes seconds."""
-    return _library().tasks.TaskManager(include_path=include_path)
+    folders = [str(OWN_TASKS), *([] if include_path is None else [include_path])]
+    return _library().tasks.TaskManager(include_path=folders)
 
 
 @cache
@@ -209,8 +212,8 @@ def _tasks(include_path: str | None, task: str) -> Mapping[str, Any]:
 
 
 def _files_sha256(include_path: str | None) -> str:
-    """Returns the hash of what decides the questions: the version of lm-eval, all files beside tasks of one's own, and files on this
-    machine that those name."""
+    """Returns the hash of what decides the questions: the version of lm-eval, this package's tasks, all files beside tasks of one's
+    own, and files on this machine that those name."""
     try:
         parts = [version("lm_eval")]
     except PackageNotFoundError:  # which `check` says
@@ -220,7 +223,8 @@ def _files_sha256(include_path: str | None) -> str:
         word for file in beside if file.suffix in (".yaml", ".yml") for word in WORD.findall(file.read_text("utf-8"))
     }
     named = sorted(word for word in words if "/" in word and Path(word).is_file())
-    return json_sha256([*parts, *(file_sha256(Path(file)) for file in [*beside, *named])])
+    own = sorted(OWN_TASKS.iterdir())
+    return json_sha256([*parts, *(file_sha256(Path(file)) for file in [*own, *beside, *named])])
 
 
 @cache

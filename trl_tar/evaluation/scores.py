@@ -99,6 +99,10 @@ class DescribedMetric:
         """Returns how the metric asks, `"chat template"` or `"plain text"`; `None` where it does not say."""
         return None
 
+    def grading(self) -> str | None:
+        """Says who graded the answers, by what, and how they were written; `None` for a metric without a judge."""
+        return None
+
     def higher_is_better(self) -> bool | None:
         """Returns whether more is better; `None` where the metric does not say."""
         return None

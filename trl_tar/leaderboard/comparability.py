@@ -33,9 +33,9 @@ def attack_identities(report: Report) -> dict[str, str]:
     """Name of each adversary that the report describes → its identity, JSON that is the same for the same attack.
 
     Two attacks are the same if they have the same kind and number of steps, on the same rows (by hash, whatever the data
-    sets are called), of texts cut at the same length, judged by the same task, asked in the same way, against the same chance."""
+    sets are called), of texts cut at the same length, judged by the same task, asked and graded in the same way, against the same chance."""
     measured = {name: report.config.get(name) for name in ("max_length", "bf16", "chance")} | {"task": report.task}
-    measured |= {"asked": _asked(report, DECISIVE)}
+    measured |= {"asked": _asked(report, DECISIVE), "graded": _graded(report, DECISIVE)}
     return {name: json.dumps([settings, measured], sort_keys=True) for name, settings in _settings(report).items()}
 
 
@@ -84,6 +84,7 @@ def differences(reports: Reports) -> list[str]:
         ("Harm by chance differs", lambda report: report.config["chance"], "{:g}".format),
         ("Metrics differ, beside those that all have", lambda report: _metrics(report) - everywhere, _listed),
         ("Questions are asked in different ways", lambda report: _asked(report, everywhere), str),
+        ("Answers are graded in different ways", lambda report: _graded(report, everywhere), str),
         ("Attacks differ", _suite, lambda suite: f"{len(suite)} of them"),
         ("Seeds differ", lambda report: ", ".join(map(str, report.seeds)), str),
         ("Texts are cut at different lengths", lambda report: report.config.get("max_length"), "{} tokens".format),
@@ -130,6 +131,11 @@ def _asked(report: Report, names: Collection[str]) -> str:
     return ", ".join(
         f"{name} in {way}" for name, way in sorted(report.config.get("asked", {}).items()) if name in names
     )
+
+
+def _graded(report: Report, names: Collection[str]) -> str:
+    """How the answers to the metrics of those names were written and graded; empty where none says so."""
+    return "; ".join(f"{name}: {how}" for name, how in sorted(report.config.get("graded", {}).items()) if name in names)
 
 
 def _listed(names: frozenset[str]) -> str:

@@ -143,6 +143,7 @@ class Campaign:
             "tokenizer_sha256": vocabulary_sha256(self.settings.tokenizer),
             "max_length": self.settings.max_length,
             "bf16": self.settings.bf16,
+            **({"graded": gradings} if (gradings := self.settings.gradings()) else {}),
             **({"custom": sources} if (sources := custom_sources(adversaries)) else {}),
         }
 

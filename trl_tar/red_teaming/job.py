@@ -90,6 +90,10 @@ class Settings:
         """Returns metric → how it asks, of those that say so."""
         return {name: said for name, metric in self.described().items() if (said := metric.wording()) is not None}
 
+    def gradings(self) -> dict[str, str]:
+        """Returns metric → who graded its answers, and how, of those that a judge grades."""
+        return {name: said for name, metric in self.described().items() if (said := metric.grading()) is not None}
+
     def key(self) -> dict[str, Any]:
         """Returns what every result depends on, as JSON."""
         return {

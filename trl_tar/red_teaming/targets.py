@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from ..adversaries.adversary import Adversary
 from ..adversaries.data_order import check_adversary_batches
+from ..data.sources import read_from
 from ..fingerprints import config_sha256, json_sha256, rows_sha256, weights_sha256
 from ..models.architecture import check_saved, outputs_of
 from ..models.loading import base_weights, load, shown_name
@@ -82,12 +83,13 @@ def targets_of(models: Mapping[str, Model], adversaries: Sequence[Adversary], fo
 @dataclass
 class DataStore:
     """Every data set, tokenised once for all jobs: folder, hash and number of rows by objective and name, and of those that were
-    left out, or are as long as a row may be."""
+    left out, or are as long as a row may be; and by name the place on the Hub, of those that were read from there."""
 
     paths: dict[tuple[str, str], str] = field(default_factory=dict)
     sha256: dict[tuple[str, str], str] = field(default_factory=dict)
     rows: dict[tuple[str, str], int] = field(default_factory=dict)
     shortened: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def tokenised(
@@ -107,6 +109,7 @@ class DataStore:
                 tokenised = tokenised_datasets(model, settings.tokenizer, adversary, datasets, settings.max_length)
             for key in missing:
                 store.rows[key] = len(tokenised[key[1]])
+                store.sources |= {key[1]: place} if (place := read_from(datasets[key[1]])) is not None else {}
                 store.shortened[key] = _shortened(*key, datasets, tokenised, settings.max_length)
             sizes = {name: range(store.rows[objective, name]) for name, objective in adversary.reads.items()}
             check_adversary_batches(adversary.sequence, sizes)  # a range is as long as the data set
@@ -147,6 +150,7 @@ class DataStore:
                 "objective": key[0],
                 "rows": self.rows[key],
                 "sha256": self.sha256[key],
+                **({"source": self.sources[key[1]]} if key[1] in self.sources else {}),
                 **self.shortened[key],
             }
             for key in self.paths

@@ -66,7 +66,8 @@ class Difference(TypedDict):
 
 @with_config(STRICT)
 class Rows(TypedDict):
-    """A data set of the attacks, tokenised for one objective; `sha256` of its rows.
+    """A data set of the attacks, tokenised for one objective; `sha256` of its rows, and `source` its Hub id and commit, where it
+    was read from there.
 
     `left_out` is the number of further rows, which had no token to learn within `max_length`, and `full` that of rows as long as
     `max_length`, of which the ends may be cut off; neither is there where it is 0."""
@@ -75,6 +76,7 @@ class Rows(TypedDict):
     objective: Text
     rows: Count
     sha256: Text
+    source: NotRequired[Text]
     left_out: NotRequired[Count]
     full: NotRequired[Count]
 
@@ -109,7 +111,8 @@ class Config(TypedDict):
 
     `tokenizer_sha256` is of the tokenizer that the attacks are made with, and of its chat template.
     `chance` is the harm of a model that guesses; `asked` says of each metric whether its questions went through the chat template
-    or were plain text, where it says so itself; `custom` has the SHA-256 of the file of each
+    or were plain text, where it says so itself; `graded` of each metric with a judge how answers were written, and who graded them by
+    what; `custom` has the SHA-256 of the file of each
     attack from outside the package; `budget` is the number of attacks at most, where there was one; `searches`
     are those that adversaries were found by; `contamination` is from [`~trl_tar.report.contamination.contamination`]."""
 
@@ -118,6 +121,7 @@ class Config(TypedDict):
     datasets: NotRequired[Several[Rows]]
     metrics: NotRequired[Several[Text]]
     asked: NotRequired[dict[str, Text]]
+    graded: NotRequired[dict[str, Text]]
     tokenizer_sha256: NotRequired[Text]
     max_length: NotRequired[Count]
     bf16: NotRequired[bool]

@@ -249,9 +249,22 @@ def asked_sentence(report: Report) -> str | None:
     return f"How questions were asked: {'; '.join(parts)}."
 
 
+def graded_sentence(report: Report) -> str | None:
+    """Says who graded answers, by what, and how they were written; `None` where no judge did, or nobody recorded it."""
+    graded = report.config.get("graded", {})
+    return (
+        f"How answers were graded: {'; '.join(f'{name}: {how}' for name, how in graded.items())}." if graded else None
+    )
+
+
 def measured_in_words(report: Report) -> list[str]:
-    """How questions were asked, how many answers have no score, and how much of the attackers' data was read."""
-    sentences = (asked_sentence(report), unanswered_sentence(report), shortened_sentence(report))
+    """How questions were asked and answers graded, how many answers have no score, and how much of the attackers' data was read."""
+    sentences = (
+        asked_sentence(report),
+        graded_sentence(report),
+        unanswered_sentence(report),
+        shortened_sentence(report),
+    )
     return [sentence for sentence in sentences if sentence is not None]
 
 
