@@ -237,6 +237,11 @@ def test_the_averaged_weight_goes_on_from_a_checkpoint(tmp_path):
         ("booster antibody", {"forget_batch_size": 10}, "`refusal_dataset` has 9 rows, fewer than the 10"),
         ("ctrap", {"step_size": 0}, "step_size=0.0. Use a finite number above 0"),
         ("ctrap", {"collapse_text": " "}, "collapse_text=' ', which has no token. Give a word"),
+        (
+            "seam",
+            {"bf16": True},
+            "bf16=True, and a step of radius=1e-06 over all weights is less than bfloat16 can tell",
+        ),
         ("seam", {"radius": 0}, "radius=0.0. Use a finite number above 0"),
     ],
 )

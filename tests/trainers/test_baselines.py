@@ -11,6 +11,9 @@ from support.baselines import trainer
 from support.launched import launch
 from transformers import TrainerCallback
 
+from trl_tar.models.loading import load
+from trl_tar.testbed import KnowledgeWorld, knowledge_model_path
+from trl_tar.testbed.knowledge.metrics import knowledge_metrics
 from trl_tar.trainers.baselines.by_name import BASELINES
 
 
@@ -152,3 +155,25 @@ def test_two_processes_train_as_one_does(tmp_path):
     for name in BASELINES:
         one, two = (load_file(tmp_path / f"{name}-{processes}.safetensors") for processes in (1, 2))
         assert tiny.displacement_error(two, one, tiny.weights(tiny.gpt2())) < 1e-9, name
+
+
+@pytest.mark.slow
+@each
+def test_harm_falls_before_any_attack_where_that_is_the_aim(tmp_path, trainer_class):
+    world = KnowledgeWorld(0)
+    data, tokenizer, metrics = world.datasets(), world.tokenizer(), knowledge_metrics(0)
+    settings = {**tiny.TRAINER, "optim": "schedule_free_adamw", "max_steps": 100, "learning_rate": 1e-3}
+    tested = trainer_class(
+        load(str(knowledge_model_path(world))),
+        trainer_class.config_class(str(tmp_path), **{**settings, "per_device_train_batch_size": 32}),
+        train_dataset=data["retain"],
+        forget_dataset=data["safeguard"],
+        processing_class=tokenizer,
+    )
+    tested.train()
+    tested.model.eval()
+    harm, capability = (metrics[name](tested.model, tokenizer).values for name in ("harm", "capability"))
+    harm, capability = sum(harm) / len(harm), sum(capability) / len(capability)
+    assert capability > 0.7
+    if trainer_class.hides:
+        assert harm < 0.9 and harm < capability - 0.1

@@ -21,7 +21,9 @@ class AddedGradientTrainer(ForgetTrainer):
     weights beside θ. It is formed once a step, of the batch of all micro-batches and devices, so that norms and cosines in it
     are those of the global batch; with λ_forget in it, where the defence has one. Evaluation gives the retain term.
 
-    Arguments and errors are those of [`ForgetTrainer`]; it refuses FSDP2.
+    Arguments and errors are those of [`ForgetTrainer`]; it refuses FSDP2. With `bf16`, passes
+    read weights that are rounded to bfloat16, and of a short step over the weights of a large model much is rounded away: set it to
+    `False` there.
     """
 
     hides = False  # what the model knows is still there: an attack gains less by it

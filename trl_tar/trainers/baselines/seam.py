@@ -46,6 +46,11 @@ class SEAMConfig(ForgetConfig):
         super().check()
         check_not_negative(self, ("cosine_weight",))
         check_above_0(self, ("radius",))
+        if self.bf16 and self.cosine_weight > 0:
+            raise ValueError(
+                f"{type(self).__name__} has bf16=True, and a step of radius={self.radius} over all weights is less than bfloat16 "
+                "can tell: the gradient of the cosine would be rounding. Set bf16=False, or cosine_weight=0."
+            )
 
 
 class SEAMTrainer(AddedGradientTrainer):
@@ -61,7 +66,7 @@ class SEAMTrainer(AddedGradientTrainer):
 
         ∇cos = [∇h(θ + ε(v − cu)) − ∇h(θ)] / (ε ‖∇h‖) + [∇b(θ + ε(u − cv)) − ∇b(θ)] / (ε ‖∇b‖)
 
-    The weights have to be in float32: a step of ε over all of them is less than bfloat16 can tell. Differences to the released
+    Passes have to be in float32, without `bf16`: a step of ε over all weights is less than bfloat16 can tell. Differences to the released
     code: the safe answers and the harmless text are both D_retain; all losses, the logarithm and the norms are of the global
     batch; positions without a label are left out, where that sets their logits to 0; each layer counts once, where that counts
     the last one twice, normed twice; and θ is put back bitwise.
